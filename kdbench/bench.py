@@ -1,0 +1,135 @@
+"""One codec on one set of photos: curve, complexity, energy. Behind `bench`, and a study's anchor."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdbench.files import load, write_json
+from kdbench.records import SCHEMA, CodecEnergy, Complexity, RDCurve
+from kdbench.store import Store
+
+if TYPE_CHECKING:  # torch is loaded by who measures, not by who reads what was measured
+    from kdbench.codecs.base import ImageCodec
+    from kdbench.data import ImageSet
+    from kdbench.records import Bench, EnergyReading, Operation
+
+LEASE_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodecFigures:
+    """What one codec does and costs.
+
+    Attributes:
+        codec: Its name: `teacher:default`, `trial:kd_pareto/3`, `jpeg`, ...
+        sha: SHA-256 of its file; its name where it has none.
+        complexity: None for classical codecs, whose operations nobody counts.
+        energy: None if it was not measured.
+    """
+
+    codec: str
+    sha: str
+    rd: RDCurve
+    complexity: Complexity | None
+    energy: CodecEnergy | None
+    schema: int = SCHEMA
+
+
+def bench_codec(
+    name: str,
+    images: "ImageSet",
+    bench: "Bench",
+    store: Store,
+    *,
+    on_progress: Callable[[int, int], None] = lambda done, n: None,
+) -> CodecFigures:
+    """The figures of the codec called `name` on `images`.
+
+    Args:
+        name: `teacher:NAME`, `file:PATH`, `trial:STUDY/N` or a classical codec.
+        images: The photos.
+        bench: Its device, energy plan (`meter: none` measures no energy) and cache are used.
+        store: Where trials are found.
+        on_progress: Told the images done and their number.
+
+    Raises:
+        CodecError: No such codec, a damaged one, or one whose bitstreams do not decode.
+        MeterError: The energy plan asks for a meter that is not here.
+    """
+    from kdbench.anchor import anchor_curve, codec_path
+    from kdbench.codecs.weights import load_codec
+    from kdbench.cost import complexity_of, energy_of
+    from kdbench.device import host_lease
+
+    cache = Path(bench.cache)
+    found = anchor_curve(
+        name, images, device=bench.device, cache=cache, store=store, on_progress=on_progress
+    )
+    path = codec_path(name, store)
+    complexity, energy = None, None
+    if path is None:
+        energy = _classical_energy(name, images, bench)
+    else:
+        model, _ = load_codec(path)
+        complexity = complexity_of(model, cache)
+        energy = energy_of(model.to(bench.device), images, bench, host_lease())
+    return CodecFigures(
+        codec=name, sha=found.sha, rd=found.curve, complexity=complexity, energy=energy
+    )
+
+
+def anchor_file(store: Store, study: str) -> Path:
+    """Where a study keeps the figures of its anchor."""
+    return store.study_folder(study) / "anchor.json"
+
+
+def load_anchor(store: Store, study: str) -> CodecFigures | None:
+    """The figures of a study's anchor; None if they were never taken."""
+    path = anchor_file(store, study)
+    return load(path, CodecFigures) if path.is_file() else None
+
+
+def keep_anchor(
+    store: Store,
+    study: str,
+    bench: "Bench",
+    on_progress: Callable[[int, int], None] = lambda done, n: None,
+) -> CodecFigures:
+    """The figures of a study's anchor, taken once: a later default teacher changes nothing."""
+    from kdbench.data import load_images
+
+    kept = load_anchor(store, study)
+    if kept is None:
+        images = load_images(bench.data.evaluation, "evaluation")
+        kept = bench_codec(bench.anchor, images, bench, store, on_progress=on_progress)
+        write_json(anchor_file(store, study), kept)
+    return kept
+
+
+def _classical_energy(name: str, images: "ImageSet", bench: "Bench") -> CodecEnergy | None:
+    """Encode and decode of the first photo at the middle level, on the CPU, whatever the device."""
+    from kdbench.codecs.classical import classical
+    from kdbench.device import fingerprint, fingerprint_hash, host_lease
+    from kdbench.energy import measure, pick
+
+    meter = pick(bench.energy, "cpu")
+    if meter is None:
+        return None
+    codec: ImageCodec = classical(name)
+    image, level = images.image(0), codec.levels[len(codec.levels) // 2]
+    data = codec.encode(image, level)
+
+    def read(operation: "Operation", work: Callable[[], object]) -> "EnergyReading":
+        def run() -> int:
+            work()
+            return int(image[..., 0].size)
+
+        return measure(operation, run, meter=meter, plan=bench.energy)
+
+    with host_lease().exclusive(LEASE_TIMEOUT_S):
+        return CodecEnergy(
+            encode=read("encode", lambda: codec.encode(image, level)),
+            decode=read("decode", lambda: codec.decode(data)),
+            device=fingerprint_hash(fingerprint("cpu", threads=1)),
+        )

@@ -1,0 +1,1 @@
+"""Codecs behind one protocol (`base`): learned (`hyperprior`, `bitfile`) and classical."""

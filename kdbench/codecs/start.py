@@ -1,0 +1,148 @@
+"""A start from image statistics instead of noise: the transforms begin as a block KLT.
+
+A default initialisation shrinks latents far below the rounding noise and knows nothing of images,
+so a hyperprior spends its first ten thousand steps on what a block transform knows. Here each
+strided layer starts as the Karhunen-Loeve transform of the 2x2 blocks of its own input, laid into
+the two central taps of each side of its kernel; the transposed layer gets the same basis, its
+exact adjoint. Four layers make a 16x16 block transform with energy-ordered coefficients.
+
+    kernel 5, padding 2: output i sees inputs 2i-2 .. 2i+2, the block is taps 2, 3
+    kernel 3, padding 1: output i sees inputs 2i-1 .. 2i+1, the block is taps 1, 2
+
+GDN starts nearly linear (gamma small). ReLU would cut half of every coefficient; its layers start
+shifted instead: the bias lifts each channel by `RELU_LIFT` standard deviations and the next layer
+takes the lift away again, so the transform starts linear except for rare values. A convolution does
+that with its bias. A stride-2 transposed one adds the lift unevenly over its four output phases,
+which no bias can undo, so a ReLU decoder gives one channel of each width to the constant 1.
+
+Encoder and decoder may differ in width: the chain is computed for the encoder, and the decoder
+uses the leading coefficients of it (they are ordered by energy), as many as it has channels for.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from compressai.layers import GDN
+from torch import Tensor, nn
+
+from kdbench.codecs.hyperprior import Hyperprior
+
+GDN_GAMMA = 1e-3
+KERNEL_NOISE = 0.02  # share of the default initialisation kept in the other taps
+GAIN_PER_ROOT_LAMBDA = 82.0  # top gain 13 at rd_lambda .025
+RELU_LIFT = 3.0
+
+
+def _blocks(h: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B H/2 W/2, 4 C): the non-overlapping 2x2 blocks, channel-major."""
+    b, c, height, width = h.shape
+    h = h.reshape(b, c, height // 2, 2, width // 2, 2)
+    return h.permute(0, 2, 4, 1, 3, 5).reshape(-1, c * 4)
+
+
+def _basis(blocks: Tensor, n: int) -> Tensor:
+    """The `n` leading KLT vectors (n, 4 C), each with its largest entry positive.
+
+    The sign rule makes two starts on the same photos agree, whatever the LAPACK.
+    """
+    _, vectors = torch.linalg.eigh((blocks.T @ blocks / len(blocks)).double())
+    basis = vectors.flip(1)[:, :n].T
+    signs = basis.gather(1, basis.abs().argmax(1, keepdim=True)).sign()
+    return (basis * signs).float()
+
+
+def _strided(part: nn.Sequential) -> list[nn.Module]:
+    return [m for m in part if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+
+
+def _write(layer: nn.Module, basis: Tensor, n_rows: int, n_cols: int) -> None:
+    """Writes `basis` (n, c, 2, 2) into the central taps; rows are the coarse side's channels."""
+    weight, tap = layer.weight, layer.kernel_size[0] // 2  # type: ignore[index,union-attr]
+    weight.mul_(KERNEL_NOISE)  # type: ignore[operator]
+    block = basis[:n_rows, :n_cols]
+    weight[: block.shape[0], : block.shape[1], tap : tap + 2, tap : tap + 2] += block  # type: ignore[index,operator]
+    layer.bias.zero_()  # type: ignore[operator,union-attr]
+
+
+@torch.no_grad()
+def klt_start(model: Hyperprior, images: Tensor, rd_lambdas: Sequence[float]) -> None:
+    """Starts g_a, g_s and the gains of `model` in place; the hyperprior keeps its default start.
+
+    Args:
+        model: A fresh codec.
+        images: (B, 3, H, W) in [0, 1]; H, W multiples of 16; some dozen training crops.
+        rd_lambdas: One a level, ascending.
+    """
+    enc, dec = _strided(model.g_a), list(reversed(_strided(model.g_s)))
+    decoder = model.architecture.decoder
+    usable = decoder.width - (decoder.activation == "relu")  # one channel is the constant
+    h = images - 0.5
+    fine_width = 3  # decoder channels on the fine side of the layer
+    stds: list[Tensor] = []
+    for i, (conv, deconv) in enumerate(zip(enc, dec, strict=True)):
+        c = h.shape[1]
+        blocks = _blocks(h)
+        basis = _basis(blocks, min(conv.out_channels, c * 4))  # type: ignore[arg-type,call-overload]
+        coefficients = blocks @ basis.T
+        b, _, height, width = h.shape
+        h = coefficients.reshape(b, height // 2, width // 2, -1).permute(0, 3, 1, 2)
+        stds.append(coefficients.std(0))
+        taps = basis.reshape(len(basis), c, 2, 2)
+        coarse_width = usable if i < 3 else len(basis)
+        _write(conv, taps, len(basis), c)
+        _write(deconv, taps, coarse_width, fine_width)
+        fine_width = usable
+    _shift_input_and_output(model)
+    for part, inverse in ((model.g_a, False), (model.g_s, True)):
+        _linear_activations(part, stds[:3] if not inverse else stds[2::-1])
+    _start_gains(model, rd_lambdas)
+
+
+def _shift_input_and_output(model: Hyperprior) -> None:
+    """Centres x by 0.5 through the first bias and puts it back through the last."""
+    first, last = _strided(model.g_a)[0], _strided(model.g_s)[-1]
+    first.bias.copy_(-0.5 * first.weight.sum((1, 2, 3)))  # type: ignore[operator,union-attr]
+    last.bias.fill_(0.5)  # type: ignore[operator,union-attr]
+
+
+def _linear_activations(part: nn.Sequential, stds: Sequence[Tensor]) -> None:
+    """Makes every activation start (nearly) linear: small gamma, or a lift past ReLU's corner."""
+    layers = _strided(part)
+    activations = [m for m in part if not isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    for i, activation in enumerate(activations):
+        if isinstance(activation, GDN):
+            gamma = GDN_GAMMA * torch.eye(activation.gamma.shape[0])
+            activation.gamma.copy_(activation.gamma_reparam.init(gamma))
+        else:
+            _lift(layers[i], layers[i + 1], stds[i])
+
+
+def _lift(before: nn.Module, after: nn.Module, std: Tensor) -> None:
+    """Lifts the output of `before` by `RELU_LIFT` deviations and lets `after` take it away."""
+    bias: Tensor = before.bias  # type: ignore[assignment]
+    weight: Tensor = after.weight  # type: ignore[assignment]
+    known = min(len(bias), len(std))
+    lift = torch.zeros(len(bias))
+    lift[:known] = RELU_LIFT * std[:known]
+    if isinstance(after, nn.Conv2d):
+        bias.add_(lift)
+        after.bias.sub_(torch.einsum("oikl,i->o", weight, lift))  # type: ignore[union-attr]
+        return
+    lift[-1] = 0.0
+    bias.add_(lift)
+    before.weight[:, -1] = 0.0  # type: ignore[index,operator]
+    bias[-1] = 1.0
+    weight[-1] = -torch.einsum("iokl,i->okl", weight, lift)
+
+
+def _start_gains(model: Hyperprior, rd_lambdas: Sequence[float]) -> None:
+    if model.architecture.n_levels == 1:
+        scale = GAIN_PER_ROOT_LAMBDA * rd_lambdas[-1] ** 0.5
+        enc, dec = _strided(model.g_a)[-1], _strided(model.g_s)[0]
+        enc.weight.mul_(scale)  # type: ignore[operator]
+        enc.bias.mul_(scale)  # type: ignore[operator,union-attr]
+        dec.weight.div_(scale)  # type: ignore[operator]
+        return
+    log_gain = (GAIN_PER_ROOT_LAMBDA * torch.tensor(list(rd_lambdas)).sqrt()).log()
+    model.log_gain.copy_(log_gain[:, None].expand_as(model.log_gain))
+    model.log_inverse_gain.copy_(-log_gain[:, None].expand_as(model.log_inverse_gain))

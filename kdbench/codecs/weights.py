@@ -1,0 +1,120 @@
+"""Codec files: safetensors with the architecture and a card in the header, CDF tables included.
+
+Tables are stored, never rebuilt elsewhere: another machine's rounding would give another table and
+undecodable files. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.errors import CodecError
+from kdbench.records import Architecture, canonical_json
+
+FORMAT = "kdbench-codec-1"
+
+
+def codec_bytes(model: Hyperprior, card: Mapping[str, Any], *, half: bool = False) -> bytes:
+    """The file of `model` as bytes; the same model and card always give the same bytes.
+
+    Args:
+        model: A finalised codec (its tables are part of the file).
+        card: What a reader should know of it; plain JSON values.
+        half: Stores floating-point weights in fp16 (built-in teachers); tables stay integers.
+    """
+    tensors = {
+        name: value.detach().half() if half and value.is_floating_point() else value.detach()
+        for name, value in model.state_dict().items()
+    }
+    metadata = {
+        "format": FORMAT,
+        "architecture": canonical_json(model.architecture),
+        "card": canonical_json(card),
+    }
+    return bytes(save({k: v.contiguous().cpu() for k, v in tensors.items()}, metadata))
+
+
+def load_codec(path: Path) -> tuple[Hyperprior, dict[str, Any]]:
+    """The codec in `path`, in eval mode and fp32, and its card.
+
+    Raises:
+        CodecError: No such file, not a kdbench codec (a pickle, say), damaged, or weights of another
+            architecture than its header says.
+    """
+    architecture, card, tensors = _read(path)
+    model = Hyperprior(architecture)
+    floats = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    try:
+        model.load_state_dict(floats)
+    except (RuntimeError, KeyError, ValueError) as why:
+        first = str(why).splitlines()
+        raise CodecError(
+            f"{path}: its weights do not fit the architecture its header names: "
+            f"{first[1].strip() if len(first) > 1 else first[0]}",
+            fix="take the original file again; header and weights must come from one save",
+        ) from None
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model, card
+
+
+def read_card(path: Path) -> tuple[Architecture, dict[str, Any]]:
+    """Architecture and card of the codec in `path`, without building it."""
+    architecture, card, _ = _read(path)
+    return architecture, card
+
+
+def file_sha(path: Path) -> str:
+    """SHA-256 of the file, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read(path: Path) -> tuple[Architecture, dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise CodecError(
+            f"there is no codec file {path}",
+            fix="`kdbench doctor` lists the teachers; `kdbench teach` trains one",
+        )
+    if path.stat().st_size and path.open("rb").read(2) in (b"PK", b"\x80\x02", b"\x80\x04"):
+        raise CodecError(
+            f"{path} is a Python pickle (torch.save), which may run code when it is read",
+            fix="convert it to safetensors where you trust it; kdbench never unpickles",
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as why:
+        raise CodecError(
+            f"{path} is damaged or no safetensors file: {why}",
+            fix="take the original file again, or train it anew with `kdbench teach`",
+        ) from None
+    if metadata.get("format") != FORMAT:
+        raise CodecError(
+            f"{path} is a safetensors file, but not of a kdbench codec "
+            f"(format {metadata.get('format')!r}, expected {FORMAT!r})",
+            fix="name a file that `kdbench teach` or `kdbench search` wrote",
+        )
+    try:
+        architecture = TypeAdapter(Architecture).validate_json(metadata["architecture"])
+        card = json.loads(metadata["card"])
+    except (KeyError, ValueError, ValidationError) as why:
+        raise CodecError(
+            f"{path}: its header cannot be read: {why}", fix="take the original file again"
+        ) from None
+    if any(v.is_floating_point() and not bool(torch.isfinite(v).all()) for v in tensors.values()):
+        raise CodecError(
+            f"{path} holds weights that are no numbers (NaN or infinity)",
+            fix="take the original file again, or train it anew with `kdbench teach`",
+        )
+    return architecture, card, tensors

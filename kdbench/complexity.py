@@ -1,0 +1,174 @@
+"""What a codec costs whatever its weights: parameters, multiply-accumulates, memory of a decode.
+
+fvcore counts each part on its own, at the shapes of one full forward of a 768x512 photo:
+
+    x --g_a--> y --h_a--> z --entropy bottleneck--> z --h_s--> sigma --gaussian conditional
+               y --g_s--> x_hat
+
+A convolution costs c_in k^2 MAC per output value (per input value and output channel if
+transposed), groups divided out; bias, padding and reshapes cost nothing. Nor do |y| and the gains,
+elementwise and between the parts. Everything here depends on the architecture alone, never on
+weights, device or `update`: the figures may be cached under `Architecture.hash`.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from fvcore.nn import FlopCountAnalysis
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from kdbench.errors import CountError
+from kdbench.records import Complexity
+
+HEIGHT_PX, WIDTH_PX = 512, 768
+
+# What fvcore meets and does not count, and neither do we: a few operations per value, in GDN, in
+# rounding and in the likelihoods. Shapes, copies and ReLU are on fvcore's own list of zeros.
+ELEMENTWISE = frozenset(
+    {
+        "aten::abs",
+        "aten::add",
+        "aten::add_",
+        "aten::clone",
+        "aten::div",
+        "aten::erfc",
+        "aten::mul",
+        "aten::pow",
+        "aten::round",
+        "aten::rsqrt",
+        "aten::rsub",
+        "aten::sigmoid",
+        "aten::softplus",
+        "aten::sqrt",
+        "aten::sub",
+        "aten::sub_",
+        "aten::tanh",
+        "prim::PythonOp.LowerBoundFunction",
+    }
+)
+# What fvcore counts in MAC. Its figures for norms and upsampling are guesses in flops.
+PRODUCTS = frozenset({"addmm", "bmm", "conv", "einsum", "linear", "matmul", "mm"})
+
+
+def measure_complexity(model: nn.Module) -> Complexity:
+    """Parameters, kMAC per pixel of each part and peak memory of a decode, at 768x512.
+
+    `model` is a `Hyperprior` or CompressAI's `ScaleHyperprior`, and is left as it was. The entropy
+    model's share is the factorised prior of z: 33 MAC a value for each end of its rounding step.
+
+    Raises:
+        CountError: A part has an operation that nobody counts.
+    """
+    codec = copy.deepcopy(model).cpu().eval()
+    shapes = part_inputs(codec)
+    macs = {name: count_macs(getattr(codec, name), name, shapes[name]) for name in shapes}
+    kmac_per_px = {name: n / (HEIGHT_PX * WIDTH_PX) / 1000 for name, n in macs.items()}
+    return Complexity(
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        g_a=kmac_per_px["g_a"],
+        h_a=kmac_per_px["h_a"],
+        h_s=kmac_per_px["h_s"],
+        g_s=kmac_per_px["g_s"],
+        entropy_model=kmac_per_px["entropy_bottleneck"] + kmac_per_px["gaussian_conditional"],
+        peak_memory_bytes=peak_decode_bytes(codec, shapes),
+    )
+
+
+Shapes = Sequence[tuple[int, ...]]
+
+
+@torch.no_grad()
+def part_inputs(codec: nn.Module) -> Mapping[str, Shapes]:
+    """Shapes each part is given in one forward of a 768x512 photo, by the part's name."""
+    parts = {name: _on_meta(part) for name, part in codec.named_children()}
+    x = torch.empty(1, 3, HEIGHT_PX, WIDTH_PX, device="meta")
+    y = parts["g_a"](x)
+    z = parts["h_a"](y)
+    scales = parts["h_s"](z)
+    inputs = {
+        "g_a": [x],
+        "h_a": [y],
+        "h_s": [z],
+        "g_s": [y],
+        "entropy_bottleneck": [z],
+        "gaussian_conditional": [y, scales],
+    }
+    return {name: [tuple(t.shape) for t in tensors] for name, tensors in inputs.items()}
+
+
+@torch.no_grad()
+def count_macs(part: nn.Module, name: str, shapes: Shapes) -> int:
+    """MACs of one forward of `part` on inputs of these shapes.
+
+    Raises:
+        CountError: An operation is neither a counted product nor in `ELEMENTWISE`.
+    """
+    analysis = FlopCountAnalysis(part, tuple(torch.zeros(shape) for shape in shapes))
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    counted = analysis.by_operator()
+    unknown = sorted(
+        (analysis.unsupported_ops().keys() - ELEMENTWISE) | (counted.keys() - PRODUCTS)
+    )
+    if unknown:
+        raise CountError(
+            f"nobody counts the multiplies of {', '.join(unknown)} in {name}",
+            fix="build the part from convolutions, or add the operation to ELEMENTWISE in "
+            "kdbench/complexity.py if it costs a few operations a value",
+        )
+    return int(sum(counted.values()))
+
+
+@torch.no_grad()
+def peak_decode_bytes(codec: nn.Module, shapes: Mapping[str, Shapes]) -> int:
+    """Largest sum of live fp32 tensors in h_s, then g_s [byte], weights of the decoder included.
+
+        z, weights | h_s ... sigma | y_hat | g_s ... x_hat
+                     every tensor from the operation that makes it until Python lets it go
+
+    The decoder holds every parameter but those of g_a and h_a. Counted on tensors without storage,
+    so the figure is the same on every machine. Not counted: what a backend allocates inside one
+    operation (im2col, cuDNN workspaces), CDF tables, the range coder, the 8-bit image.
+    """
+    decoder = {name: _on_meta(p) for name, p in codec.named_children() if name not in _ENCODER}
+    live = _LiveBytes(p for part in decoder.values() for p in part.parameters())
+    with live:
+        decoder["h_s"](torch.empty(*shapes["h_s"][0], device="meta"))
+        decoder["g_s"](torch.empty(*shapes["g_s"][0], device="meta"))
+    return live.peak_bytes
+
+
+_ENCODER = ("g_a", "h_a")
+
+
+def _on_meta(part: nn.Module) -> nn.Module:
+    """A copy that computes shapes and nothing else."""
+    return copy.deepcopy(part).to("meta")
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the bytes of all storages that are alive, from `held` on, and their peak."""
+
+    def __init__(self, held: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._n_bytes: dict[StorageWeakRef, int] = {}
+        self.peak_bytes = 0
+        self._note(held)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._note(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        return result
+
+    def _note(self, tensors: Iterable[Tensor]) -> None:
+        for ref in [ref for ref in self._n_bytes if ref.expired()]:  # type: ignore[no-untyped-call]
+            del self._n_bytes[ref]
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            ref = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+            self._n_bytes[ref] = storage.nbytes()
+        self.peak_bytes = max(self.peak_bytes, sum(self._n_bytes.values()))

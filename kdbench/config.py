@@ -1,0 +1,306 @@
+"""What a study is told: studies/*.yaml -> StudyConfig; reports every problem of a file at once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from kdbench import recipes
+from kdbench.errors import ConfigError
+from kdbench.recipes import above_zero, at_least
+from kdbench.records import Bench, Data, EnergyPlan, content_hash
+from kdbench.space import SearchSpace, TrainingPlan, read_space
+from kdbench.store import STUDY_NAME
+from kdbench.yamlfile import Place, Recipe, nearest_first, read, show
+
+Objective = Literal[
+    "bd_rate_pct",
+    "kmac_per_px",
+    "decoder_kmac_per_px",
+    "energy_j_per_mpx",
+    "encode_j_per_mpx",
+    "decode_j_per_mpx",
+    "decode_s_per_mpx",
+    "params",
+]
+N_LEVELS = 5  # fewer points move a BD-rate by several percent, whatever the spline
+ANCHORS = ("jpeg", "webp", "jpeg2000", "avif")
+METERS = ("auto", "none", "nvml", "powercap", "codecarbon", "replay")
+FREE_ON_RESUME = ("trials", "timeout_s", "workers")  # may change while a study goes on
+_DATA, _ENERGY = Data(), EnergyPlan()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampler:
+    """Who suggests the next trial.
+
+    Attributes:
+        enqueue: `diagonal` tries the uniform-width students of the space first.
+    """
+
+    name: Literal["tpe", "random", "nsga2", "gp"] = "tpe"
+    enqueue: Literal["diagonal", "none"] = "diagonal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraints:
+    """Upper bounds on cost; a spec above one is infeasible and is not trained. None: no bound."""
+
+    params_max: float | None = None
+    kmac_per_px_max: float | None = None
+    encoder_kmac_per_px_max: float | None = None
+    decoder_kmac_per_px_max: float | None = None
+    energy_j_per_mpx_max: float | None = None
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Every bound that is set, by the name of its cost."""
+        bounds = {f.name.removesuffix("_max"): getattr(self, f.name) for f in fields(self)}
+        return {name: bound for name, bound in bounds.items() if bound is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyConfig:
+    """One study, fully resolved: its space is part of it.
+
+    Attributes:
+        objectives: What is minimised, in this order.
+        anchor: Codec that BD-rate is measured against: `teacher:NAME`, `file:PATH`,
+            `trial:STUDY/N`, or a classical one.
+        trials: Complete trials at which the study ends.
+        timeout_s: Seconds after which no trial begins.
+        workers: Processes; None: as many as cores.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+    """
+
+    name: str
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    anchor: str = "teacher:default"
+    trials: int
+    timeout_s: float | None = None
+    workers: int | None = None
+    sampler: Sampler = Sampler()
+    constraints: Constraints = Constraints()
+    data: Data = _DATA
+    training: TrainingPlan
+    energy: EnergyPlan = _ENERGY
+    device: str = "auto"
+    seed: int = 0
+
+
+# --- value rules -----------------------------------------------------------------------------
+
+
+def _name(value: str) -> str | None:
+    rule = "must be letters, digits, `-`, `_` and `.`, and not be `cache`"
+    return None if STUDY_NAME.fullmatch(value) else rule
+
+
+def _objectives(values: Sequence[str]) -> str | None:
+    if not values:
+        return "needs at least one objective"
+    twice = [value for value in values if values.count(value) > 1]
+    return f"{twice[0]} is there twice" if twice else None
+
+
+def _anchor(value: str) -> str | None:
+    kind, _, rest = value.partition(":")
+    number = rest.rpartition("/")[2]
+    if value in ANCHORS or (kind in {"teacher", "file"} and rest):
+        return None
+    if kind == "trial" and "/" in rest and number.isdecimal():
+        return None
+    return f"must be teacher:NAME, file:PATH, trial:STUDY/N or one of {', '.join(ANCHORS)}"
+
+
+def _rd_lambdas(values: Sequence[float]) -> str | None:
+    if len(values) < N_LEVELS:
+        return f"needs at least {N_LEVELS} values: BD-rate compares curves"
+    if any(above_zero(value) for value in values):
+        return "every value must be above 0"
+    ascending = all(low < high for low, high in pairwise(values))
+    return None if ascending else "must ascend, each value once"
+
+
+def _device(value: str) -> str | None:
+    kind, colon, index = value.partition(":")
+    known = value in {"auto", "cpu", "cuda"} or (kind == "cuda" and colon and index.isdecimal())
+    return None if known else "must be auto, cpu, cuda or cuda:N"
+
+
+def _crop_px(value: int) -> str | None:
+    return None if value >= 64 and value % 64 == 0 else "must be a multiple of 64"
+
+
+def _meter(value: str) -> str | None:
+    near = ", ".join(nearest_first(value, METERS))
+    return None if value in METERS else f"must be one of: {near}"
+
+
+RULES: Mapping[str, recipes.Rule] = {
+    "name": _name,
+    "objectives": _objectives,
+    "anchor": _anchor,
+    "trials": at_least(1),
+    "timeout_s": above_zero,
+    "workers": at_least(1),
+    "seed": at_least(0),
+    "device": _device,
+    **{f"constraints.{f.name}": above_zero for f in fields(Constraints)},
+    "data.crops": at_least(1),
+    "data.cache_gib": above_zero,
+    "training.steps": at_least(1),
+    "training.batch": at_least(1),
+    "training.crop_px": _crop_px,
+    "training.rd_lambdas": _rd_lambdas,
+    "energy.meter": _meter,
+    "energy.window_s": above_zero,
+    "energy.windows": at_least(1),
+}
+
+
+def _agree(study: StudyConfig, recipe: Recipe) -> None:
+    """Report keys that are right alone and wrong together."""
+    if study.data.crops < study.training.batch:
+        recipe.report(
+            ("data", "crops"),
+            f"must be at least training.batch, {study.training.batch}",
+            value=study.data.crops,
+        )
+    needs_energy: list[str] = [name for name in study.objectives if "_j_per_mpx" in name]
+    needs_energy += [f"{name}_max" for name in study.constraints.limits if "_j_per_mpx" in name]
+    if study.energy.meter == "none" and needs_energy:
+        recipe.report(("energy", "meter"), f"{needs_energy[0]} needs a meter", value="none")
+
+
+# --- reading ---------------------------------------------------------------------------------
+
+
+def list_studies() -> tuple[str, ...]:
+    """Names of the studies in the working folder and of those that came with kdbench."""
+    return tuple(recipes.known("studies"))
+
+
+def load_study(name_or_path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """A study by name, or from a file, with `overrides` (`key.path=value`) applied in order.
+
+    `space.encoder.width=[16,32]` reaches into the space; `space=NAME` takes another one.
+
+    Raises:
+        ConfigError: No such study or space (known ones nearest first), or every broken rule of
+            both files and the overrides, with place, key and value.
+    """
+    path = recipes.find("studies", name_or_path)
+    study, recipe = read_study(path, overrides)
+    if study is None or recipe.problems:
+        recipes.fail(recipe.problems)
+    return study
+
+
+def settings(study: StudyConfig) -> dict[str, Any]:
+    """The study as its file would say it, space included: plain values for JSON."""
+    tree: dict[str, Any] = recipes.adapter(StudyConfig).dump_python((study,), mode="json")[0]
+    return tree
+
+
+def from_settings(tree: Mapping[str, Any], place: str) -> StudyConfig:
+    """The study that `settings` wrote; `place` names its file in errors.
+
+    Raises:
+        ConfigError: Every rule it breaks, e.g. because another version wrote it.
+    """
+    recipe = Recipe(dict(tree), {(): Place(place)})
+    study = _validate(recipe)
+    if study is None or recipe.problems:
+        recipes.fail(recipe.problems)
+    return study
+
+
+def read_study(path: Path, overrides: Sequence[str]) -> tuple[StudyConfig | None, Recipe]:
+    """The study in a file with `overrides`, None where it is not valid; and all problems."""
+    recipe = read(path)
+    if not recipe.unread:
+        recipe.tree.setdefault("name", path.stem)
+        for override in overrides:
+            if override.startswith("space."):
+                _resolve_space(recipe)
+            recipe.override(override)
+        _resolve_space(recipe)
+    return _validate(recipe), recipe
+
+
+def _resolve_space(recipe: Recipe) -> None:
+    """Replace the name of a space by what its file says."""
+    name = recipe.tree.get("space")
+    if not isinstance(name, str):
+        return
+    try:
+        recipe.graft("space", read_space(name))
+    except ConfigError:
+        near = ", ".join(nearest_first(name, list(recipes.known("search_spaces"))))
+        recipe.report(
+            ("space",), f"there is no such space; known, nearest first: {near}", value=name
+        )
+        recipe.known_wrong.add(("space",))
+        del recipe.tree["space"]
+
+
+def _validate(recipe: Recipe) -> StudyConfig | None:
+    study = recipes.validate(recipe, StudyConfig, RULES)
+    if study is not None:
+        _agree(study, recipe)
+    return study
+
+
+# --- for the bench and for going on ----------------------------------------------------------
+
+
+def bench(study: StudyConfig, *, cache: Path, device: str, threads: int = 1) -> Bench:
+    """What every trial of `study` has in common.
+
+    Args:
+        study: What the files say.
+        cache: Folder for what trials share.
+        device: Resolved: `cpu`, `cuda` or `cuda:N`.
+        threads: Of one worker.
+    """
+    return Bench(
+        data=study.data,
+        anchor=study.anchor,
+        energy=study.energy,
+        device=device,
+        precision=study.training.precision,
+        threads=threads,
+        cache=str(cache),
+    )
+
+
+def settings_hash(study: StudyConfig) -> str:
+    """Names what may not change while a study goes on: all but trials, timeout_s, workers."""
+    return content_hash(_fixed(study))
+
+
+def differences(stored: StudyConfig, now: StudyConfig) -> list[str]:
+    """One line for each setting that may not change and did; empty if the study can go on."""
+    old, new = _flat(_fixed(stored)), _flat(_fixed(now))
+    return [
+        f"{key}: stored {show(old.get(key))}, now {show(new.get(key))}"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _fixed(study: StudyConfig) -> dict[str, Any]:
+    return {key: value for key, value in settings(study).items() if key not in FREE_ON_RESUME}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and not {"low", "high"} <= value.keys():
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

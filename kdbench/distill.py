@@ -1,0 +1,200 @@
+r"""The loss: R + rd_lambda 255^2 D + distillation terms, every term in bits per pixel of loss.
+
+    L = R + rd_lambda 255^2 D + w_y K_y + w_z K_z + w_x K_x + w_p K_p
+
+R [bit/px] is the rate, D the MSE on [0, 1]. The terms, per pixel of the crop, teacher marked t:
+
+    K_y = 6/ln 2  sum (y - y_t)^2 / pixels          latent, before rounding, gained: in steps
+    K_z = 6/ln 2  sum (z - z_t)^2 / pixels          hyper-latent, before rounding
+    K_x = rd_lambda 255^2 MSE(x_hat, x_hat_t)       output
+    K_p = c(tau) sum KL(Q(tau sigma_t) || Q(tau sigma)) / pixels    entropy model, in bits
+
+Why 6/ln 2. In a codec at its optimum, halving a quantisation step of 1 costs one bit per
+coefficient and saves as much distortion: with uniform noise of variance step^2/12 the loss grows by
+c step^2/12, and d/d ln(step) gives c/6 = 1/ln 2 bits. So a squared error of one step costs
+c = 6/ln 2 = 8.66 bits of loss, and a weight of 1 means: as much as if the teacher's latents were
+the truth. (High-rate argument; a unit, not a theorem.)
+
+Q(s) is the Gaussian of scale s integrated over unit bins, what the range coder uses. The temperature
+tau scales both. c(tau) makes the gradient norm of K_p on the first batch what it is at tau = 1:
+tau chooses *where* the term looks (small scales at small tau), w_p how strongly.
+
+Each term is 0 where student and teacher agree, and only the student gets a gradient.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.codecs.hyperprior import images_bits
+from kdbench.errors import TrainingError
+from kdbench.records import Architecture, Distillation
+
+BITS_PER_SQUARED_STEP = 6 / math.log(2)
+SCALE_MIN = 0.11  # CompressAI's lower bound of sigma
+SUPPORT = 16  # bins 0 .. 16 hold all but 1e-7 of a Gaussian of scale 3
+EXACT_BELOW = 3.0
+
+
+class Targets(NamedTuple):
+    """What the teacher gives for one batch, at the levels of the batch.
+
+    Attributes:
+        y: Gained latent before rounding, (B, M_t, h, w).
+        z: Hyper-latent before rounding, (B, H_t, h/4, w/4).
+        scales: sigma, (B, M_t, h, w).
+        x_hat: Reconstruction on [0, 1], (B, 3, H, W).
+    """
+
+    y: Tensor
+    z: Tensor
+    scales: Tensor
+    x_hat: Tensor
+
+
+class RateDistortion(NamedTuple):
+    """R [bit/px], D (MSE on [0, 1]) and R + rd_lambda 255^2 D, each averaged over the batch."""
+
+    bpp: Tensor
+    mse: Tensor
+    loss: Tensor
+
+
+def rate_distortion(out: dict[str, Tensor], x: Tensor, rd_lambda: Tensor) -> RateDistortion:
+    """R + rd_lambda * 255^2 * D; a larger `rd_lambda` buys quality with bits.
+
+    Args:
+        out: Of `Hyperprior.forward`.
+        x: (B, 3, H, W) in [0, 1].
+        rd_lambda: (B,), one an image.
+    """
+    pixels = x.shape[-2] * x.shape[-1]
+    bpp = images_bits(out["likelihoods"]) / pixels  # type: ignore[arg-type]
+    mse = (out["x_hat"] - x).square().flatten(1).mean(1)
+    return RateDistortion(bpp.mean(), mse.mean(), (bpp + rd_lambda * 255**2 * mse).mean())
+
+
+def squared_steps_bpp(student: Tensor, teacher: Tensor, pixels: int) -> Tensor:
+    """K_y or K_z: squared error in quantisation steps, as bits per pixel of loss."""
+    squared = (student - teacher).square().sum() / student.shape[0]
+    return BITS_PER_SQUARED_STEP * squared / pixels
+
+
+def output_bpp(student: Tensor, teacher: Tensor, rd_lambda: Tensor) -> Tensor:
+    """K_x: the distortion term with the teacher's reconstruction in the place of the photo."""
+    return (rd_lambda * 255**2 * (student - teacher).square().flatten(1).mean(1)).mean()
+
+
+def discretised_kl_bits(sigma_t: Tensor, sigma: Tensor) -> Tensor:
+    """KL(Q(sigma_t) || Q(sigma)) of zero-mean Gaussians over unit bins [bit], element by element.
+
+    Summed bin by bin where sigma_t is under 3; above, the bins hardly matter and the closed form of
+    two Gaussians with the variance of a discretised one, sigma^2 + 1/12, is within 0.1 % of the sum.
+    """
+    sigma_t, sigma = sigma_t.clamp_min(SCALE_MIN), sigma.clamp_min(SCALE_MIN)
+    kl = torch.empty_like(sigma)
+    small = sigma_t < EXACT_BELOW
+    kl_small = _summed_kl(sigma_t[small], sigma[small])
+    var_t, var = sigma_t[~small] ** 2 + 1 / 12, sigma[~small] ** 2 + 1 / 12
+    ratio = var_t / var
+    kl_large = 0.5 * (ratio - 1 - ratio.log())
+    kl = kl.masked_scatter(small, kl_small).masked_scatter(~small, kl_large)
+    return kl / math.log(2)
+
+
+def _summed_kl(sigma_t: Tensor, sigma: Tensor) -> Tensor:
+    log_p, log_q = _log_bins(sigma_t), _log_bins(sigma)
+    p = log_p.exp()
+    p = torch.cat([p[:1], 2 * p[1:]])  # bins k and -k
+    return (p * (log_p - log_q)).sum(0)
+
+
+def _log_bins(sigma: Tensor) -> Tensor:
+    """ln of the mass of bins 0 .. SUPPORT, (SUPPORT + 1, n); stable far out in the tail."""
+    k = torch.arange(SUPPORT + 1, dtype=sigma.dtype, device=sigma.device)[:, None]
+    low, high = (k - 0.5) / sigma, (k + 0.5) / sigma
+    log_low, log_high = torch.special.log_ndtr(-low), torch.special.log_ndtr(-high)
+    tail = log_low + torch.log1p(-torch.exp((log_high - log_low).clamp_max(-1e-6)))
+    centre = torch.log(torch.erf(high[:1] / math.sqrt(2)))
+    return torch.cat([centre, tail[1:]])
+
+
+class Distiller(nn.Module):
+    """The weighted distillation terms of one trial, and the connectors they need.
+
+    Where student and teacher differ in latent or hyper-latent channels a 1x1 convolution, trained
+    with the student and thrown away after, carries the student's latents to the teacher's. The
+    entropy term compares channel by channel and has no connector.
+    """
+
+    def __init__(self, plan: Distillation, student: Architecture, teacher: Architecture) -> None:
+        """Connectors start as the identity on the channels both sides have.
+
+        Raises:
+            TrainingError: The entropy term between latents of different width.
+        """
+        super().__init__()
+        if plan.entropy > 0 and student.latent != teacher.latent:
+            raise TrainingError(
+                f"the entropy term compares channel by channel, but the student has "
+                f"{student.latent.channels} latent channels and its teacher "
+                f"{teacher.latent.channels}",
+                fix="set `distillation.entropy` to 0 or `latent.channels` to the teacher's",
+            )
+        self.plan = plan
+        self.y_connector = _connector(student.latent.channels, teacher.latent.channels)
+        self.z_connector = _connector(student.hyper.width, teacher.hyper.width)
+        self.entropy_unit: Tensor
+        self.register_buffer("entropy_unit", torch.zeros(()))  # c(tau); 0 until the first batch
+
+    def forward(
+        self, out: dict[str, Tensor], targets: Targets, rd_lambda: Tensor
+    ) -> dict[str, Tensor]:
+        """Each active term, weighted [bit/px]; keys `latent`, `hyper_latent`, `output`, `entropy`."""
+        pixels = targets.x_hat.shape[-2] * targets.x_hat.shape[-1]
+        plan, terms = self.plan, {}
+        if plan.latent > 0:
+            y = self.y_connector(out["y"])
+            terms["latent"] = plan.latent * squared_steps_bpp(y, targets.y, pixels)
+        if plan.hyper_latent > 0:
+            z = self.z_connector(out["z"])
+            terms["hyper_latent"] = plan.hyper_latent * squared_steps_bpp(z, targets.z, pixels)
+        if plan.output > 0:
+            terms["output"] = plan.output * output_bpp(out["x_hat"], targets.x_hat, rd_lambda)
+        if plan.entropy > 0:
+            terms["entropy"] = plan.entropy * self.entropy_bpp(
+                out["scales"], targets.scales, pixels
+            )
+        return terms
+
+    def entropy_bpp(self, scales: Tensor, teacher_scales: Tensor, pixels: int) -> Tensor:
+        """K_p [bit/px]; the first call fixes c(tau)."""
+        tau = self.plan.temperature
+        if float(self.entropy_unit) == 0.0:
+            self.entropy_unit.fill_(_entropy_unit(scales, teacher_scales, tau))
+        kl = discretised_kl_bits(tau * teacher_scales, tau * scales)
+        return self.entropy_unit * kl.sum() / (scales.shape[0] * pixels)
+
+
+def _entropy_unit(scales: Tensor, teacher_scales: Tensor, tau: float) -> float:
+    """Gradient norm of the KL with respect to sigma at tau = 1, over that at `tau`."""
+    if tau == 1.0:
+        return 1.0
+    norms = []
+    for t in (1.0, tau):
+        leaf = scales.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            kl = discretised_kl_bits(t * teacher_scales, t * leaf).sum()
+        norms.append(float(torch.autograd.grad(kl, leaf)[0].norm()))
+    return norms[0] / norms[1] if norms[1] > 0 else 1.0
+
+
+def _connector(n_student: int, n_teacher: int) -> nn.Module:
+    if n_student == n_teacher:
+        return nn.Identity()
+    layer = nn.Conv2d(n_student, n_teacher, kernel_size=1)
+    nn.init.eye_(layer.weight.data[:, :, 0, 0])
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer

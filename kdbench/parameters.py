@@ -1,0 +1,210 @@
+"""One parameter of a search space: a choice, a range, or a fixed value.
+
+In a file a list is a choice, a mapping with `low` and `high` a range, a plain value fixed.
+A fixed parameter is never asked for, so that a study of it has one parameter less.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from math import isfinite, sqrt
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
+
+from pydantic import PlainSerializer, PlainValidator
+from pydantic_core import PydanticCustomError
+
+from kdbench.yamlfile import show
+
+T = TypeVar("T")
+NO_TEACHER = "none"
+
+
+class Suggests(Protocol):
+    """The part of an Optuna trial we use; `optuna.trial.FixedTrial` has it too."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = ...) -> int: ...
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = ...) -> float: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice(Generic[T]):
+    """One of `values`; with a single value the parameter is fixed."""
+
+    values: tuple[T, ...]
+
+    @property
+    def fixed(self) -> bool:
+        """Whether there is nothing to choose."""
+        return len(self.values) == 1
+
+    @property
+    def middle(self) -> T:
+        """The value in the middle of the list."""
+        return self.values[len(self.values) // 2]
+
+    def sample(self, name: str, trial: Suggests) -> T:
+        """One value; the trial is asked only if there are several."""
+        if self.fixed:
+            return self.values[0]
+        value: T = trial.suggest_categorical(name, self.values)
+        return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntRange:
+    """low, low + step, ..., high; both ends included."""
+
+    low: int
+    high: int
+    step: int = 1
+
+    @property
+    def fixed(self) -> bool:
+        """Whether both ends are one."""
+        return self.low == self.high
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Every value, ascending."""
+        return tuple(range(self.low, self.high + 1, self.step))
+
+    @property
+    def middle(self) -> int:
+        """The value in the middle."""
+        return self.values[len(self.values) // 2]
+
+    def sample(self, name: str, trial: Suggests) -> int:
+        """One value of the range."""
+        if self.fixed:
+            return self.low
+        return trial.suggest_int(name, self.low, self.high, step=self.step)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloatRange:
+    """Any number from low to high; even in its logarithm with `log`."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @property
+    def fixed(self) -> bool:
+        """Whether both ends are one."""
+        return self.low == self.high
+
+    @property
+    def middle(self) -> float:
+        """Geometric mean of the ends with `log`, else the arithmetic one."""
+        return sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
+
+    def sample(self, name: str, trial: Suggests) -> float:
+        """One value of the range."""
+        if self.fixed:
+            return self.low
+        return trial.suggest_float(name, self.low, self.high, log=self.log)
+
+
+Parameter = Choice[Any] | IntRange | FloatRange
+Ints = Choice[int] | IntRange
+Floats = Choice[float] | FloatRange
+
+
+# --- how a parameter is written in a file ----------------------------------------------------
+
+
+def _broken(rule: str) -> PydanticCustomError:
+    return PydanticCustomError("rule", "{rule}", {"rule": rule})
+
+
+def _is(number: type, value: object) -> bool:
+    wanted = int | float if number is float else number
+    return (
+        isinstance(value, wanted)
+        and not isinstance(value, bool)
+        and not (isinstance(value, float) and not isfinite(value))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads one parameter: which type its values have, which of them are allowed."""
+
+    type: type
+    allowed: Callable[[Any], bool]
+    rule: str  # what an allowed value is
+
+    def __call__(self, raw: object) -> Parameter:
+        if isinstance(raw, dict):
+            return self._range(raw)
+        values = raw if isinstance(raw, list) else [raw]
+        if not values:
+            raise _broken("the list is empty; give at least one value")
+        if not all(_is(self.type, value) and self.allowed(value) for value in values):
+            raise _broken(f"{'every value ' if isinstance(raw, list) else ''}must be {self.rule}")
+        if len(set(values)) < len(values):
+            twice = next(value for value in values if values.count(value) > 1)
+            raise _broken(f"{show(twice)} is in the list twice")
+        return Choice(values=tuple(map(self.type, values)))
+
+    def _range(self, raw: dict[str, Any]) -> Parameter:
+        if self.type is str:
+            raise _broken("must be a name or a list of names, not a range")
+        kind: type[IntRange | FloatRange] = IntRange if self.type is int else FloatRange
+        known = [f.name for f in fields(kind)]
+        if unknown := [key for key in raw if key not in known]:
+            raise _broken(f"a range has the keys {', '.join(known)}, not {unknown[0]}")
+        if missing := [key for key in known[:2] if key not in raw]:
+            raise _broken(f"a range needs {missing[0]}")
+        low, high = raw["low"], raw["high"]
+        if not all(_is(self.type, end) and self.allowed(end) for end in (low, high)):
+            raise _broken(f"low and high must be {self.rule}")
+        if low > high:
+            raise _broken("the range is empty: low is above high")
+        if kind is IntRange:
+            return self._int_range(low, high, raw.get("step", 1))
+        log = raw.get("log", False)
+        if not isinstance(log, bool):
+            raise _broken("log must be true or false")
+        if log and low <= 0:
+            raise _broken("a log range needs a low above 0")
+        return FloatRange(low=float(low), high=float(high), log=log)
+
+    def _int_range(self, low: int, high: int, step: object) -> IntRange:
+        if not isinstance(step, int) or isinstance(step, bool) or step < 1:
+            raise _broken("step must be a whole number of at least 1")
+        if (high - low) % step:
+            raise _broken("high must lie a whole number of steps above low")
+        made = IntRange(low=low, high=high, step=step)
+        if not all(map(self.allowed, made.values)):
+            raise _broken(f"every value of the range must be {self.rule}")
+        return made
+
+
+def _in_file(parameter: Parameter) -> Any:
+    if isinstance(parameter, Choice):
+        return parameter.values[0] if parameter.fixed else list(parameter.values)
+    return {f.name: getattr(parameter, f.name) for f in fields(parameter)}
+
+
+_write = PlainSerializer(_in_file)
+
+
+def _is_teacher(name: str) -> bool:
+    kind, _, rest = name.partition(":")
+    return name == NO_TEACHER or (kind in {"teacher", "file"} and bool(rest))
+
+
+_teacher = _Reader(str, _is_teacher, "teacher:NAME, file:PATH or none")
+_width = _Reader(int, lambda n: 1 <= n <= 1024, "a whole number from 1 to 1024")
+_kernel = _Reader(int, lambda k: k in {3, 5}, "3 or 5")
+_activation = _Reader(str, lambda name: name in {"gdn", "relu"}, "gdn or relu")
+_weight = _Reader(float, lambda w: w >= 0, "a number of at least 0")
+_positive = _Reader(float, lambda v: v > 0, "a number above 0")
+
+Width = Annotated[Ints, PlainValidator(_width), _write]
+Kernel = Annotated[Ints, PlainValidator(_kernel), _write]
+ActivationName = Annotated[Choice[Literal["gdn", "relu"]], PlainValidator(_activation), _write]
+Teacher = Annotated[Choice[str], PlainValidator(_teacher), _write]
+Weight = Annotated[Floats, PlainValidator(_weight), _write]
+Positive = Annotated[Floats, PlainValidator(_positive), _write]

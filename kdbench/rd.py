@@ -1,0 +1,260 @@
+"""Rate-distortion curves and what we compute from them: BD-rate, Pareto front, hypervolume, PSNR.
+
+No torch, no files. The package `bjontegaard` loads matplotlib (1 to 2 s), so it is imported inside
+the one function that needs it.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from kdbench.errors import KdbenchError, QualityGapError
+from kdbench.records import BDRate, RDCurve
+
+MIN_POINTS = 3  # Akima's least; with two the package would silently draw a straight line
+MIN_OVERLAP_DB = 1.0
+MIN_OVERLAP_SHARE = 0.2  # of the longer curve's PSNR range
+INTERVAL = (0.025, 0.975)  # the 95 % interval, as quantiles
+
+Floats = Sequence[float] | npt.NDArray[np.float64]
+Array = npt.NDArray[np.float64]
+
+
+# --- BD-rate ---------------------------------------------------------------------------------
+
+
+def bd_rate_pct(
+    bpp_test: Floats, psnr_test: Floats, bpp_anchor: Floats, psnr_anchor: Floats
+) -> float:
+    """Mean rate change of the test curve against the anchor at equal PSNR [%]; negative is better.
+
+    Akima interpolation of log rate over PSNR (package `bjontegaard`), averaged over the PSNR
+    interval that both curves cover. Points may come in any order.
+
+    Raises:
+        QualityGapError: The curves share less than 1 dB, or less than a fifth of the longer one's
+            PSNR range; or one of them is no curve: quality does not rise with its bits. The fifth
+            keeps a search from winning with a codec that was compared on one end of the anchor
+            only; measured on the longer curve, it judges a pair and its swap alike.
+        KdbenchError: Under three points, or a number that no real file gives.
+    """
+    test = _by_rising_bits("test", bpp_test, psnr_test)
+    anchor = _by_rising_bits("anchor", bpp_anchor, psnr_anchor)
+    _require_overlap(test, anchor)
+    return _bd_rate_pct(test, anchor)
+
+
+def bd_rate(test: RDCurve, anchor: RDCurve, *, n_resamples: int = 1000, seed: int = 0) -> BDRate:
+    """BD-rate of `test` against `anchor` with its 95 % interval; negative saves bits.
+
+    The interval is a paired percentile bootstrap: images are drawn with replacement, the same ones
+    for both curves, whose points are averaged over them again. Photos differ in bits by far more
+    than codecs do, so unpaired draws would tell nothing (SCIENCE.md section 3: 20 to 30 points).
+
+    A draw whose curves cannot be compared (no common quality left, or quality no longer rising) is
+    not left out, which would flatter the interval: it counts as worse than all others at the lower
+    end and at the upper one alike. Where more than 2.5 % of the draws are such, the interval has no
+    end and both are None. A draw need only have *some* overlap; the minimum is the whole set's.
+
+    Raises:
+        QualityGapError: See `bd_rate_pct`.
+        KdbenchError: See `bd_rate_pct`; or the curves are not of the same images.
+    """
+    _require_same_images(test, anchor)
+    images = np.arange(len(test.images))
+    curves = _averaged("test", test, images), _averaged("anchor", anchor, images)
+    overlap_db = _require_overlap(*curves)
+    low_pct, high_pct = None, None
+    if len(images) > 1:
+        draws = np.random.default_rng(seed).choice(images, size=(n_resamples, len(images)))
+        low_pct, high_pct = _interval([_resampled_pct(test, anchor, draw) for draw in draws])
+    return BDRate(
+        pct=_bd_rate_pct(*curves), low_pct=low_pct, high_pct=high_pct, overlap_db=overlap_db
+    )
+
+
+def _bd_rate_pct(test: Array, anchor: Array) -> float:
+    """BD-rate of two checked curves that overlap [%]; rows are bpp and PSNR."""
+    from bjontegaard import bd_rate as package_bd_rate
+
+    return float(
+        package_bd_rate(
+            *anchor,
+            *test,
+            method="akima",
+            require_matching_points=False,
+            min_overlap=0,  # `_require_overlap` has decided; the package would only warn
+        )
+    )
+
+
+def _resampled_pct(test: RDCurve, anchor: RDCurve, draw: npt.NDArray[np.int64]) -> float | None:
+    """BD-rate over the drawn images [%]; None where they leave nothing to compare."""
+    try:
+        curves = _averaged("test", test, draw), _averaged("anchor", anchor, draw)
+    except QualityGapError:
+        return None
+    low_db, high_db = _common_db(*curves)
+    return _bd_rate_pct(*curves) if low_db < high_db else None
+
+
+def _interval(draws_pct: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Both ends of the interval; None and None where lost draws reach into it."""
+    found = [pct for pct in draws_pct if pct is not None]
+    lost = [math.inf] * (len(draws_pct) - len(found))
+    low, high = INTERVAL
+    low_pct = float(np.quantile([-x for x in lost] + found, low, method="lower"))
+    high_pct = float(np.quantile(found + lost, high, method="higher"))
+    return (low_pct, high_pct) if math.isfinite(high_pct - low_pct) else (None, None)
+
+
+def _averaged(role: str, curve: RDCurve, images: npt.NDArray[np.int64]) -> Array:
+    """The curve over these images, each as often as it is named."""
+    bpp = np.asarray(curve.image_bpp)[:, images].mean(axis=1)
+    psnr_db = np.asarray(curve.image_psnr_db)[:, images].mean(axis=1)
+    return _by_rising_bits(role, bpp, psnr_db)
+
+
+def _by_rising_bits(role: str, bpp: Floats, psnr_db: Floats) -> Array:
+    """Rows bpp and PSNR by ascending bits, once they are known to be a curve."""
+    points = sorted(zip(bpp, psnr_db, strict=True))
+    if len(points) < MIN_POINTS:
+        raise KdbenchError(
+            f"the {role} curve has {len(points)} point(s); BD-rate needs {MIN_POINTS}",
+            fix="measure at more rates: add to `training.rd_lambdas` in the study file",
+        )
+    for b, p in points:
+        if not (0 < b < math.inf and math.isfinite(p)):
+            raise KdbenchError(
+                f"the {role} curve has a point of {b:g} bpp and {p:g} dB",
+                fix="leave out this level; rates are above 0 and lossless levels have no PSNR",
+            )
+    for (b0, p0), (b1, p1) in pairwise(points):
+        if p1 <= p0:
+            raise QualityGapError(
+                f"the {role} curve spends more bits without gaining quality: "
+                f"{b0:.4f} bpp gives {p0:.2f} dB, {b1:.4f} bpp gives {p1:.2f} dB",
+                fix="train longer, or move the values of `training.rd_lambdas` further apart",
+            )
+    return np.array(points, dtype=np.float64).T
+
+
+def _common_db(test: Array, anchor: Array) -> tuple[float, float]:
+    """Ends of the PSNR interval that both curves cover [dB]; the first is higher if none is."""
+    return float(max(test[1, 0], anchor[1, 0])), float(min(test[1, -1], anchor[1, -1]))
+
+
+def _require_overlap(test: Array, anchor: Array) -> float:
+    """Length of the common PSNR interval [dB], which is long enough."""
+    low_db, high_db = _common_db(test, anchor)
+    longer_db = max(float(curve[1, -1] - curve[1, 0]) for curve in (test, anchor))
+    needed_db = max(MIN_OVERLAP_DB, MIN_OVERLAP_SHARE * longer_db)
+    if high_db - low_db < needed_db:
+        shared = f"only {high_db - low_db:.2f} dB" if high_db > low_db else "no quality"
+        raise QualityGapError(
+            f"the curves share {shared}, and BD-rate needs {needed_db:.2f} dB: "
+            f"test {test[1, 0]:.2f} to {test[1, -1]:.2f} dB, "
+            f"anchor {anchor[1, 0]:.2f} to {anchor[1, -1]:.2f} dB",
+            fix="widen `training.rd_lambdas` in the study file, or train longer",
+        )
+    return high_db - low_db
+
+
+def _require_same_images(test: RDCurve, anchor: RDCurve) -> None:
+    if test.images == anchor.images and test.images:
+        return
+    odd = sorted(set(test.images) ^ set(anchor.images))
+    what = f"{len(odd)} in one only, first {odd[0]}" if odd else "none, or in another order"
+    raise KdbenchError(
+        f"test has {len(test.images)} images, anchor {len(anchor.images)}: {what}",
+        fix="evaluate both codecs on the same images",
+    )
+
+
+# --- fronts ----------------------------------------------------------------------------------
+
+
+def non_dominated(values: Sequence[Sequence[float]]) -> list[bool]:
+    """Whether each row is on the Pareto front; every column is minimised.
+
+    A row is off the front when another is no worse anywhere and better somewhere; equal rows stay
+    on it together.
+
+    Raises:
+        KdbenchError: A value is NaN, which nothing would dominate.
+    """
+    rows = _without_nan(values)
+    if rows.size == 0:
+        return [True] * len(rows)
+    no_worse = (rows[:, None] <= rows[None]).all(axis=2)
+    better = (rows[:, None] < rows[None]).any(axis=2)
+    return [bool(on_front) for on_front in ~(no_worse & better).any(axis=0)]
+
+
+def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
+    """Volume that the points dominate below `reference`; every axis is minimised.
+
+    Exact, by slices along the last axis: n log n in two dimensions, one power of n more for each
+    further one. A point that is not better than `reference` on every axis adds nothing.
+
+    Raises:
+        KdbenchError: A value is NaN.
+    """
+    rows = _without_nan(points).reshape(len(points), len(reference))
+    corner = _without_nan([reference])[0]
+    return _volume(rows[(rows < corner).all(axis=1)], corner)
+
+
+def _volume(points: Array, corner: Array) -> float:
+    """Hypervolume of points that are all below `corner`."""
+    if len(points) == 0:
+        return 0.0
+    if points.shape[1] == 1:
+        return float(corner[0] - points.min())
+    points = points[np.argsort(points[:, -1], kind="stable")]
+    if points.shape[1] == 2:  # what the loop below adds up, without its n slices
+        best = np.minimum.accumulate(points[:, 0])
+        return float(np.diff(points[:, 1], append=corner[1]) @ (corner[0] - best))
+    thickness = np.diff(points[:, -1], append=corner[-1])
+    return sum(
+        float(thick) * _volume(points[: i + 1, :-1], corner[:-1])
+        for i, thick in enumerate(thickness)
+        if thick > 0
+    )
+
+
+def _without_nan(values: Sequence[Sequence[float]]) -> Array:
+    rows = np.asarray(values, dtype=np.float64)
+    if np.isnan(rows).any():
+        row = int(np.argwhere(np.isnan(rows))[0, 0])
+        raise KdbenchError(
+            f"row {row} of the objectives has no number: {list(values[row])}",
+            fix="leave trials without values out of the front",
+        )
+    return rows
+
+
+# --- images ----------------------------------------------------------------------------------
+
+
+def psnr_db(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8], *, peak: float) -> float:
+    """PSNR over all samples of two images [dB]; always finite.
+
+    10 log10(peak^2 / MSE). Identical images have no finite PSNR, and a mean over images (or a JSON
+    file) has no use for infinity: they get the PSNR of one sample off by 1, the best that any
+    different image could have (108.8 dB at 768x512).
+
+    Raises:
+        KdbenchError: The images differ in size, or have no samples.
+    """
+    if a.shape != b.shape or a.size == 0:
+        raise KdbenchError(
+            f"PSNR needs two images of one size; these are {a.shape} and {b.shape}",
+            fix="compare the reconstruction with the image it was made from, padding removed",
+        )
+    squared = np.square(a.astype(np.float64) - b.astype(np.float64))
+    mse = max(float(squared.mean()), 1 / a.size)
+    return 10 * math.log10(peak**2 / mse)

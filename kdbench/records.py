@@ -1,0 +1,419 @@
+"""What travels between stages and onto disk. Units are part of every name.
+
+`SCHEMA` history, newest first:
+    1  first light (November 2026)
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+SCHEMA = 1
+MEASUREMENT_PROTOCOL = 1  # of evaluation and energy together; reports refuse to mix two
+
+Source = Literal["counter", "sampled", "model", "replay"]
+Activation = Literal["gdn", "relu"]
+Operation = Literal["encode", "decode"]
+
+
+def canonical_json(value: Any) -> str:
+    """`value` (dataclasses, mappings, lists, plain values) as JSON: sorted keys, no spaces, no NaN."""
+    return json.dumps(
+        plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
+    )
+
+
+def content_hash(value: Any) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of `canonical_json(value)`; stable across runs."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def plain(value: Any) -> Any:
+    """`value` with every dataclass as a dict and every tuple as a list, ready for JSON."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return value
+
+
+# --- what a codec is -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transform:
+    """One side of the auto-encoder: four strided layers.
+
+    Attributes:
+        width: Channels between the layers (N).
+        kernel: Side of every kernel [px], 3 or 5.
+        activation: Between the layers; `gdn` is the inverse GDN on the decoder's side.
+    """
+
+    width: int
+    kernel: int = 5
+    activation: Activation = "gdn"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hyper:
+    """The hyperprior: channels of h_a, h_s and of the hyper-latent z."""
+
+    width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latent:
+    """The latent y."""
+
+    channels: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """What decides MACs, parameters, energy: everything of a codec but its weights."""
+
+    encoder: Transform
+    decoder: Transform
+    hyper: Hyper
+    latent: Latent
+    n_levels: int  # quality levels of one set of weights; 1 = plain bmshj2018-hyperprior, no gains
+
+    @property
+    def hash(self) -> str:
+        """Names this architecture in caches."""
+        return content_hash(self)
+
+
+# --- what a trial is told --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distillation:
+    """Weights of the distillation terms, all in bits per pixel of loss (see `distill`).
+
+    Attributes:
+        teacher: `teacher:NAME`, `file:PATH`, or None: train alone, every weight 0.
+        temperature: tau of the entropy term; scales both Gaussians.
+    """
+
+    teacher: str | None = None
+    latent: float = 0.0
+    hyper_latent: float = 0.0
+    output: float = 0.0
+    entropy: float = 0.0
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """How one student is trained; levels are ordered by ascending `rd_lambdas`."""
+
+    steps: int
+    batch: int
+    crop_px: int
+    rd_lambdas: tuple[float, ...]
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialSpec:
+    """One fully resolved trial: everything `run_trial` needs and nothing it can change.
+
+    Attributes:
+        stands_on: Content hashes of what the numbers depend on: `teacher` (file), `crops`
+            (list and photos), `code` (kdbench version).
+    """
+
+    encoder: Transform
+    decoder: Transform
+    hyper: Hyper
+    latent: Latent
+    distillation: Distillation
+    training: Training
+    seed: int
+    stands_on: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The part that cost and energy depend on."""
+        return Architecture(
+            encoder=self.encoder,
+            decoder=self.decoder,
+            hyper=self.hyper,
+            latent=self.latent,
+            n_levels=len(self.training.rd_lambdas),
+        )
+
+    @property
+    def hash(self) -> str:
+        """Names the trial; two specs of one hash train the same weights on the same machine."""
+        return content_hash(self)
+
+
+# --- what a trial finds ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RDPoint:
+    """One quality level, averaged over an image set.
+
+    Attributes:
+        level: Index of the level (learned codecs) or quality setting (classical ones).
+        bpp: Whole file x 8 / real pixels, per image, then averaged [bit/px].
+        psnr_db: RGB PSNR of the 8-bit reconstruction, per image, then averaged [dB].
+        ms_ssim: Mean over images, 0 to 1; None where an image is under 161 px a side.
+    """
+
+    level: int
+    bpp: float
+    psnr_db: float
+    ms_ssim: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RDCurve:
+    """Every level of one codec on one image set.
+
+    Attributes:
+        images: File names, in the order of the inner tuples below.
+        points: Averages, by ascending bpp.
+        image_bpp: One tuple a point, one value an image [bit/px].
+        image_psnr_db: Likewise [dB].
+        estimated_over_real_bits: Estimated bits of the whole set over coded ones; None for
+            classical codecs.
+        encode_s_per_mpx: Mean seconds a megapixel, synchronised, coder included.
+        decode_s_per_mpx: Likewise, in the fresh process.
+    """
+
+    images: tuple[str, ...]
+    points: tuple[RDPoint, ...]
+    image_bpp: tuple[tuple[float, ...], ...]
+    image_psnr_db: tuple[tuple[float, ...], ...]
+    estimated_over_real_bits: float | None = None
+    encode_s_per_mpx: float | None = None
+    decode_s_per_mpx: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BDRate:
+    """Mean extra bits at equal PSNR; negative saves bits.
+
+    Attributes:
+        low_pct, high_pct: 95 % paired bootstrap interval over images; None with one image.
+        overlap_db: Length of the PSNR interval both curves cover [dB].
+    """
+
+    pct: float
+    low_pct: float | None
+    high_pct: float | None
+    overlap_db: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complexity:
+    """Multiply-accumulates per real pixel of one full forward at 768x512 [kMAC/px].
+
+    Attributes:
+        params: Learned values of the codec.
+        peak_memory_bytes: Largest live activations plus weights of one decode at 768x512; None if
+            it was not measured.
+    """
+
+    params: int
+    g_a: float
+    h_a: float
+    h_s: float
+    g_s: float
+    entropy_model: float
+    peak_memory_bytes: int | None = None
+
+    @property
+    def kmac_per_px(self) -> float:
+        """All five parts, h_s once: the paper's figure."""
+        return self.g_a + self.h_a + self.h_s + self.g_s + self.entropy_model
+
+    @property
+    def encoder_kmac_per_px(self) -> float:
+        """g_a + h_a + h_s."""
+        return self.g_a + self.h_a + self.h_s
+
+    @property
+    def decoder_kmac_per_px(self) -> float:
+        """h_s + g_s."""
+        return self.h_s + self.g_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnergyReading:
+    """Energy of one operation from repeated windows of the same work.
+
+    Attributes:
+        source: `counter` or `sampled` if measured, `model` if estimated, `replay` in tests.
+        meter: Which meter, e.g. `nvml`, `powercap`, `codecarbon`.
+        detail: What the meter really used, e.g. `cpu_load x 8 W (process)`.
+        gross_j_per_mpx: One value a window [J per megapixel], idle draw included.
+        idle_before_w, idle_after_w: Idle draw around the windows [W]; None where the meter
+            cannot see idle.
+        window_s: Shortest window [s].
+        images_per_window: Images coded in each window.
+        flags: What a reader must know, e.g. `idle drifted 12 %`, `noisy: 8 % interval`.
+    """
+
+    operation: Operation
+    source: Source
+    meter: str
+    detail: str
+    gross_j_per_mpx: tuple[float, ...]
+    net_j_per_mpx: tuple[float, ...] | None
+    idle_before_w: float | None
+    idle_after_w: float | None
+    window_s: float
+    images_per_window: int
+    s_per_mpx: float
+    flags: tuple[str, ...] = ()
+    protocol: int = MEASUREMENT_PROTOCOL
+
+    @property
+    def mean_j_per_mpx(self) -> float:
+        """Mean over the windows, gross [J per megapixel]."""
+        return fmean(self.gross_j_per_mpx)
+
+    @property
+    def spread_j_per_mpx(self) -> float | None:
+        """Sample standard deviation [J per megapixel]; None where one window cannot tell."""
+        return stdev(self.gross_j_per_mpx) if len(self.gross_j_per_mpx) > 1 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodecEnergy:
+    """Encode and decode of one codec on one device, entropy coding included."""
+
+    encode: EnergyReading
+    decode: EnergyReading
+    device: str  # fingerprint of the device
+
+    @property
+    def source(self) -> Source:
+        """Provenance of both readings; one meter gives both."""
+        return self.decode.source
+
+    @property
+    def j_per_mpx(self) -> float:
+        """Encode plus decode, gross [J per megapixel]."""
+        return self.encode.mean_j_per_mpx + self.decode.mean_j_per_mpx
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialResult:
+    """One finished trial.
+
+    Attributes:
+        seconds: Wall seconds by part: `cost`, `cache`, `training`, `evaluation`, `energy`,
+            `waiting` (for the lease).
+        hashes: SHA-256 of `weights` and `bitstreams`: the same on the same machine.
+        losses: `train` and `validation` R + rd_lambda 255^2 D at the end, estimated, mean over
+            levels: how far the student overfits.
+        environment: What bit-identity depends on: threads, torch, oneDNN, CPU features, device.
+    """
+
+    rd: RDCurve
+    bd_rate: BDRate
+    complexity: Complexity
+    energy: CodecEnergy | None
+    seconds: Mapping[str, float]
+    hashes: Mapping[str, str]
+    losses: Mapping[str, float]
+    environment: Mapping[str, str]
+    protocol: int = MEASUREMENT_PROTOCOL
+    schema: int = SCHEMA
+
+
+# --- what stays the same in a study ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """Which photos; each value is `builtin` or a folder.
+
+    Attributes:
+        crops: Training crops drawn once per study (flips count as crops of their own); the
+            teacher's outputs on them are cached.
+        cache_gib: Upper bound of that cache [GiB].
+    """
+
+    train: str = "builtin"
+    validation: str = "builtin"
+    evaluation: str = "builtin"
+    crops: int = 768
+    cache_gib: float = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnergyPlan:
+    """How energy is measured in a study.
+
+    Attributes:
+        meter: `auto` (best one that works here), or a meter's name, or `none`.
+        window_s: Shortest window [s].
+        windows: Windows per operation.
+        require: `measured` refuses a study that has only a model; `any` takes what there is and
+            says so beside every figure.
+    """
+
+    meter: str = "auto"
+    window_s: float = 1.0
+    windows: int = 5
+    require: Literal["measured", "any"] = "any"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What every trial of a study has in common.
+
+    Attributes:
+        anchor: Codec whose curve BD-rate is measured against, e.g. `teacher:default`.
+        device: `cpu` or `cuda` (`cuda:1`).
+        precision: Of the transforms in training: `fp32`, `bf16`, or `auto` (bf16 where the device
+            multiplies it in hardware). Evaluation is fp32 always.
+        cache: Folder for what trials share: teacher outputs, anchor curves, measured energies.
+    """
+
+    data: Data
+    anchor: str
+    energy: EnergyPlan
+    device: str
+    precision: Literal["auto", "fp32", "bf16"]
+    threads: int
+    cache: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """A place where a trial asks whether to go on.
+
+    Attributes:
+        stage: `cost` before any training (values: `params`, `kmac_per_px`,
+            `decoder_kmac_per_px`, `energy_j_per_mpx`, ...).
+        step: Training steps done so far.
+    """
+
+    stage: Literal["cost", "training"]
+    step: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What a running trial says of itself, for the live display."""
+
+    stage: str
+    step: int = 0
+    n_steps: int = 0
+    loss: float | None = None

@@ -1,0 +1,163 @@
+"""The JSON that others read: `show --json` and `bench --json`, as docs/schemas/ describe them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from kdbench.bench import CodecFigures
+from kdbench.records import (
+    MEASUREMENT_PROTOCOL,
+    SCHEMA,
+    BDRate,
+    CodecEnergy,
+    Complexity,
+    EnergyReading,
+    RDCurve,
+    plain,
+)
+from kdbench.report.compare import Comparison
+from kdbench.report.overview import Overview
+from kdbench.store import StoredTrial
+
+Json = dict[str, Any]
+
+
+def study_json(found: Overview) -> Json:
+    """Everything known of a study: all trials, whatever their state, by number."""
+    return {
+        "study": found.study,
+        "schema": SCHEMA,
+        "protocol": found.protocol,
+        "objectives": list(found.objectives),
+        "front": list(found.front),
+        "anchor": _anchor_json(found),
+        "trials": [trial_json(found, trial) for trial in found.trials],
+    }
+
+
+def _anchor_json(found: Overview) -> Json:
+    """What BD-rates and savings are against; null for what was not measured."""
+    anchor = found.anchor
+    return {
+        "name": found.anchor_name,
+        "sha": anchor and anchor.sha,
+        "rd": rd_json(anchor.rd) if anchor else [],
+        "complexity": complexity_json(anchor.complexity) if anchor else None,
+        "energy": energy_json(anchor.energy) if anchor else None,
+    }
+
+
+def trial_json(found: Overview, trial: StoredTrial) -> Json:
+    """One trial; what it never reached is null."""
+    result = trial.result
+    return {
+        "number": trial.number,
+        "state": trial.state,
+        "on_front": trial.number in found.front,
+        "objectives": found.values(trial),
+        "energy": energy_json(result.energy) if result else None,
+        "rd": rd_json(result.rd) if result else [],
+        "bd_rate": bd_rate_json(result.bd_rate) if result else None,
+        "complexity": complexity_json(result.complexity) if result else None,
+        "seconds": plain(result.seconds) if result else None,
+        "coding_s_per_mpx": _coding_seconds(result.rd) if result else None,
+        "losses": plain(result.losses) if result else None,
+        "hashes": plain(result.hashes) if result else None,
+        "environment": plain(result.environment) if result else None,
+        "spec": plain(trial.spec),
+        "spec_hash": trial.spec.hash,
+        "reason": trial.reason,
+        "fix": trial.failure.fix if trial.failure else None,
+    }
+
+
+def bench_json(
+    figures: CodecFigures,
+    skipped: Sequence[tuple[str, str]],
+    comparison: Comparison,
+) -> Json:
+    """One codec on one set of images; `skipped` are files that could not be used, and why."""
+    costs = complexity_json(figures.complexity)
+    return {
+        "codec": figures.codec,
+        "schema": SCHEMA,
+        "protocol": MEASUREMENT_PROTOCOL,
+        "images": list(figures.rd.images),
+        "skipped": [{"name": name, "why": why} for name, why in skipped],
+        "rd": rd_json(figures.rd),
+        "bd_rate": bd_rate_json(comparison.bd_rate) if comparison.bd_rate else None,
+        "anchor": comparison.anchor,
+        "why_no_bd_rate": comparison.why_not,
+        "params": costs and costs["params"],
+        "kmac_per_px": costs and costs["kmac_per_px"],
+        "peak_memory_bytes": costs and costs["peak_memory_bytes"],
+        "energy": energy_json(figures.energy),
+        "coding_s_per_mpx": _coding_seconds(figures.rd),
+        "sha": figures.sha,
+    }
+
+
+def rd_json(curve: RDCurve) -> list[Json]:
+    """The points of a curve by ascending bpp."""
+    return [plain(point) for point in sorted(curve.points, key=lambda point: point.bpp)]
+
+
+def bd_rate_json(bd_rate: BDRate) -> Json:
+    """BD-rate and its 95 % interval [%], and the common quality [dB]."""
+    values: Json = plain(bd_rate)
+    return values
+
+
+def complexity_json(complexity: Complexity | None) -> Json | None:
+    """Parameters, kMAC per pixel by part and by side, peak memory of a decode."""
+    if complexity is None:
+        return None
+    return {
+        "params": complexity.params,
+        "kmac_per_px": {
+            "total": complexity.kmac_per_px,
+            "encoder": complexity.encoder_kmac_per_px,
+            "decoder": complexity.decoder_kmac_per_px,
+            "g_a": complexity.g_a,
+            "h_a": complexity.h_a,
+            "h_s": complexity.h_s,
+            "g_s": complexity.g_s,
+            "entropy_model": complexity.entropy_model,
+        },
+        "peak_memory_bytes": complexity.peak_memory_bytes,
+    }
+
+
+def energy_json(energy: CodecEnergy | None) -> Json | None:
+    """Energy of encode and decode with its origin; null where there is none."""
+    if energy is None:
+        return None
+    return {
+        "source": energy.source,
+        "meter": energy.decode.meter,
+        "j_per_mpx": energy.j_per_mpx,
+        "encode": _reading_json(energy.encode),
+        "decode": _reading_json(energy.decode),
+        "device": energy.device,
+        "protocol": energy.decode.protocol,
+    }
+
+
+def _reading_json(reading: EnergyReading) -> Json:
+    return {
+        "source": reading.source,
+        "detail": reading.detail,
+        "mean_j_per_mpx": reading.mean_j_per_mpx,
+        "spread_j_per_mpx": reading.spread_j_per_mpx,
+        "gross_j_per_mpx": list(reading.gross_j_per_mpx),
+        "net_j_per_mpx": plain(reading.net_j_per_mpx),
+        "idle_before_w": reading.idle_before_w,
+        "idle_after_w": reading.idle_after_w,
+        "window_s": reading.window_s,
+        "images_per_window": reading.images_per_window,
+        "s_per_mpx": reading.s_per_mpx,
+        "flags": list(reading.flags),
+    }
+
+
+def _coding_seconds(curve: RDCurve) -> Json:
+    return {"encode": curve.encode_s_per_mpx, "decode": curve.decode_s_per_mpx}

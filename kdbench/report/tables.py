@@ -1,0 +1,181 @@
+"""What `show` prints: the front, all trials, and what each saves against the anchor."""
+
+from collections.abc import Iterable, Mapping
+
+from kdbench.bench import CodecFigures
+from kdbench.records import BDRate, CodecEnergy, Complexity, RDCurve, TrialResult
+from kdbench.report.overview import Overview
+from kdbench.report.text import WIDE, table, wrapped
+from kdbench.report.units import (
+    UNKNOWN,
+    change_pct,
+    count,
+    figure,
+    interval,
+    mebibytes,
+    percent,
+    span,
+)
+
+PAPER_PX = 768 * 512  # pixels of the photos whose GMAC the paper's tables give
+MODEL_NOTE = (
+    "energy (model) is processor time multiplied by an assumed power, not a measurement: "
+    "compare it with nothing that was measured."
+)
+
+
+def show_text(found: Overview, *, all_trials: bool, width: int) -> str:
+    """The front, or every trial, with the savings against the anchor below."""
+    shown = found.results if all_trials else found.front_results
+    parts = [_headline(found)]
+    if shown:
+        parts += [_figures(found, shown, width), _savings(found, shown)]
+    if all_trials:
+        parts += _unfinished(found, width)
+    if "model" in _sources(shown.values()):
+        parts.append(wrapped("", MODEL_NOTE, width, indent=0))
+    return "\n\n".join(parts) + "\n"
+
+
+def _headline(found: Overview) -> str:
+    others = ", ".join(
+        f"{n} {state}" for state in ("infeasible", "failed", "running") if (n := found.n(state))
+    )
+    n_complete = found.n("complete")
+    lines = [
+        f"study {found.study}: {len(found.front)} on the front of {n_complete} complete "
+        f"trial{'' if n_complete == 1 else 's'}" + (f" ({others})" if others else ""),
+        f"minimised: {', '.join(found.objectives)}; BD-rate against {found.anchor_name}",
+    ]
+    if not n_complete:
+        lines.append(
+            f"nothing to show yet: `kdbench search --study {found.study}` goes on from here"
+        )
+    return "\n".join(lines)
+
+
+# --- figures ---------------------------------------------------------------------------------
+
+
+def _figures(found: Overview, results: Mapping[int, TrialResult], width: int) -> str:
+    """One row a trial; where the terminal is narrow, pairs of figures share a column."""
+    energy, with_source = energy_head(_sources(results.values()))
+    heads = ["trial", "params", "BD-rate %\n[95 %]", "kMAC/px\nencoder", "kMAC/px\ndecoder", energy]
+    heads += ["PSNR\ndB", "bpp"] if width >= WIDE else ["quality\nand rate"]
+    beaten = [number for number in results if number not in found.front]
+    rows = [
+        [
+            f"{'*' if beaten and number in found.front else ''}{number}",
+            count(result.complexity.params),
+            bd_rate_cell(result.bd_rate, " " if width >= WIDE else "\n"),
+            figure(result.complexity.encoder_kmac_per_px),
+            figure(result.complexity.decoder_kmac_per_px),
+            energy_cell(result.energy, with_source),
+            *_range_cells(result.rd, width),
+            _seconds_cell(result.seconds.get("training")),
+        ]
+        for number, result in results.items()
+    ]
+    text = table([*heads, "train\ns"], rows)
+    return text + "\n* on the front" if beaten else text
+
+
+def bd_rate_cell(bd_rate: BDRate, between: str) -> str:
+    """The figure and its interval."""
+    return f"{percent(bd_rate.pct)}{between}{interval(bd_rate.low_pct, bd_rate.high_pct)}"
+
+
+def _range_cells(rd: RDCurve, width: int) -> list[str]:
+    psnr_db = span([point.psnr_db for point in rd.points], 1)
+    bpp = span([point.bpp for point in rd.points], 2)
+    return [psnr_db, bpp] if width >= WIDE else [f"{psnr_db} dB\n{bpp} bpp"]
+
+
+def _seconds_cell(seconds: float | None) -> str:
+    return UNKNOWN if seconds is None else f"{seconds:.0f}"
+
+
+def _sources(results: Iterable[TrialResult]) -> set[str]:
+    return {result.energy.source for result in results if result.energy is not None}
+
+
+def energy_head(sources: set[str]) -> tuple[str, bool]:
+    """Head of the energy column, and whether each figure must name its own source."""
+    if len(sources) == 1:
+        return f"energy\n({next(iter(sources))})\nJ/Mpx", False
+    return "energy\nJ/Mpx", len(sources) > 1
+
+
+def energy_cell(energy: CodecEnergy | None, with_source: bool) -> str:
+    """Encode plus decode [J/Mpx], with its source where the head does not name it."""
+    if energy is None:
+        return UNKNOWN
+    return figure(energy.j_per_mpx) + (f" {energy.source}" if with_source else "")
+
+
+# --- against the anchor ----------------------------------------------------------------------
+
+
+def _savings(found: Overview, results: Mapping[int, TrialResult]) -> str:
+    """Size, compute, memory and energy, each with its change against the anchor."""
+    anchor = found.anchor
+    if anchor is None:
+        return f"{found.anchor_name}: size, compute and energy were not measured in this study"
+    sources = _sources(results.values()) | ({anchor.energy.source} if anchor.energy else set())
+    energy, with_source = energy_head(sources)
+    change = "Δ%"
+    heads = ["codec", "params", change, "GMAC at\n768x512", change, "memory\nMiB", change]
+    rows = [_saving(anchor.codec, anchor, None, with_source)]
+    rows += [
+        _saving(f"trial {number}", result, anchor, with_source)
+        for number, result in results.items()
+    ]
+    return table([*heads, energy, change], rows, left=1)
+
+
+def _saving(
+    name: str, ours: TrialResult | CodecFigures, anchor: CodecFigures | None, with_source: bool
+) -> list[str]:
+    """One row; without an anchor it is the anchor's own, which changes nothing."""
+    params, gmac, memory = _costs(ours.complexity)
+    values = [count(params), figure(gmac), mebibytes(memory), energy_cell(ours.energy, with_source)]
+    changes = [""] * len(values)
+    if anchor is not None:
+        pairs = zip((params, gmac, memory), _costs(anchor.complexity), strict=True)
+        changes = [percent(change_pct(a, b)) for a, b in pairs]
+        changes.append(percent(_energy_change_pct(ours.energy, anchor.energy)))
+    return [name, *(cell for pair in zip(values, changes, strict=True) for cell in pair)]
+
+
+def _costs(complexity: Complexity | None) -> tuple[int | None, float | None, int | None]:
+    """Parameters, GMAC of one 768x512 photo, peak memory of a decode [bytes]."""
+    if complexity is None:
+        return None, None, None
+    gmac = complexity.kmac_per_px * PAPER_PX / 1e6
+    return complexity.params, gmac, complexity.peak_memory_bytes
+
+
+def _energy_change_pct(ours: CodecEnergy | None, theirs: CodecEnergy | None) -> float | None:
+    """Change of energy [%]; None between two devices, meters or kinds of figure."""
+    if ours is None or theirs is None or ours.device != theirs.device:
+        return None
+    if (ours.source, ours.decode.meter) != (theirs.source, theirs.decode.meter):
+        return None
+    return change_pct(ours.j_per_mpx, theirs.j_per_mpx)
+
+
+# --- trials without a result -----------------------------------------------------------------
+
+
+def _unfinished(found: Overview, width: int) -> list[str]:
+    """One paragraph for all trials that have no result, each with its reason."""
+    lines = []
+    for trial in found.trials:
+        if trial.result is None:
+            known = trial.failure.values if trial.failure else {}
+            costs = [f"{count(known['params'])} params"] if "params" in known else []
+            costs += [f"{figure(known['kmac_per_px'])} kMAC/px"] if "kmac_per_px" in known else []
+            reason = "; ".join(filter(None, [trial.reason or "no result yet", ", ".join(costs)]))
+            label = f"{trial.number:>5}  {trial.state}"
+            lines.append(wrapped(label, reason, width, indent=19))
+    return ["without a result\n" + "\n".join(lines)] if lines else []

@@ -1,0 +1,269 @@
+"""What may vary in a study: search_spaces/*.yaml -> SearchSpace, which samples a TrialSpec."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from kdbench import recipes
+from kdbench.errors import ConfigError
+from kdbench.parameters import (
+    NO_TEACHER,
+    ActivationName,
+    Choice,
+    Kernel,
+    Parameter,
+    Positive,
+    Suggests,
+    Teacher,
+    Weight,
+    Width,
+)
+from kdbench.records import Distillation, Hyper, Latent, Training, Transform, TrialSpec
+from kdbench.yamlfile import Recipe, nearest_first, read, show
+
+N_DIAGONAL = 5  # more would spend a default study before its sampler has a say
+_NONE = Choice(values=(NO_TEACHER,))
+_OFF, _ONE = Choice(values=(0.0,)), Choice(values=(1.0,))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformSpace:
+    """Encoder or decoder."""
+
+    width: Width
+    kernel: Kernel
+    activation: ActivationName
+
+    def sample(self, side: str, trial: Suggests) -> Transform:
+        """One transform; parameters are called `side.width` and so on."""
+        return Transform(
+            width=self.width.sample(f"{side}.width", trial),
+            kernel=self.kernel.sample(f"{side}.kernel", trial),
+            activation=self.activation.sample(f"{side}.activation", trial),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HyperSpace:
+    """The hyperprior."""
+
+    width: Width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentSpace:
+    """The latent y."""
+
+    channels: Width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillationSpace:
+    """Teacher and weights of the distillation terms; without the section students train alone."""
+
+    teacher: Teacher = _NONE
+    latent: Weight = _OFF
+    hyper_latent: Weight = _OFF
+    output: Weight = _OFF
+    entropy: Weight = _OFF
+    temperature: Positive = _ONE
+
+    def sample(
+        self, trial: Suggests, channels: int, teacher_latents: Mapping[str, int]
+    ) -> Distillation:
+        """What matters is asked for, the rest stays off.
+
+        Weights only with a teacher, the entropy term only where student and teacher share the
+        latent's coordinates, the temperature only with an entropy term.
+        """
+
+        def ask(name: str) -> Any:
+            return getattr(self, name).sample(f"distillation.{name}", trial)
+
+        teacher: str = ask("teacher")
+        if teacher == NO_TEACHER:
+            return Distillation()
+        if teacher not in teacher_latents:
+            near = nearest_first(teacher, list(teacher_latents))
+            raise ConfigError(
+                f"distillation.teacher: there is no teacher {show(teacher)}",
+                fix=f"known here, nearest first: {', '.join(near) or 'none'}",
+            )
+        weights = {name: ask(name) for name in ("latent", "hyper_latent", "output")}
+        entropy = ask("entropy") if channels == teacher_latents[teacher] else 0.0
+        temperature = ask("temperature") if entropy > 0 else 1.0
+        return Distillation(teacher=teacher, **weights, entropy=entropy, temperature=temperature)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSpace:
+    """What may vary in training."""
+
+    learning_rate: Positive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPlan:
+    """What a study fixes about training; the space adds the rest.
+
+    Attributes:
+        crop_px: Side of a training crop [px], a multiple of 64.
+        rd_lambdas: One quality level each, ascending; five at least, for BD-rate needs a curve.
+        precision: See `records.Bench`.
+    """
+
+    steps: int
+    batch: int
+    crop_px: int
+    rd_lambdas: tuple[float, ...]
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSpace:
+    """Every student and every way to train it that a study may try."""
+
+    name: str
+    encoder: TransformSpace
+    decoder: TransformSpace
+    hyper: HyperSpace
+    latent: LatentSpace
+    distillation: DistillationSpace = DistillationSpace()
+    training: TrainingSpace
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """Every parameter, the fixed ones too, by the name a trial knows it by."""
+        return {
+            f"{part.name}.{f.name}": getattr(getattr(self, part.name), f.name)
+            for part in fields(self)
+            if part.name != "name"
+            for f in fields(getattr(self, part.name))
+        }
+
+    @property
+    def n_parameters(self) -> int:
+        """How many parameters are free."""
+        return sum(not parameter.fixed for parameter in self.parameters.values())
+
+    def sample(
+        self,
+        trial: Suggests,
+        *,
+        plan: TrainingPlan,
+        seed: int,
+        teacher_latents: Mapping[str, int],
+        stands_on: Mapping[str, str],
+    ) -> TrialSpec:
+        """One resolved trial.
+
+        Args:
+            trial: Answers the questions: a sampler, or recorded values.
+            plan: What is fixed.
+            seed: Of the trial.
+            teacher_latents: Latent channels of every teacher by its name in the space.
+            stands_on: See `TrialSpec`.
+        """
+        encoder = self.encoder.sample("encoder", trial)
+        decoder = self.decoder.sample("decoder", trial)
+        hyper = Hyper(width=self.hyper.width.sample("hyper.width", trial))
+        latent = Latent(channels=self.latent.channels.sample("latent.channels", trial))
+        distillation = self.distillation.sample(trial, latent.channels, teacher_latents)
+        training = Training(
+            steps=plan.steps,
+            batch=plan.batch,
+            crop_px=plan.crop_px,
+            rd_lambdas=plan.rd_lambdas,
+            learning_rate=self.training.learning_rate.sample("training.learning_rate", trial),
+        )
+        return TrialSpec(
+            encoder=encoder,
+            decoder=decoder,
+            hyper=hyper,
+            latent=latent,
+            distillation=distillation,
+            training=training,
+            seed=seed,
+            stands_on=stands_on,
+        )
+
+    def unusable(self, teacher_latents: Mapping[str, int]) -> list[tuple[str, str]]:
+        """What no trial of this space could use: dotted key and broken rule."""
+        teachers = [name for name in self.distillation.teacher.values if name != NO_TEACHER]
+        unknown = [t for t in teachers if t.startswith("teacher:") and t not in teacher_latents]
+        near = [nearest_first(name, list(teacher_latents)) for name in unknown]
+        problems = [
+            ("distillation.teacher", f"there is no {t}; known, nearest first: {', '.join(names)}")
+            for t, names in zip(unknown, near, strict=True)
+        ]
+        latents = {teacher_latents[name] for name in teachers if name in teacher_latents}
+        entropy = self.distillation.entropy
+        if latents and entropy != _OFF and not latents & {*self.latent.channels.values}:
+            rule = (
+                f"needs a latent.channels of {', '.join(map(str, sorted(latents)))}, the teacher's"
+            )
+            problems.append(("distillation.entropy", rule))
+        return problems
+
+    def diagonal(self) -> list[dict[str, Any]]:
+        """Points to begin with: encoder as wide as decoder, widths ascending, at most five.
+
+        Kernel 5 and GDN where the space has them, the largest latent, a teacher if there is one,
+        all else in the middle. Each point names every free parameter, also those that a trial
+        will not ask for. Empty if encoder and decoder share no width.
+        """
+        both = sorted({*self.encoder.width.values} & {*self.decoder.width.values})
+        middles = {name: parameter.middle for name, parameter in self.parameters.items()}
+        teachers = [name for name in self.distillation.teacher.values if name != NO_TEACHER]
+        points = []
+        for width in _thinned(both, N_DIAGONAL):
+            hyper = min(self.hyper.width.values, key=lambda w: (abs(w - width), w))
+            point = middles | {
+                "hyper.width": hyper,
+                "latent.channels": max(self.latent.channels.values),
+                "distillation.teacher": (teachers or [NO_TEACHER])[0],
+            }
+            for side, transform in (("encoder", self.encoder), ("decoder", self.decoder)):
+                activations = transform.activation.values
+                point[f"{side}.width"] = width
+                point[f"{side}.kernel"] = max(transform.kernel.values)
+                point[f"{side}.activation"] = "gdn" if "gdn" in activations else activations[0]
+            free = [name for name, parameter in self.parameters.items() if not parameter.fixed]
+            points.append({name: point[name] for name in free})
+        return points
+
+
+def _thinned(values: Sequence[int], n: int) -> list[int]:
+    """At most `n` of `values`, evenly spread, both ends included."""
+    if len(values) <= n:
+        return list(values)
+    return [values[round(i * (len(values) - 1) / (n - 1))] for i in range(n)]
+
+
+# --- the file --------------------------------------------------------------------------------
+
+
+def read_space(name_or_path: str | Path) -> Recipe:
+    """The file of a space as it stands, named after the file; not validated yet.
+
+    Raises:
+        ConfigError: No such space.
+    """
+    path = recipes.find("search_spaces", name_or_path)
+    recipe = read(path)
+    recipe.tree.setdefault("name", path.stem)
+    return recipe
+
+
+def load_space(name_or_path: str | Path) -> SearchSpace:
+    """A search space by name, or from a file.
+
+    Raises:
+        ConfigError: No such space, or every rule its file breaks.
+    """
+    recipe = read_space(name_or_path)
+    space = recipes.validate(recipe, SearchSpace, {})
+    if space is None or recipe.problems:
+        recipes.fail(recipe.problems)
+    return space

@@ -1,0 +1,308 @@
+"""What is kept, and where: the only module that knows the paths under `runs/`.
+
+runs/cache/                    teacher outputs, anchor curves, energies: shared by all studies
+runs/<study>/study.json        what the study was resolved to, written once
+runs/<study>/optuna.db         Optuna's own memory; can be rebuilt from the folders
+runs/<study>/workers/<i>.json  what worker i does just now
+runs/<study>/trials/<n>/       spec.json, then result.json or failure.json; log.jsonl;
+                               student.safetensors
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from kdbench.errors import StoreError
+from kdbench.files import cached as cached  # noqa: PLC0414 (offered here too)
+from kdbench.files import damaged, load, write_atomic, write_json, write_once
+from kdbench.records import SCHEMA, Progress, TrialResult, TrialSpec
+
+State = Literal["complete", "infeasible", "failed", "running"]
+CACHE = "cache"
+STUDY_NAME = re.compile(rf"(?!{CACHE}$)[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredStudy:
+    """What a study was resolved to when it began.
+
+    Attributes:
+        settings: As `config.settings` gives them.
+        fixed: What the machine added and a resume must find again: `anchor`, `teacher` (file
+            hashes), `device` (fingerprint), `meter`, ...
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a trial has no result.
+
+    Attributes:
+        state: `infeasible` if the student breaks a rule of the study, `failed` if the trial broke.
+        values: What was known by then, e.g. the costs that a constraint refused.
+    """
+
+    state: Literal["infeasible", "failed"]
+    problem: str
+    fix: str
+    values: Mapping[str, float] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerState:
+    """What one worker process last said of itself.
+
+    Attributes:
+        trial: Number of the trial it runs; None between trials.
+        updated_s: When it said so [s since 1970].
+    """
+
+    index: int
+    pid: int
+    trial: int | None
+    progress: Progress
+    updated_s: float
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _SpecFile:
+    """A spec with its hash, so that a spec changed by hand is noticed."""
+
+    hash: str
+    spec: TrialSpec
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True)
+class TrialFolder:
+    """The files of one trial."""
+
+    path: Path
+
+    @property
+    def number(self) -> int:
+        """Optuna's number of the trial."""
+        return int(self.path.name)
+
+    @property
+    def spec(self) -> Path:
+        """What the trial was told."""
+        return self.path / "spec.json"
+
+    @property
+    def result(self) -> Path:
+        """What it found."""
+        return self.path / "result.json"
+
+    @property
+    def failure(self) -> Path:
+        """Why it found nothing."""
+        return self.path / "failure.json"
+
+    @property
+    def log(self) -> Path:
+        """Losses while it trained, one JSON object a line."""
+        return self.path / "log.jsonl"
+
+    @property
+    def student(self) -> Path:
+        """The trained codec."""
+        return self.path / "student.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTrial:
+    """One trial as its folder tells it, no database asked."""
+
+    folder: TrialFolder
+    spec: TrialSpec
+    result: TrialResult | None = None
+    failure: Failure | None = None
+
+    @property
+    def number(self) -> int:
+        """Optuna's number of the trial."""
+        return self.folder.number
+
+    @property
+    def state(self) -> State:
+        """`running` also where the process died: a folder cannot tell."""
+        if self.result is not None:
+            return "complete"
+        return "running" if self.failure is None else self.failure.state
+
+    @property
+    def reason(self) -> str | None:
+        """Why an infeasible or failed trial has no result."""
+        return None if self.failure is None else self.failure.problem
+
+
+class Store:
+    """Studies, trials and caches under one root folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    @classmethod
+    def locate(cls, root: str | Path | None = None) -> "Store":
+        """The store at `root` (`--root`), else at KDBENCH_ROOT, else at ./runs."""
+        return cls(Path(root or os.environ.get("KDBENCH_ROOT") or "runs"))
+
+    @property
+    def cache(self) -> Path:
+        """Folder of what studies and trials share."""
+        return self.root / CACHE
+
+    def require_writable(self) -> None:
+        """Write and remove a small file.
+
+        Raises:
+            StoreError: The root cannot be written, or its disk is full.
+        """
+        probe = self.root / f".probe-{os.getpid()}"
+        write_atomic(probe, b"kdbench\n")
+        probe.unlink(missing_ok=True)
+
+    # --- studies
+
+    def studies(self) -> tuple[str, ...]:
+        """Names of the studies that have begun here."""
+        return tuple(sorted(path.parent.name for path in self.root.glob("*/study.json")))
+
+    def study_folder(self, study: str) -> Path:
+        """Folder of a study, which need not be there yet."""
+        if not STUDY_NAME.fullmatch(study):
+            raise StoreError(
+                f"{study!r} cannot name a study",
+                fix=f"use letters, digits, `-`, `_` and `.`; `{CACHE}` is taken",
+            )
+        return self.root / study
+
+    def database_url(self, study: str) -> str:
+        """Where Optuna keeps the study unless `--storage` says otherwise."""
+        return f"sqlite:///{self.study_folder(study) / 'optuna.db'}"
+
+    def create_study(self, study: StoredStudy) -> bool:
+        """Write study.json; False, and nothing is changed, if the study has begun before."""
+        return write_once(self.study_folder(study.name) / "study.json", study)
+
+    def load_study(self, study: str) -> StoredStudy:
+        """What the study was resolved to when it began.
+
+        Raises:
+            StoreError: No such study here (known ones nearest first), or a damaged study.json.
+        """
+        path = self.study_folder(study) / "study.json"
+        if not path.is_file():
+            known = self.studies()
+            near = get_close_matches(study, known, n=max(len(known), 1), cutoff=0.0)
+            listed = f"studies here, nearest first: {', '.join(near)}" if near else "none is here"
+            raise StoreError(
+                f"no study {study!r} has begun in {self.root}",
+                fix=f"{listed}; start it with `kdbench search --study {study}`, or name another "
+                "folder with `--root`",
+            )
+        return load(path, StoredStudy)
+
+    # --- trials
+
+    def trial(self, study: str, number: int) -> TrialFolder:
+        """Files of one trial, which need not be there yet."""
+        return TrialFolder(self.study_folder(study) / "trials" / str(number))
+
+    def begin_trial(self, study: str, number: int, spec: TrialSpec) -> TrialFolder:
+        """Make the folder of a new trial, spec first.
+
+        Raises:
+            StoreError: There is a trial of this number: the database is older than the folders.
+        """
+        folder = self.trial(study, number)
+        if not write_once(folder.spec, _SpecFile(hash=spec.hash, spec=spec)):
+            raise StoreError(
+                f"{folder.path} holds a trial already, which the database does not know",
+                fix="keep the database and the folders of a study together: restore optuna.db, or "
+                f"move {self.study_folder(study)} away and start afresh",
+            )
+        return folder
+
+    def save_result(self, study: str, number: int, result: TrialResult) -> None:
+        """Keep what a trial found; from here on it is complete."""
+        write_json(self.trial(study, number).result, result)
+
+    def save_failure(self, study: str, number: int, failure: Failure) -> None:
+        """Keep why a trial has no result."""
+        write_json(self.trial(study, number).failure, failure)
+
+    def load_trial(self, study: str, number: int) -> StoredTrial:
+        """One trial.
+
+        Raises:
+            StoreError: No such study or trial, or a damaged file.
+        """
+        folder = self.trial(study, number)
+        if not folder.spec.is_file():
+            numbers = [f.number for f in self._folders(study)]
+            raise StoreError(
+                f"study {study!r} has no trial {number}",
+                fix=f"`kdbench show --study {study} --all` lists its {len(numbers)} trials",
+            )
+        return _load_trial(folder)
+
+    def trials(self, study: str) -> list[StoredTrial]:
+        """Every trial that has begun, by number.
+
+        Raises:
+            StoreError: No such study, or a damaged file.
+        """
+        return [_load_trial(folder) for folder in self._folders(study)]
+
+    def find_by_spec_hash(self, study: str, spec_hash: str) -> list[StoredTrial]:
+        """Trials that were told the same: attempts at one spec, first one first."""
+        return [trial for trial in self.trials(study) if trial.spec.hash == spec_hash]
+
+    def _folders(self, study: str) -> list[TrialFolder]:
+        self.load_study(study)
+        begun = (self.study_folder(study) / "trials").glob("*/spec.json")
+        folders = [TrialFolder(path.parent) for path in begun if path.parent.name.isdecimal()]
+        return sorted(folders, key=lambda folder: folder.number)
+
+    # --- workers
+
+    def save_worker(self, study: str, state: WorkerState) -> None:
+        """Tell the live display what a worker does."""
+        path = self.study_folder(study) / "workers" / f"{state.index}.json"
+        write_json(path, state, durable=False)
+
+    def workers(self, study: str) -> list[WorkerState]:
+        """What every worker last said, by index."""
+        paths = (self.study_folder(study) / "workers").glob("[0-9]*.json")
+        return sorted((load(path, WorkerState) for path in paths), key=lambda w: w.index)
+
+    def clear_workers(self, study: str) -> None:
+        """Forget the workers of an earlier run."""
+        for path in (self.study_folder(study) / "workers").glob("*.json"):
+            path.unlink(missing_ok=True)
+
+
+def _load_trial(folder: TrialFolder) -> StoredTrial:
+    stored = load(folder.spec, _SpecFile)
+    if stored.schema == SCHEMA and stored.spec.hash != stored.hash:
+        raise damaged(folder.spec, "its spec is not the one its hash names")
+    done, broke = folder.result.is_file(), folder.failure.is_file()
+    return StoredTrial(
+        folder=folder,
+        spec=stored.spec,
+        result=load(folder.result, TrialResult) if done else None,
+        failure=load(folder.failure, Failure) if broke and not done else None,
+    )

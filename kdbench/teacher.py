@@ -1,0 +1,281 @@
+"""Frozen teachers by name, and their outputs on a study's crops, computed once and memory-mapped.
+
+A cache folder holds, for n crops and the L levels of the study (M, H: the teacher's channels):
+
+    y.f16       (n, M, h, w)             latent before the gain: the levels share it
+    z.f16       (L, n, H, h/4, w/4)      hyper-latent before rounding
+    scales.f16  (L, n, M, h, w)          sigma
+    x_hat.u8    (L, n, 3, H, W)          reconstruction, 8 bit
+
+Its name is the hash of teacher file, levels and crops, so nothing stale is ever read.
+"""
+
+import contextlib
+import difflib
+import fcntl
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.codecs.weights import file_sha, load_codec, read_card
+from kdbench.data import CropList
+from kdbench.distill import Targets
+from kdbench.errors import CodecError, StoreError
+from kdbench.records import Architecture, content_hash
+
+BUILTIN = Path(__file__).parent / "assets" / "teachers"
+CHUNK = 16  # crops the teacher sees at a time; part of what the cache's values depend on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A frozen codec with its card.
+
+    Attributes:
+        sha: SHA-256 of its file.
+        rd_lambdas: One a level, ascending.
+    """
+
+    name: str
+    path: Path
+    sha: str
+    model: Hyperprior
+    card: dict[str, Any]
+
+    @property
+    def rd_lambdas(self) -> tuple[float, ...]:
+        """What each of its levels was trained for."""
+        return tuple(self.card["training"]["rd_lambdas"])
+
+    def levels_for(self, rd_lambdas: Sequence[float]) -> tuple[int, ...]:
+        """Its level for each of `rd_lambdas`.
+
+        Raises:
+            CodecError: The teacher has no such level.
+        """
+        missing = [v for v in rd_lambdas if v not in self.rd_lambdas]
+        if missing:
+            raise CodecError(
+                f"{self.name} has no level for rd_lambda {', '.join(map(str, missing))}; "
+                f"it has {', '.join(map(str, self.rd_lambdas))}",
+                fix="choose `training.rd_lambdas` of the study among the teacher's",
+            )
+        return tuple(self.rd_lambdas.index(v) for v in rd_lambdas)
+
+
+def teacher_folders() -> tuple[Path, ...]:
+    """Where `teacher:NAME` is looked for: the working folder's teachers/, then the built-in ones."""
+    return (Path("teachers"), BUILTIN)
+
+
+def list_teachers() -> dict[str, Path]:
+    """Every teacher that has a name here."""
+    found: dict[str, Path] = {}
+    for folder in teacher_folders():
+        for path in sorted(folder.glob("*.safetensors")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def teacher_path(name: str) -> Path:
+    """The file of `teacher:NAME` or `file:PATH`.
+
+    Raises:
+        CodecError: No such teacher; lists those that are here, nearest first.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "file" and rest:
+        return Path(rest).expanduser()
+    known = list_teachers()
+    if kind == "teacher" and rest in known:
+        return known[rest]
+    nearest = sorted(known, key=lambda k: -difflib.SequenceMatcher(None, k, rest or name).ratio())
+    raise CodecError(
+        f"there is no teacher {name!r}",
+        fix="use one of "
+        + ", ".join(f"teacher:{k}" for k in nearest)
+        + " or file:PATH; `kdbench teach NAME` trains another",
+    )
+
+
+def load_teacher(name: str) -> Teacher:
+    """The teacher called `name`, frozen, in eval mode.
+
+    Raises:
+        CodecError: Unknown, damaged, or a codec file without a teacher's card.
+    """
+    path = teacher_path(name)
+    model, card = load_codec(path)
+    if "rd_lambdas" not in card.get("training", {}):
+        raise CodecError(
+            f"{path} has no `training.rd_lambdas` in its card, so its levels cannot be matched",
+            fix="name a file that `kdbench teach` wrote",
+        )
+    return Teacher(name=name, path=path, sha=file_sha(path), model=model, card=card)
+
+
+def teacher_architecture(name: str) -> Architecture:
+    """What `name` is built as; reads the header only."""
+    return read_card(teacher_path(name))[0]
+
+
+# --- outputs on crops ----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def teacher_outputs(model: Hyperprior, crops: Tensor, levels: Sequence[int]) -> dict[str, Tensor]:
+    """What the cache stores of `crops`, in the types it stores them in.
+
+    Args:
+        model: The teacher.
+        crops: uint8 (B, 3, H, W).
+        levels: The teacher's levels, in the study's order.
+    """
+    x = crops.float() / 255
+    y = model.g_a(x)
+    columns: dict[str, list[Tensor]] = {"z": [], "scales": [], "x_hat": []}
+    for level in levels:
+        gained = y * model.gain(level)
+        z = model.h_a(gained.abs())
+        medians = model.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)
+        scales = model.h_s((z - medians).round() + medians)
+        x_hat = model.g_s(gained.round() * model.inverse_gain(level))
+        columns["z"].append(z.half())
+        columns["scales"].append(scales.half())
+        columns["x_hat"].append(x_hat.clamp(0, 1).mul(255).round().to(torch.uint8))
+    return {"y": y.half()} | {name: torch.stack(parts) for name, parts in columns.items()}
+
+
+class TeacherCache:
+    """A teacher's outputs on a crop list; `open` builds them once, whoever asks first."""
+
+    def __init__(self, teacher: Teacher, levels: Sequence[int], arrays: dict[str, Any]) -> None:
+        self.levels = tuple(levels)
+        self._arrays = arrays
+        self._gains = torch.cat([teacher.model.gain(level) for level in levels])
+
+    @classmethod
+    def open(
+        cls,
+        teacher: Teacher,
+        crops: CropList,
+        rd_lambdas: Sequence[float],
+        folder: Path,
+        *,
+        cache_gib: float,
+        on_progress: Callable[[int, int], None] = lambda done, n: None,
+    ) -> "TeacherCache":
+        """The cache of `teacher` on `crops` under `folder`; workers that come later wait for it.
+
+        Raises:
+            StoreError: It would be larger than `cache_gib`, or cannot be written.
+        """
+        levels = teacher.levels_for(rd_lambdas)
+        shapes = _shapes(teacher.model.architecture, crops, len(levels))
+        gib = sum(math.prod(s) * np.dtype(t).itemsize for s, t in shapes.values()) / 2**30
+        if gib > cache_gib:
+            raise StoreError(
+                f"the teacher's outputs on {crops.n} crops need {gib:.2f} GiB, more than "
+                f"`data.cache_gib` = {cache_gib:g}",
+                fix="lower `data.crops` or raise `data.cache_gib`",
+            )
+        key = content_hash([teacher.sha, crops.hash, levels, "1"])
+        target = folder / f"teacher-{key}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / f"teacher-{key}.lock"):
+            if not (target / "complete.json").is_file():
+                _build(teacher.model, crops, levels, shapes, target, on_progress)
+        arrays = {
+            name: np.memmap(target / name, dtype=dtype, mode="r", shape=shape)
+            for name, (shape, dtype) in shapes.items()
+        }
+        return cls(teacher, levels, arrays)
+
+    def targets(self, indices: npt.NDArray[np.int64], levels: Tensor, device: str) -> Targets:
+        """The teacher's outputs for crops `indices` (B,) at the study's `levels` (B,)."""
+        at = levels.cpu().numpy()
+
+        def rows(name: str) -> Tensor:
+            array = self._arrays[name]
+            values = array[indices] if name == "y.f16" else array[at, indices]
+            return torch.from_numpy(np.ascontiguousarray(values)).to(device).float()
+
+        gains = self._gains[levels.cpu()].to(device)
+        return Targets(
+            y=rows("y.f16") * gains,
+            z=rows("z.f16"),
+            scales=rows("scales.f16"),
+            x_hat=rows("x_hat.u8") / 255,
+        )
+
+    def latents(self, n: int) -> Tensor:
+        """y before the gain of the first `n` crops, (n, M, h, w) fp32."""
+        return torch.from_numpy(np.array(self._arrays["y.f16"][:n])).float()
+
+
+def _shapes(
+    architecture: Architecture, crops: CropList, n_levels: int
+) -> dict[str, tuple[tuple[int, ...], str]]:
+    n, px = crops.n, crops.crop_px
+    M, H = architecture.latent.channels, architecture.hyper.width
+    return {
+        "y.f16": ((n, M, px // 16, px // 16), "<f2"),
+        "z.f16": ((n_levels, n, H, px // 64, px // 64), "<f2"),
+        "scales.f16": ((n_levels, n, M, px // 16, px // 16), "<f2"),
+        "x_hat.u8": ((n_levels, n, 3, px, px), "|u1"),
+    }
+
+
+def _build(
+    model: Hyperprior,
+    crops: CropList,
+    levels: Sequence[int],
+    shapes: dict[str, tuple[tuple[int, ...], str]],
+    target: Path,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    temporary = target.with_suffix(".building")
+    shutil.rmtree(temporary, ignore_errors=True)
+    pixels = crops.crops(target.parent)
+    try:
+        temporary.mkdir()
+        arrays = {
+            name: np.memmap(temporary / name, dtype=dtype, mode="w+", shape=shape)
+            for name, (shape, dtype) in shapes.items()
+        }
+        for first in range(0, crops.n, CHUNK):
+            chunk = slice(first, min(first + CHUNK, crops.n))
+            out = teacher_outputs(model, torch.from_numpy(np.array(pixels[chunk])), levels)
+            arrays["y.f16"][chunk] = out["y"].numpy()
+            for name, key in (("z.f16", "z"), ("scales.f16", "scales"), ("x_hat.u8", "x_hat")):
+                arrays[name][:, chunk] = out[key].numpy()
+            on_progress(chunk.stop, crops.n)
+        for array in arrays.values():
+            array.flush()
+        (temporary / "complete.json").write_text(json.dumps({"crops": crops.hash}))
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+    except OSError as why:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise StoreError(
+            f"the teacher cache {target} cannot be written: {why.strerror or why}",
+            fix="free space or choose another --root",
+        ) from None
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,222 @@
+"""Trains one codec, all its levels at once, from one seed.
+
+Students and teachers go through the same loop; a student has a `Distiller` and batches with
+targets. Adam with a short warm-up and one cosine to 1 %, gradients clipped at norm 1, every level
+in every batch, transforms in bf16 where the device multiplies it in hardware.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.distill import Distiller, Targets, rate_distortion
+from kdbench.errors import TrainingError
+from kdbench.records import Progress, Training
+
+WARMUP_STEPS = 100
+FINAL_RATE = 0.01  # of the learning rate, at the end of the cosine
+CLIP_NORM = 1.0
+CHECKPOINT_S = 120.0
+
+
+class Batch(NamedTuple):
+    """Crops (B, 3, H, W) in [0, 1], their levels (B,), and the teacher's view of them."""
+
+    x: Tensor
+    levels: Tensor
+    targets: Targets | None
+
+
+@dataclass
+class TrainingLog:
+    """Losses over steps; grows while the training runs."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def last(self, name: str, n: int = 5) -> float:
+        """Mean of the last `n` logged values of `name`."""
+        values = [row[name] for row in self.rows[-n:] if name in row]
+        return sum(values) / len(values)
+
+
+def to_tensor(crops: npt.NDArray[np.uint8], device: str) -> Tensor:
+    """Crops, uint8 (B, 3, H, W) -> float on [0, 1], channels last."""
+    x = torch.from_numpy(np.array(crops)).to(device).float() / 255
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def learning_rate(step: int, training: Training) -> float:
+    """Rate at `step`: linear warm-up times one cosine from 1 to `FINAL_RATE`."""
+    warm = min(1.0, (step + 1) / min(WARMUP_STEPS, max(1, training.steps // 4)))
+    cosine = 0.5 * (1 + math.cos(math.pi * step / training.steps))
+    return training.learning_rate * warm * (FINAL_RATE + (1 - FINAL_RATE) * cosine)
+
+
+def levels_of_step(rng: np.random.Generator, batch: int, n_levels: int) -> Tensor:
+    """(B,) levels: every level as often as the batch allows, the rest drawn."""
+    rounds = [rng.permutation(n_levels) for _ in range(-(-batch // n_levels))]
+    return torch.from_numpy(np.concatenate(rounds)[:batch])
+
+
+def step_rng(seed: int, step: int) -> np.random.Generator:
+    """The generator of one step; a function of seed and step, so that a resumed run draws alike."""
+    return np.random.default_rng([seed, step])
+
+
+def train(
+    model: Hyperprior,
+    batches: Callable[[int], Batch],
+    training: Training,
+    *,
+    distiller: Distiller | None,
+    seed: int,
+    device: str,
+    precision: str,
+    checkpoint: Path | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    between_steps: Callable[[], None] = lambda: None,
+    log_every: int = 20,
+) -> TrainingLog:
+    """Trains `model` in place and finalises it (tables built, eval mode).
+
+    Args:
+        model: Already started (`codecs.start`).
+        batches: The batch of a step; must depend on nothing but the step.
+        training: Steps, rates, levels.
+        distiller: Terms beside R + rd_lambda 255^2 D; None trains alone.
+        seed: Of the quantisation noise.
+        device: Where it trains.
+        precision: `fp32` or `bf16`, of the transforms only.
+        checkpoint: File to resume from and to write every two minutes; removed at the end.
+        on_progress: Called after each step.
+        between_steps: Called after each step; lets a measurer in.
+        log_every: Steps between two rows of the log.
+
+    Raises:
+        TrainingError: The loss is no number any more; names the step.
+    """
+    trainee = nn.ModuleList([model] + ([distiller] if distiller else [])).to(device)
+    trainee.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parameters = [p for n, p in trainee.named_parameters() if not n.endswith("quantiles")]
+    optimiser = torch.optim.Adam(parameters, lr=training.learning_rate)
+    rd_lambdas = torch.tensor(training.rd_lambdas, device=device)
+    torch.manual_seed(seed)
+    log, first_step = TrainingLog(), 0
+    if checkpoint is not None and checkpoint.exists():
+        first_step = _resume(checkpoint, trainee, optimiser, log, training)
+    began = saved = time.monotonic()
+    earlier_s = log.seconds
+    model.train()
+    for step in range(first_step, training.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, training)
+        batch = batches(step)
+        with _autocast(device, precision):
+            out = model(batch.x, batch.levels)
+        rd_lambda = rd_lambdas[batch.levels]
+        rd = rate_distortion(out, batch.x, rd_lambda)
+        terms: dict[str, Tensor] = {}
+        if distiller is not None and batch.targets is not None:
+            terms = distiller(out, batch.targets, rd_lambda)
+        loss = rd.loss + sum(terms.values())
+        value = float(loss)
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss became {value} at step {step} of {training.steps}",
+                fix="lower `training.learning_rate`; this trial failed, the study goes on",
+            )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+        optimiser.step()
+        if step % log_every == 0 or step == training.steps - 1:
+            row = {"step": float(step), "loss": value, "rd_loss": float(rd.loss)}
+            row |= {"bpp": float(rd.bpp), "mse": float(rd.mse)}
+            log.rows.append(row | {name: float(term) for name, term in terms.items()})
+        on_progress(Progress(stage="training", step=step + 1, n_steps=training.steps, loss=value))
+        between_steps()
+        if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_S:
+            log.seconds = earlier_s + time.monotonic() - began
+            _save(checkpoint, step + 1, trainee, optimiser, log, training)
+            saved = time.monotonic()
+    log.seconds = earlier_s + time.monotonic() - began
+    model.to("cpu", memory_format=torch.contiguous_format)
+    model.finalise()
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return log
+
+
+def _autocast(device: str, precision: str) -> AbstractContextManager[Any]:
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.split(":")[0], dtype=torch.bfloat16)
+
+
+def _save(
+    path: Path,
+    step: int,
+    trainee: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    log: TrainingLog,
+    training: Training,
+) -> None:
+    state = {
+        "step": step,
+        "model": trainee.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "rng": torch.get_rng_state(),
+        "rows": log.rows,
+        "seconds": log.seconds,
+        "training": _identity(training),
+    }
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _resume(
+    path: Path,
+    trainee: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    log: TrainingLog,
+    training: Training,
+) -> int:
+    try:
+        state: Mapping[str, Any] = torch.load(path, weights_only=True)
+    except Exception as why:  # torch raises half a dozen kinds for one damaged file
+        raise TrainingError(
+            f"the checkpoint {path} cannot be read: {why}",
+            fix="remove it; the training then starts again from its first step",
+        ) from None
+    if state["training"] != _identity(training):
+        raise TrainingError(
+            f"the checkpoint {path} belongs to a training with other settings "
+            f"({state['training']}, now {_identity(training)})",
+            fix="remove it, or use the settings it was made with",
+        )
+    trainee.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    torch.set_rng_state(state["rng"])
+    log.rows[:] = state["rows"]
+    log.seconds = state["seconds"]
+    return int(state["step"])
+
+
+def _identity(training: Training) -> str:
+    return repr(training)

@@ -1,0 +1,313 @@
+"""The hinge: one resolved spec in, one result out. No Optuna, no study files, no plots.
+
+cost      MACs, parameters, memory; then energy on the started student; the gate may end it here
+train     distilled from the cached teacher, or alone
+evaluate  real bitstreams, BD-rate against the anchor on the same photos
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kdbench.anchor import anchor_curve
+from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.codecs.start import klt_start
+from kdbench.codecs.weights import codec_bytes
+from kdbench.cost import complexity_of, energy_of
+from kdbench.data import CropList, ImageSet, disjoint, draw_crops, load_images, validation_crops
+from kdbench.device import Lease, environment, fingerprint, host_lease, supports_bf16
+from kdbench.distill import Distiller, rate_distortion
+from kdbench.evaluate import evaluate_learned
+from kdbench.rd import bd_rate
+from kdbench.records import (
+    Bench,
+    CodecEnergy,
+    Complexity,
+    Progress,
+    Rung,
+    TrialResult,
+    TrialSpec,
+    plain,
+)
+from kdbench.files import append_log, write_atomic
+from kdbench.store import TrialFolder
+from kdbench.teacher import Teacher, TeacherCache, load_teacher
+from kdbench.train import Batch, TrainingLog, levels_of_step, step_rng, to_tensor, train
+
+Gate = Callable[[Rung], bool]
+N_START_CROPS = 64
+N_LOSS_CROPS = 64  # of training and of validation, for the overfitting figure
+CROP_SEED = 0  # the crop list is the study's, not the trial's: all students see the same crops
+
+
+class TrialStopped(Exception):  # noqa: N818  # not an error: the gate's answer
+    """The gate said no at `rung`."""
+
+    def __init__(self, rung: Rung) -> None:
+        super().__init__(f"stopped at {rung.stage}, step {rung.step}")
+        self.rung = rung
+
+
+class Stopwatch:
+    """Wall seconds by part."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Adds what the block takes to `name`."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+
+
+def run_trial(
+    spec: TrialSpec,
+    bench: Bench,
+    gate: Gate,
+    folder: Path,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> TrialResult:
+    """Trains and measures the student of `spec`.
+
+    Args:
+        spec: What to train.
+        bench: What the study's trials share.
+        gate: Asked after each rung whether to go on.
+        folder: Gets `student.safetensors`, `log.jsonl`, and a checkpoint while training.
+        on_progress: Told what the trial does.
+
+    Raises:
+        TrialStopped: The gate said no.
+        KdbenchError: What went wrong and its fix; `QualityGapError` if the student's curve does
+            not overlap the anchor's, `TrainingError` if the loss became NaN.
+    """
+    watch, lease, cache = Stopwatch(), host_lease(), Path(bench.cache)
+    files = TrialFolder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _deterministic(bench.threads):
+        photos = study_photos(
+            bench.data.train, bench.data.validation, bench.data.evaluation, spec.training.crop_px
+        )
+        on_progress(Progress(stage="cost"))
+        with watch.part("cost"):
+            crops = study_crops(photos["train"], bench.data.crops, spec.training.crop_px)
+            model = started(spec, crops, cache)
+            complexity = complexity_of(model, cache)
+        _ask(gate, Rung(stage="cost", step=0, values=cost_values(complexity, None)))
+        on_progress(Progress(stage="energy"))
+        with watch.part("energy"):
+            energy = _energy_of_started(model, photos["evaluation"], bench, lease)
+        if energy is not None:
+            _ask(gate, Rung(stage="cost", step=0, values=cost_values(complexity, energy)))
+        on_progress(Progress(stage="cache"))
+        with watch.part("cache"):
+            teaching = _Teaching.open(spec, bench, crops, on_progress)
+        with watch.part("training"), lease.shared():
+            log = train(
+                model,
+                teaching.batch,
+                spec.training,
+                distiller=teaching.distiller,
+                seed=spec.seed,
+                device=bench.device,
+                precision=precision_of(bench),
+                checkpoint=folder / "training.checkpoint",
+                on_progress=on_progress,
+                between_steps=lambda: lease.yield_if_wanted(bench.device),
+            )
+        weights = codec_bytes(model, {"spec": plain(spec)})
+        write_atomic(files.student, weights)
+        _write_log(files, log)
+        on_progress(Progress(stage="evaluation"))
+        with watch.part("evaluation"), lease.shared():
+            evaluation = evaluate_learned(
+                files.student,
+                photos["evaluation"],
+                device=bench.device,
+                on_progress=lambda i, n: on_progress(
+                    Progress(stage="evaluation", step=i, n_steps=n)
+                ),
+                between_images=lambda: lease.yield_if_wanted(bench.device),
+            )
+            losses = {
+                "train": estimated_loss(model, crops.crops(cache)[:N_LOSS_CROPS], spec),
+                "validation": estimated_loss(
+                    model,
+                    validation_crops(photos["validation"], spec.training.crop_px, 16),
+                    spec,
+                ),
+            }
+        anchor = anchor_curve(bench.anchor, photos["evaluation"], device=bench.device, cache=cache)
+        return TrialResult(
+            rd=evaluation.curve,
+            bd_rate=bd_rate(evaluation.curve, anchor.curve),
+            complexity=complexity,
+            energy=energy,
+            seconds=watch.seconds | {"waiting": lease.waited_s},
+            hashes={
+                "weights": hashlib.sha256(weights).hexdigest(),
+                "bitstreams": evaluation.bitstreams_sha,
+            },
+            losses=losses,
+            environment=environment() | fingerprint(bench.device, threads=bench.threads),
+        )
+
+
+def cost_values(complexity: Complexity, energy: CodecEnergy | None) -> dict[str, float]:
+    """Every cost known before training, by the name that objectives and constraints use."""
+    values: dict[str, float] = {
+        "params": complexity.params,
+        "kmac_per_px": complexity.kmac_per_px,
+        "encoder_kmac_per_px": complexity.encoder_kmac_per_px,
+        "decoder_kmac_per_px": complexity.decoder_kmac_per_px,
+    }
+    if energy is not None:
+        values["energy_j_per_mpx"] = energy.j_per_mpx
+    return values
+
+
+def precision_of(bench: Bench) -> str:
+    """`fp32` or `bf16`: what `auto` means on this device."""
+    if bench.precision != "auto":
+        return bench.precision
+    return "bf16" if supports_bf16(bench.device) else "fp32"
+
+
+@lru_cache(maxsize=2)
+def study_photos(
+    train_source: str, validation: str, evaluation: str, crop_px: int
+) -> dict[str, ImageSet]:
+    """The photos of the three roles, checked to share none; kept for the process's next trial."""
+    photos = {
+        "train": load_images(train_source, "train", crop_px=crop_px),
+        "validation": load_images(validation, "validation", crop_px=crop_px),
+        "evaluation": load_images(evaluation, "evaluation", crop_px=crop_px),
+    }
+    disjoint(photos)
+    return photos
+
+
+def study_crops(photos: ImageSet, n: int, crop_px: int) -> CropList:
+    """The study's crop list."""
+    return draw_crops(photos, n, crop_px, CROP_SEED)
+
+
+def started(spec: TrialSpec, crops: CropList, cache: Path) -> Hyperprior:
+    """The student before its first step."""
+    torch.manual_seed(spec.seed)
+    model = Hyperprior(spec.architecture)
+    first = torch.from_numpy(np.array(crops.crops(cache)[:N_START_CROPS])).float() / 255
+    klt_start(model, first, spec.training.rd_lambdas)
+    return model
+
+
+@torch.no_grad()
+def estimated_loss(model: Hyperprior, crops: np.ndarray, spec: TrialSpec) -> float:
+    """R + rd_lambda 255^2 D on uint8 `crops` (n, 3, H, W), mean over levels, no bitstream."""
+    model.to("cpu").eval()
+    rd_lambdas = spec.training.rd_lambdas
+    x = torch.from_numpy(np.array(crops)).float() / 255
+    total = 0.0
+    for level, rd_lambda in enumerate(rd_lambdas):
+        for chunk in x.split(16):
+            levels = torch.full((len(chunk),), level)
+            out = model(chunk, levels)
+            loss = rate_distortion(out, chunk, torch.full((len(chunk),), rd_lambda)).loss
+            total += float(loss) * len(chunk)
+    return total / (len(x) * len(rd_lambdas))
+
+
+class _Teaching:
+    """What a step draws: crops, levels and, with a teacher, its cached targets."""
+
+    def __init__(
+        self, spec: TrialSpec, device: str, pixels: np.ndarray, cache: TeacherCache | None
+    ) -> None:
+        self._spec, self._device, self._pixels, self._cache = spec, device, pixels, cache
+        self.distiller: Distiller | None = None
+
+    @classmethod
+    def open(
+        cls,
+        spec: TrialSpec,
+        bench: Bench,
+        crops: CropList,
+        on_progress: Callable[[Progress], None],
+    ) -> "_Teaching":
+        folder, name = Path(bench.cache), spec.distillation.teacher
+        if name is None:
+            return cls(spec, bench.device, crops.crops(folder), None)
+        teacher = _teacher(name)
+        cache = TeacherCache.open(
+            teacher,
+            crops,
+            spec.training.rd_lambdas,
+            folder,
+            cache_gib=bench.data.cache_gib,
+            on_progress=lambda i, n: on_progress(Progress(stage="cache", step=i, n_steps=n)),
+        )
+        teaching = cls(spec, bench.device, crops.crops(folder), cache)
+        torch.manual_seed(spec.seed)
+        teaching.distiller = Distiller(
+            spec.distillation, spec.architecture, teacher.model.architecture
+        )
+        return teaching
+
+    def batch(self, step: int) -> Batch:
+        """The batch of `step`; a function of the seed and the step alone."""
+        training = self._spec.training
+        rng = step_rng(self._spec.seed, step)
+        indices = np.sort(rng.choice(len(self._pixels), training.batch, replace=False))
+        levels = levels_of_step(rng, training.batch, len(training.rd_lambdas))
+        x = to_tensor(self._pixels[indices], self._device)
+        targets = self._cache and self._cache.targets(indices, levels, self._device)
+        return Batch(x, levels.to(self._device), targets)
+
+
+@lru_cache(maxsize=4)
+def _teacher(name: str) -> Teacher:
+    return load_teacher(name)
+
+
+def _ask(gate: Gate, rung: Rung) -> None:
+    if not gate(rung):
+        raise TrialStopped(rung)
+
+
+def _write_log(files: TrialFolder, log: TrainingLog) -> None:
+    files.log.unlink(missing_ok=True)
+    for row in log.rows:
+        append_log(files.log, row)
+
+
+@contextmanager
+def _deterministic(threads: int) -> Iterator[None]:
+    """Deterministic kernels and the bench's thread count inside; the caller's settings after."""
+    before, n = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.set_num_threads(n)
+
+
+def _energy_of_started(
+    model: Hyperprior, images: ImageSet, bench: Bench, lease: Lease
+) -> CodecEnergy | None:
+    """Energy of a finalised copy; the student itself goes on to train unfinalised."""
+    copy = Hyperprior(model.architecture)
+    copy.load_state_dict(model.state_dict())
+    copy.finalise()
+    return energy_of(copy.to(bench.device), images, bench, lease)
