@@ -1,12 +1,14 @@
-"""One codec on one set of photos: curve, complexity, energy. Behind `bench`, and a study's anchor."""
+"""One codec on one set of photos: curve, complexity, energy. For `bench` and a study's anchor."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdbench.errors import CodecError, QualityGapError
 from kdbench.files import load, write_json
-from kdbench.records import SCHEMA, CodecEnergy, Complexity, RDCurve
+from kdbench.rd import bd_rate
+from kdbench.records import SCHEMA, BDRate, CodecEnergy, Complexity, RDCurve
 from kdbench.store import Store
 
 if TYPE_CHECKING:  # torch is loaded by who measures, not by who reads what was measured
@@ -34,6 +36,15 @@ class CodecFigures:
     complexity: Complexity | None
     energy: CodecEnergy | None
     schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """BD-rate against an anchor, or why there is none."""
+
+    anchor: str
+    bd_rate: BDRate | None
+    why_not: str | None
 
 
 def bench_codec(
@@ -77,6 +88,30 @@ def bench_codec(
     return CodecFigures(
         codec=name, sha=found.sha, rd=found.curve, complexity=complexity, energy=energy
     )
+
+
+def against(
+    anchor: str,
+    figures: CodecFigures,
+    images: "ImageSet",
+    bench: "Bench",
+    *,
+    on_progress: Callable[[int, int], None] = lambda done, n: None,
+) -> Comparison:
+    """BD-rate of `figures` against the codec called `anchor` on the same photos.
+
+    An anchor that is not here, or too little common quality, is an answer and not an error.
+    """
+    from kdbench.anchor import anchor_curve
+
+    try:
+        curve = anchor_curve(
+            anchor, images, device=bench.device, cache=Path(bench.cache), on_progress=on_progress
+        ).curve
+        found = bd_rate(figures.rd, curve)
+    except (CodecError, QualityGapError) as why:
+        return Comparison(anchor=anchor, bd_rate=None, why_not=why.problem)
+    return Comparison(anchor=anchor, bd_rate=found, why_not=None)
 
 
 def anchor_file(store: Store, study: str) -> Path:

@@ -224,7 +224,7 @@ class Lease:
         pids = " ".join(map(str, others)) or "PID"
         who = ", ".join(f"pid {pid} ({doing})" for pid, doing in others.items()) or "nobody known"
         return DeviceError(
-            f"waited {timeout_s:g} s for this host to be free to measure or train; held by {who}",
+            f"this host is not free after {timeout_s:g} s: held by {who}",
             fix=f"a stopped process goes on with `kill -CONT {pids}`; `kill {pids}` ends it",
         )
 
@@ -258,6 +258,7 @@ class _Lock:
 
     def release(self) -> None:
         if self._fd is not None:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)  # closing alone leaves it to forked children
             os.close(self._fd)
             self._fd = None
 
@@ -279,7 +280,7 @@ def _holders(folder: Path) -> Iterator[tuple[int, str]]:
         pid = int(note.suffix[1:])
         try:
             state = psutil.Process(pid).status()
-            if pid != os.getpid() and state != psutil.STATUS_ZOMBIE:
+            if state != psutil.STATUS_ZOMBIE:
                 stopped = ", stopped" if state == psutil.STATUS_STOPPED else ""
                 yield pid, note.read_text() + stopped
         except (psutil.NoSuchProcess, FileNotFoundError):

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -105,7 +106,7 @@ def _teachers() -> list[Finding]:
     if not known:
         fix = "`kdbench teach NAME --images builtin` trains one, in hours"
         return [Finding("teacher:default", "missing", fix)]
-    return [_attempt(f"teacher:{name}", lambda p=path: _card(p)) for name, path in known.items()]
+    return [_attempt(f"teacher:{name}", partial(_card, path)) for name, path in known.items()]
 
 
 def _card(path: Path) -> str:
@@ -139,7 +140,7 @@ def _photos() -> list[Finding]:
         skipped = f"; skipped {summary(images.skipped)}" if images.skipped else ""
         return f"{images.n} photos, {images.pixels / 1e6:.1f} megapixels{skipped}"
 
-    return [_attempt(f"builtin {role}", lambda r=role: look(r)) for role in get_args(Role)]
+    return [_attempt(f"builtin {role}", partial(look, role)) for role in get_args(Role)]
 
 
 def _studies() -> list[Finding]:
@@ -187,10 +188,13 @@ def _sqlite(folder: Path) -> str:
     """SQLite's version, once a database was written and locked beside the studies."""
     holder = _existing(folder)
     try:
-        with tempfile.TemporaryDirectory(prefix=".kdbench-doctor-", dir=holder) as made:
-            with closing(sqlite3.connect(Path(made) / "probe.db", timeout=5)) as database, database:
-                database.execute("CREATE TABLE probe (value INTEGER)")
-                database.execute("INSERT INTO probe VALUES (1)")
+        with (
+            tempfile.TemporaryDirectory(prefix=".kdbench-doctor-", dir=holder) as made,
+            closing(sqlite3.connect(Path(made) / "probe.db", timeout=5)) as database,
+            database,
+        ):
+            database.execute("CREATE TABLE probe (value INTEGER)")
+            database.execute("INSERT INTO probe VALUES (1)")
     except (sqlite3.Error, OSError) as why:
         raise KdbenchError(
             f"no SQLite database can be kept in {holder}: {why}",

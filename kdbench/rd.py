@@ -52,7 +52,7 @@ def bd_rate(test: RDCurve, anchor: RDCurve, *, n_resamples: int = 1000, seed: in
 
     The interval is a paired percentile bootstrap: images are drawn with replacement, the same ones
     for both curves, whose points are averaged over them again. Photos differ in bits by far more
-    than codecs do, so unpaired draws would tell nothing (SCIENCE.md section 3: 20 to 30 points).
+    than codecs do: unpaired draws scatter by 20 to 30 points and would tell nothing.
 
     A draw whose curves cannot be compared (no common quality left, or quality no longer rising) is
     not left out, which would flatter the interval: it counts as worse than all others at the lower

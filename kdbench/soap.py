@@ -1,17 +1,15 @@
-"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner, for convolution kernels.
+"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner.
 
-Vyas et al. 2024 (arXiv 2409.11321), algorithm 3, on the two channel axes of each kernel; the taps
-are not mixed. With G the gradient as a tensor (a, taps, b):
+Vyas et al. 2024 (arXiv 2409.11321), algorithm 3. The gradient G of a parameter with two or more
+axes is seen as (a, t, b): channels out, taps, channels in for a kernel. For each axis:
 
-    L <- beta L + (1 - beta) sum over taps, b  G G^T        (a, a)
-    R <- beta R + (1 - beta) sum over a, taps  G^T G        (b, b)
-    Q_L, Q_R: eigenvectors, refreshed every `refresh_every` steps by one power iteration and a QR
-    step: Adam on Q_L^T G Q_R, turned back
+    P <- beta P + (1 - beta) (G unfolded along the axis) (the same)^T
+    Q = eigenvectors of P, refreshed every `refresh_every` steps by one power iteration and a QR
+    step: Adam on G turned by the three Q, turned back
 
-Everything else (biases, GDN, gains, the factorised prior) takes plain Adam steps. In channels-last
-memory both products are views, so a step is six matrix products per kernel; general-purpose
-implementations precondition the 5x5 taps as well and took five times as long per step here
-(`benchmarks/optimiser.py`).
+Parameters with one axis take plain Adam steps. Kernels are unfolded in channels-last order, the
+memory order they train in, so that the large products need no copy; a general-purpose
+implementation took three times as long per step here (`benchmarks/optimiser.py`).
 """
 
 import math
@@ -23,7 +21,7 @@ from torch import Tensor
 
 
 class Soap(torch.optim.Optimizer):
-    """SOAP for 4-D parameters, Adam for all others.
+    """SOAP for parameters with two axes or more, Adam for vectors.
 
     Args:
         params: Parameters, or groups of them.
@@ -47,7 +45,7 @@ class Soap(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update; the first only measures the eigenvectors of the kernels."""
+        """One update; the first only measures the eigenvectors."""
         if closure is not None:
             raise TypeError("Soap takes no closure")
         for group in self.param_groups:
@@ -56,45 +54,75 @@ class Soap(torch.optim.Optimizer):
                     _update(parameter, parameter.grad, self.state[parameter], group)
 
 
+AXES = ("a", "t", "b")
+
+
 def _update(parameter: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    is_kernel = parameter.ndim == 4
-    if is_kernel:
-        grad = grad.permute(0, 2, 3, 1).contiguous()
+    is_matrix = parameter.ndim > 1
+    if is_matrix:
+        grad = _unfolded(grad)
     if not state:
         state["step"] = 0
         state["mean"], state["square"] = torch.zeros_like(grad), torch.zeros_like(grad)
-        if is_kernel:
-            state["left"], state["right"] = (gram / 20 for gram in _grams(grad))
-            state["q_left"], state["q_right"] = map(_eigenvectors, (state["left"], state["right"]))
+        if is_matrix:
+            beta = group["betas"][1]
+            for axis, gram in zip(AXES, _grams(grad), strict=True):
+                state[axis] = gram * (1 - beta)
+                state[f"q_{axis}"] = _eigenvectors(gram)
             return
     state["step"] += 1
     beta1, beta2 = group["betas"]
-    rotated = _turn(grad, state["q_left"].T, state["q_right"]) if is_kernel else grad
+    rotated = _into_basis(grad, state) if is_matrix else grad
     state["mean"].lerp_(rotated, 1 - beta1)
     state["square"].mul_(beta2).addcmul_(rotated, rotated, value=1 - beta2)
     denominator = state["square"].sqrt().add_(group["eps"])
     size = math.sqrt(1 - beta2 ** state["step"]) / (1 - beta1 ** state["step"])
     update = state["mean"] / denominator
-    if is_kernel:
-        update = _turn(update, state["q_left"], state["q_right"].T).permute(0, 3, 1, 2)
+    if is_matrix:
+        update = _folded(_out_of_basis(update, state), parameter)
     parameter.sub_(update, alpha=group["lr"] * size)
-    if is_kernel:
-        for name, gram in zip(("left", "right"), _grams(grad), strict=True):
-            state[name].lerp_(gram, 1 - beta2)
+    if is_matrix:
+        for axis, gram in zip(AXES, _grams(grad), strict=True):
+            state[axis].lerp_(gram, 1 - beta2)
         if state["step"] % group["refresh_every"] == 0:
             _refresh(state)
 
 
-def _grams(grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Both second-moment matrices of (a, h, w, b): (a, a) and (b, b)."""
-    by_row, by_column = grad.flatten(1), grad.flatten(0, 2)
-    return by_row @ by_row.T, by_column.T @ by_column
+def _unfolded(grad: Tensor) -> Tensor:
+    """(a, t, b): a kernel (a, b, h, w) as (a, h w, b), a matrix (a, b) as (a, 1, b)."""
+    if grad.ndim == 4:
+        return grad.permute(0, 2, 3, 1).reshape(grad.shape[0], -1, grad.shape[1])
+    return grad.reshape(grad.shape[0], -1, grad.shape[-1])
 
 
-def _turn(values: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """`left` on the first axis of (a, h, w, b), `right` on the last."""
-    turned = (left @ values.flatten(1)).view(-1, values.shape[-1]) @ right
-    return turned.view(values.shape)
+def _folded(update: Tensor, parameter: Tensor) -> Tensor:
+    """The inverse of `_unfolded`."""
+    if parameter.ndim == 4:
+        a, b, height, width = parameter.shape
+        return update.view(a, height, width, b).permute(0, 3, 1, 2)
+    return update.view(parameter.shape)
+
+
+def _grams(grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Second moments along each axis of (a, t, b): (a, a), (t, t), (b, b)."""
+    by_a, by_b = grad.flatten(1), grad.flatten(0, 1)
+    return by_a @ by_a.T, (grad @ grad.transpose(1, 2)).sum(0), by_b.T @ by_b
+
+
+def _turned(values: Tensor, a: Tensor, t: Tensor, b: Tensor) -> Tensor:
+    """One matrix on each axis of (a, t, b)."""
+    turned = (a @ values.flatten(1)).view(values.shape)
+    if len(t) > 1:
+        turned = t @ turned
+    return (turned.view(-1, values.shape[-1]) @ b.T).view(values.shape)
+
+
+def _into_basis(values: Tensor, state: dict[str, Any]) -> Tensor:
+    return _turned(values, *(state[f"q_{axis}"].T for axis in AXES))
+
+
+def _out_of_basis(values: Tensor, state: dict[str, Any]) -> Tensor:
+    return _turned(values, *(state[f"q_{axis}"] for axis in AXES))
 
 
 def _eigenvectors(gram: Tensor) -> Tensor:
@@ -104,12 +132,12 @@ def _eigenvectors(gram: Tensor) -> Tensor:
 
 
 def _refresh(state: dict[str, Any]) -> None:
-    """One power iteration and QR per side; both moments move to the new basis."""
-    mean = _turn(state["mean"], state["q_left"], state["q_right"].T)
-    for name, axis in (("left", 0), ("right", 3)):
-        gram, q = state[name], state[f"q_{name}"]
-        image = gram @ q
+    """One power iteration and QR per axis; both moments move to the new basis."""
+    mean = _out_of_basis(state["mean"], state)
+    for i, axis in enumerate(AXES):
+        q = state[f"q_{axis}"]
+        image = state[axis] @ q
         order = (q * image).sum(0).argsort(descending=True)
-        state["square"] = state["square"].index_select(axis, order)
-        state[f"q_{name}"] = torch.linalg.qr(image[:, order])[0].contiguous()
-    state["mean"] = _turn(mean, state["q_left"].T, state["q_right"])
+        state["square"] = state["square"].index_select(i, order)
+        state[f"q_{axis}"] = torch.linalg.qr(image[:, order])[0].contiguous()
+    state["mean"] = _into_basis(mean, state)

@@ -9,7 +9,7 @@ import torch
 from kdbench import __version__
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.start import klt_start
-from kdbench.codecs.weights import codec_bytes
+from kdbench.codecs.weights import codec_bytes, round_kernels
 from kdbench.data import ImageSet, joined, load_images, sample_batch
 from kdbench.device import supports_bf16
 from kdbench.records import Architecture, Progress, Training, plain
@@ -66,7 +66,7 @@ def teach(
         on_progress=on_progress,
         log_every=100,
     )
-    model.half().float()  # the tables, the curve and every later user see the stored weights
+    round_kernels(model)  # tables, curve and every later user see the stored weights
     model.finalise()
     return _finish(model, training, photos, log, out=out, card=card, precision=precision, seed=seed)
 

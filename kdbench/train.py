@@ -1,7 +1,7 @@
 """Trains one codec, all its levels at once, from one seed.
 
 Students and teachers go through the same loop; a student has a `Distiller` and batches with
-targets. Adam with a short warm-up and one cosine to 1 %, gradients clipped at norm 1, every level
+targets. SOAP with a short warm-up and one cosine to 1 %, gradients clipped at norm 1, every level
 in every batch, transforms in bf16 where the device multiplies it in hardware.
 """
 
@@ -23,6 +23,7 @@ from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.distill import Distiller, Targets, rate_distortion
 from kdbench.errors import TrainingError
 from kdbench.records import Progress, Training
+from kdbench.soap import Soap
 
 WARMUP_STEPS = 100
 FINAL_RATE = 0.01  # of the learning rate, at the end of the cosine
@@ -110,7 +111,7 @@ def train(
     trainee = nn.ModuleList([model] + ([distiller] if distiller else [])).to(device)
     trainee.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = [p for n, p in trainee.named_parameters() if not n.endswith("quantiles")]
-    optimiser = torch.optim.Adam(parameters, lr=training.learning_rate)
+    optimiser = Soap(parameters, lr=training.learning_rate)
     rd_lambdas = torch.tensor(training.rd_lambdas, device=device)
     torch.manual_seed(seed)
     log, first_step = TrainingLog(), 0
@@ -162,7 +163,7 @@ def train(
 def _autocast(device: str, precision: str) -> AbstractContextManager[Any]:
     if precision == "fp32":
         return nullcontext()
-    return torch.autocast(device.split(":")[0], dtype=torch.bfloat16)
+    return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16)
 
 
 def _save(

@@ -65,8 +65,10 @@ def _write(layer: nn.Module, basis: Tensor, n_rows: int, n_cols: int) -> None:
 
 
 @torch.no_grad()
-def klt_start(model: Hyperprior, images: Tensor, rd_lambdas: Sequence[float]) -> None:
+def klt_start(model: Hyperprior, images: Tensor, rd_lambdas: Sequence[float]) -> Tensor:
     """Starts g_a, g_s and the gains of `model` in place; the hyperprior keeps its default start.
+
+    Returns the KLT coefficients of `images` after three layers, (B, C, H / 8, W / 8).
 
     Args:
         model: A fresh codec.
@@ -79,6 +81,7 @@ def klt_start(model: Hyperprior, images: Tensor, rd_lambdas: Sequence[float]) ->
     h = images - 0.5
     fine_width = 3  # decoder channels on the fine side of the layer
     stds: list[Tensor] = []
+    features = h
     for i, (conv, deconv) in enumerate(zip(enc, dec, strict=True)):
         c = h.shape[1]
         blocks = _blocks(h)
@@ -87,6 +90,7 @@ def klt_start(model: Hyperprior, images: Tensor, rd_lambdas: Sequence[float]) ->
         b, _, height, width = h.shape
         h = coefficients.reshape(b, height // 2, width // 2, -1).permute(0, 3, 1, 2)
         stds.append(coefficients.std(0))
+        features = h if i < 3 else features
         taps = basis.reshape(len(basis), c, 2, 2)
         coarse_width = usable if i < 3 else len(basis)
         _write(conv, taps, len(basis), c)
@@ -96,6 +100,7 @@ def klt_start(model: Hyperprior, images: Tensor, rd_lambdas: Sequence[float]) ->
     for part, inverse in ((model.g_a, False), (model.g_s, True)):
         _linear_activations(part, stds[:3] if not inverse else stds[2::-1])
     _start_gains(model, rd_lambdas)
+    return features
 
 
 def _shift_input_and_output(model: Hyperprior) -> None:

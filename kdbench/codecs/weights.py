@@ -21,6 +21,7 @@ from kdbench.errors import CodecError
 from kdbench.records import Architecture, canonical_json
 
 FORMAT = "kdbench-codec-1"
+KERNEL_NDIM = 4  # of convolution weights, the only tensors stored in fp16
 
 
 def codec_bytes(model: Hyperprior, card: Mapping[str, Any], *, half: bool = False) -> bytes:
@@ -29,10 +30,10 @@ def codec_bytes(model: Hyperprior, card: Mapping[str, Any], *, half: bool = Fals
     Args:
         model: A finalised codec (its tables are part of the file).
         card: What a reader should know of it; plain JSON values.
-        half: Stores floating-point weights in fp16 (built-in teachers); tables stay integers.
+        half: Stores convolution kernels in fp16; bounds such as 1e-9 would become 0 there.
     """
     tensors = {
-        name: value.detach().half() if half and value.is_floating_point() else value.detach()
+        name: value.detach().half() if half and value.ndim == KERNEL_NDIM else value.detach()
         for name, value in model.state_dict().items()
     }
     metadata = {
@@ -41,6 +42,14 @@ def codec_bytes(model: Hyperprior, card: Mapping[str, Any], *, half: bool = Fals
         "card": canonical_json(card),
     }
     return bytes(save({k: v.contiguous().cpu() for k, v in tensors.items()}, metadata))
+
+
+@torch.no_grad()
+def round_kernels(model: Hyperprior) -> None:
+    """Rounds the kernels to fp16 values in place, so that tables are built on what is stored."""
+    for parameter in model.parameters():
+        if parameter.ndim == KERNEL_NDIM:
+            parameter.copy_(parameter.half().float())
 
 
 def load_codec(path: Path) -> tuple[Hyperprior, dict[str, Any]]:

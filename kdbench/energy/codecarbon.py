@@ -99,8 +99,7 @@ def _tracker(_pid: int, gpu_index: int | None) -> Any:
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
     tracker = codecarbon.OfflineEmissionsTracker(
         country_iso_code="FRA",  # needed, unused: only grams of CO2 depend on it
-        force_carbon_intensity_g_co2e_kwh=0.0,
-        electricitymaps_api_token="",  # None would look further, and then call out
+        force_carbon_intensity_g_co2e_kwh=0.0,  # else a token in the environment calls out
         emissions_endpoint="",
         output_methods=[],
         output_handlers=[],

@@ -8,8 +8,6 @@ from kdbench.errors import MeterError
 from kdbench.records import Source
 
 ROOT = Path("/sys/class/powercap")
-PACKAGE = re.compile(r"intel-rapl:\d+")  # AMD too; `intel-rapl-mmio:N` counts a package again
-PART = re.compile(r"intel-rapl:\d+:\d+")
 MOST_W = 1000.0  # of one domain: twice the largest server CPU of 2026 (500 W)
 
 
@@ -82,13 +80,14 @@ class PowercapMeter:
 
 
 def _folders(root: Path) -> list[Path]:
-    """Packages, and the DRAM below them, in the order of their numbers."""
+    """Packages and the DRAM below them, in the order of their numbers; AMD has the same names.
+
+    `intel-rapl-mmio:N` is left out: it shows package N again.
+    """
     folders = []
     for folder in sorted(root.glob("intel-rapl:*"), key=_numbers):
         label = _read(folder / "name")
-        package = PACKAGE.fullmatch(folder.name) and label.startswith("package")
-        dram = PART.fullmatch(folder.name) and label == "dram"
-        if package or dram:
+        if label.startswith("package") or label == "dram":
             folders.append(folder)
     if not folders:
         raise MeterError(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from kdbench.bench import CodecFigures
+from kdbench.bench import CodecFigures, Comparison
 from kdbench.records import (
     MEASUREMENT_PROTOCOL,
     SCHEMA,
@@ -14,8 +14,8 @@ from kdbench.records import (
     RDCurve,
     plain,
 )
-from kdbench.report.compare import Comparison
 from kdbench.report.overview import Overview
+from kdbench.rerun import Reproduction
 from kdbench.store import StoredTrial
 
 Json = dict[str, Any]
@@ -93,6 +93,27 @@ def bench_json(
         "energy": energy_json(figures.energy),
         "coding_s_per_mpx": _coding_seconds(figures.rd),
         "sha": figures.sha,
+    }
+
+
+def rerun_json(runs: Sequence[Reproduction], study: str) -> Json:
+    """What `rerun --json` prints."""
+    return {
+        "study": study,
+        "reruns": [
+            {
+                "number": run.number,
+                "reproduced": run.identical,
+                "expected": run.expected,
+                "same": dict(run.same),
+                "changed": {k: {"then": a, "now": b} for k, (a, b) in run.changed.items()},
+                "bd_rate_pct": {"then": run.first.bd_rate.pct, "now": run.second.bd_rate.pct},
+                "difference": bd_rate_json(run.difference) if run.difference else None,
+                "why_no_difference": run.why_not,
+                "hashes": {"then": dict(run.first.hashes), "now": dict(run.second.hashes)},
+            }
+            for run in runs
+        ],
     }
 
 

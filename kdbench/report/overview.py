@@ -1,26 +1,16 @@
-"""What a study found: its trials, which of them are on the front, and what they are compared with."""
+"""What a study found: its trials, and which of them are on the front."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import dist
 
 from kdbench.bench import CodecFigures, load_anchor
 from kdbench.errors import KdbenchError
+from kdbench.objectives import OBJECTIVES
 from kdbench.rd import non_dominated
 from kdbench.records import TrialResult
 from kdbench.store import Store, StoredTrial
-
-OBJECTIVES: Mapping[str, Callable[[TrialResult], float | None]] = {
-    "bd_rate_pct": lambda r: r.bd_rate.pct,
-    "kmac_per_px": lambda r: r.complexity.kmac_per_px,
-    "decoder_kmac_per_px": lambda r: r.complexity.decoder_kmac_per_px,
-    "energy_j_per_mpx": lambda r: r.energy and r.energy.j_per_mpx,
-    "encode_j_per_mpx": lambda r: r.energy and r.energy.encode.mean_j_per_mpx,
-    "decode_j_per_mpx": lambda r: r.energy and r.energy.decode.mean_j_per_mpx,
-    "decode_s_per_mpx": lambda r: r.rd.decode_s_per_mpx,
-    "params": lambda r: float(r.complexity.params),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

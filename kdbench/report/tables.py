@@ -27,7 +27,7 @@ MODEL_NOTE = (
 def show_text(found: Overview, *, all_trials: bool, width: int) -> str:
     """The front, or every trial, with the savings against the anchor below."""
     shown = found.results if all_trials else found.front_results
-    parts = [_headline(found)]
+    parts = [wrapped("", _headline(found), width, indent=0)]
     if shown:
         parts += [_figures(found, shown, width), _savings(found, shown)]
     if all_trials:

@@ -6,13 +6,13 @@ UNKNOWN = "-"
 
 
 def figure(value: float | None) -> str:
-    """Three significant digits, never an exponent under a million: `0.0123`, `12.3`, `1234`."""
+    """Three significant digits: `0.0123`, `12.3`, `1234`; an exponent only under 0.0001."""
     if value is None:
         return UNKNOWN
-    if abs(value) >= 1000:
+    if abs(value) >= 999.5:
         return f"{value:.0f}"
     text = f"{value:#.3g}"
-    return f"{value:.3g}" if "e" in text else text.rstrip(".")
+    return text if "e" in text else text.rstrip(".")
 
 
 def count(value: float | None) -> str:
@@ -66,7 +66,7 @@ def duration(seconds: float | None) -> str:
 
 
 def change_pct(value: float | None, reference: float | None) -> float | None:
-    """Change of `value` against `reference` [%]; None where either is unknown or zero is the base."""
+    """Change of `value` against `reference` [%]; None if either is unknown or the base is 0."""
     if value is None or reference is None or reference == 0:
         return None
     return 100 * (value / reference - 1)

@@ -162,8 +162,9 @@ def test_nvml_keeps_this_contract_on_the_stub(
     no_energy: str, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ON_STUB, source)
-    options = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--no-header", "-q"]
+    options = ["-p", "no:cacheprovider", "--no-header", "-q"]
     arguments = ["-m", "pytest", *options, "-k", "not stub", __file__]
-    done = run_with_stub(*arguments, NO_ENERGY=no_energy, UPDATE_MS="100", DYN_W="50")
+    settings = {"NO_ENERGY": no_energy, "UPDATE_MS": "100", "DYN_W": "50"}
+    done = run_with_stub(*arguments, settings=settings)
     assert done.returncode == 0, done.stdout
     assert "7 passed, 2 deselected" in done.stdout

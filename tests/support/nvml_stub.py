@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,9 @@ REPOSITORY = HERE.parents[1]
 
 
 def run_with_stub(
-    *arguments: str, nvidia_smi: bool = False, **settings: str
+    *arguments: str, settings: Mapping[str, str], nvidia_smi: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """`python *arguments` with the stub; `settings` without their prefix, e.g. `IDLE_W="50"`."""
+    """`python *arguments` with the stub; settings lack their prefix, e.g. `{"IDLE_W": "50"}`."""
     folder = _built()
     environment = {
         **os.environ,

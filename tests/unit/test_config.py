@@ -450,6 +450,7 @@ def test_studies_spaces_and_every_package_are_in_the_wheel() -> None:
     folders = [path.parent for path in package.rglob("__init__.py")]
     names = {".".join(path.relative_to(REPOSITORY).parts) for path in folders}
     assert set(setuptools["packages"]) == names | {"kdbench.studies", "kdbench.search_spaces"}
+    assert setuptools["package-data"]["kdbench"] == ["assets/**/*"]
     for kind in ("studies", "search_spaces"):
         assert setuptools["package-dir"][f"kdbench.{kind}"] == kind
         assert setuptools["package-data"][f"kdbench.{kind}"] == ["*.yaml"]

@@ -1,7 +1,10 @@
 """Pillow's codecs keep the promises of `ImageCodec`."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 from PIL import features
 
 from kdbench.codecs.base import Image
@@ -47,6 +50,17 @@ def test_each_level_costs_more_bytes_and_looks_better_than_the_one_before(name: 
     quality_db = [psnr_db(image, codec.decode(data), peak=255) for data in files]
     assert sizes == sorted(set(sizes))
     assert quality_db == sorted(set(quality_db))
+
+
+def test_jpeg2000_spends_no_bits_on_colour_where_there_is_none() -> None:
+    jpeg2000 = classical("jpeg2000")
+    grey = photo(256, 256)[..., :1].repeat(3, axis=-1)
+    file = io.BytesIO()  # what Pillow does unasked: each channel coded on its own
+    Pillow.fromarray(grey).save(
+        file, "JPEG2000", quality_mode="rates", quality_layers=[70], irreversible=True
+    )
+    apart_db = psnr_db(grey, jpeg2000.decode(file.getvalue()), peak=255)
+    assert psnr_db(grey, jpeg2000.decode(jpeg2000.encode(grey, 70)), peak=255) > apart_db + 2
 
 
 def test_the_same_image_gives_the_same_bytes(name: str) -> None:

@@ -1,0 +1,35 @@
+# Everything lives in .venv; `make search` and `make test` are all the set-up there is.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+
+.PHONY: help install search test lint clean
+
+help:
+	@echo "make search   installs, then searches for small codecs (about 20 minutes on 2 cores)"
+	@echo "make test     installs, then lints and runs all tests"
+	@echo "make lint     ruff, mypy and import-linter only"
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+install: $(VENV)/installed
+
+search: install
+	$(BIN)/kdbench search --study kd_pareto
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build *.egg-info

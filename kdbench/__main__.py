@@ -1,0 +1,7 @@
+"""`python -m kdbench` is `kdbench`."""
+
+import sys
+
+from kdbench.cli import main
+
+sys.exit(main())

@@ -1,0 +1,192 @@
+"""What can be said on the command line; standard library only, so that `--help` is instant."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import NoReturn
+
+from kdbench import __version__
+
+RD_LAMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)
+CODECS = "teacher:NAME, file:PATH, trial:STUDY/N, jpeg, webp, jpeg2000 or avif"
+EPILOG = "exit codes: 0 done, 1 a problem (its fix is on stderr), 2 wrong usage, 130 interrupted"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says where to look when the arguments make no sense."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n  fix: see `{self.prog} --help`\n")
+
+
+def _unknown(command: str) -> str:
+    near = get_close_matches(command, COMMANDS, n=len(COMMANDS), cutoff=0.0)
+    return f"there is no command {command!r}; there are, nearest first: {', '.join(near)}"
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of one command; leaves with code 2 and a fix if they make no sense."""
+    top = _Parser(prog="kdbench", description=_ABOUT, epilog=EPILOG, allow_abbrev=False)
+    top.add_argument("--version", action="version", version=f"kdbench {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    for name, (about, add) in COMMANDS.items():
+        add(commands.add_parser(name, help=about, description=about, allow_abbrev=False))
+    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        top.error(_unknown(argv[0]))
+    arguments = top.parse_args(argv)
+    if arguments.command is None:
+        top.print_help()
+        top.exit(2)
+    return arguments
+
+
+_ABOUT = "Finds small image codecs by distillation, search and measured energy."
+
+
+def overrides(arguments: argparse.Namespace) -> list[str]:
+    """`--set` and the flags that override a key of the study file, as `key=value`."""
+    flags = {
+        "trials": arguments.trials,
+        "timeout_s": arguments.timeout,
+        "workers": arguments.workers,
+        "seed": arguments.seed,
+        "device": arguments.device,
+    }
+    return [*arguments.set, *(f"{k}={v}" for k, v in flags.items() if v is not None)]
+
+
+# --- options that several commands have ------------------------------------------------------
+
+
+def _common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--root", metavar="DIR", help="where results are (KDBENCH_ROOT, ./runs)")
+    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def _device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N")
+
+
+def _study(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--study", required=True, metavar="NAME", help="its name, or its file")
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+_positive.__name__ = "number"
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+_count.__name__ = "whole number"
+
+
+# --- one function a command ------------------------------------------------------------------
+
+
+def _search(command: argparse.ArgumentParser) -> None:
+    _study(command)
+    command.add_argument("--trials", type=_count, metavar="N", help="complete trials to stop at")
+    command.add_argument("--timeout", type=_positive, metavar="S", help="begin no trial after S s")
+    command.add_argument("--workers", type=_count, metavar="N", help="processes (one a core)")
+    command.add_argument("--seed", type=int, metavar="N", help="of sampler and trials")
+    command.add_argument("--storage", metavar="URL", help="database (KDBENCH_STORAGE, or SQLite)")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of the study file: --set space.encoder.width=[16,32]",
+    )
+    _device(command)
+    _common(command)
+
+
+def _worker(command: argparse.ArgumentParser) -> None:
+    _study(command)
+    command.add_argument("--index", type=int, metavar="I", help="the lowest free one by default")
+    command.add_argument("--storage", metavar="URL", help="database (KDBENCH_STORAGE)")
+    _common(command)
+
+
+def _show(command: argparse.ArgumentParser) -> None:
+    _study(command)
+    command.add_argument("--all", action="store_true", help="every trial, with reasons")
+    _common(command)
+
+
+def _rerun(command: argparse.ArgumentParser) -> None:
+    _study(command)
+    command.add_argument(
+        "--trial",
+        default="best",
+        metavar="N",
+        help="a number; best: each on the front (default); best:OBJECTIVE; knee",
+    )
+    _device(command)
+    _common(command)
+
+
+def _teach(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", metavar="NAME", help="studies call it teacher:NAME")
+    command.add_argument(
+        "--images",
+        action="append",
+        metavar="DIR",
+        help="a folder of photos, or `builtin` (default); may be given again",
+    )
+    command.add_argument("--steps", type=_count, default=100_000, metavar="N")
+    command.add_argument("--width", type=_count, default=64, metavar="N", help="of both transforms")
+    command.add_argument("--latent", type=_count, default=192, metavar="M", help="channels of y")
+    command.add_argument("--hyper", type=_count, default=64, metavar="N", help="width")
+    command.add_argument(
+        "--rd-lambdas",
+        type=_positive,
+        nargs="+",
+        default=RD_LAMBDAS,
+        metavar="X",
+        help="one quality level each, ascending",
+    )
+    command.add_argument("--batch", type=_count, default=8, metavar="N")
+    command.add_argument("--crop", type=_count, default=128, metavar="PX", help="a multiple of 64")
+    command.add_argument("--learning-rate", type=_positive, default=1e-3, metavar="X")
+    command.add_argument("--seed", type=int, default=0, metavar="N")
+    command.add_argument("--out", metavar="FILE", help="teachers/NAME.safetensors by default")
+    command.add_argument("--licence", metavar="TEXT", help="of the weights, kept in the card")
+    _device(command)
+    command.add_argument("--json", action="store_true", help="the card on stdout")
+
+
+def _bench(command: argparse.ArgumentParser) -> None:
+    command.add_argument("codec", metavar="CODEC", help=CODECS)
+    command.add_argument("--images", default="builtin", metavar="DIR", help="photos (builtin)")
+    command.add_argument("--no-energy", action="store_true", help="measure no energy")
+    _device(command)
+    _common(command)
+
+
+def _check(command: argparse.ArgumentParser) -> None:
+    command.add_argument("files", nargs="*", metavar="NAME", help="studies, spaces; all if none")
+    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "search": ("search for small codecs until the study's budget is spent", _search),
+    "show": ("what a study found: its front, or all trials", _show),
+    "rerun": ("train stored trials again and compare", _rerun),
+    "bench": ("one codec on a folder of photos", _bench),
+    "teach": ("train a teacher from photos", _teach),
+    "check": ("validate study and space files", _check),
+    "doctor": ("what this machine can run and measure, and why not the rest", _common),
+    "worker": ("one process of a search; `search` starts these", _worker),
+}

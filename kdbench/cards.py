@@ -1,0 +1,50 @@
+"""Teachers by name and what their files say of themselves; no torch, so that `check` can ask."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+BUILTIN = Path(__file__).parent / "assets" / "teachers"
+LENGTH = struct.Struct("<Q")  # safetensors: bytes of the JSON header that follows
+MAX_HEADER_BYTES = 100 << 20
+
+
+def teacher_folders() -> tuple[Path, ...]:
+    """Where `teacher:NAME` is looked for: teachers/ in the working folder, then the built-in."""
+    return (Path("teachers"), BUILTIN)
+
+
+def list_teachers() -> dict[str, Path]:
+    """Every teacher that has a name here."""
+    found: dict[str, Path] = {}
+    for folder in teacher_folders():
+        for path in sorted(folder.glob("*.safetensors")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def teacher_latents() -> dict[str, int]:
+    """Latent channels of every readable teacher, by the name a study knows it by.
+
+    Damaged ones are left out; `codecs.weights.load_codec` says what is wrong with them.
+    """
+    latents = {}
+    for name, path in list_teachers().items():
+        architecture = _architecture(path)
+        if architecture is not None:
+            latents[f"teacher:{name}"] = int(architecture["latent"]["channels"])
+    return latents
+
+
+def _architecture(path: Path) -> dict[str, Any] | None:
+    """The architecture in the header of a codec file; None if there is none to read."""
+    try:
+        with path.open("rb") as file:
+            (length,) = LENGTH.unpack(file.read(LENGTH.size))
+            header = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
+        architecture: dict[str, Any] = json.loads(header["__metadata__"]["architecture"])
+        int(architecture["latent"]["channels"])
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return None
+    return architecture

@@ -1,0 +1,300 @@
+"""The `kdbench` command: one function a command, which reads files, calls one function, prints.
+
+Exit codes: 0 done, 1 a problem that the user can solve (its fix is on stderr), 2 wrong usage,
+130 interrupted. What is heavy is imported by the command that needs it.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdbench import __version__
+from kdbench.arguments import overrides, parse
+from kdbench.errors import KdbenchError
+
+if TYPE_CHECKING:
+    from kdbench.store import Store
+
+ANCHOR = "teacher:default"  # of `bench`
+ENDED = {
+    "timeout": "the time is up; the same command goes on",
+    "asks": "ended early: four times as many trials were begun as asked for, and too few were "
+    "complete; `kdbench show --all` tells why",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    warnings.filterwarnings("ignore")  # of libraries, about themselves; ours are errors
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    try:
+        code = FUNCTIONS[arguments.command](arguments)
+        sys.stdout.flush()
+    except KdbenchError as why:
+        print(why, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from what is finished", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader (`| head`) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as why:  # the only one in kdbench: a traceback helps us, not the user
+        what = f"{type(why).__name__}: {why}"
+        print(f"a bug in kdbench: {what}; {_kept_traceback()}", file=sys.stderr)
+        return 1
+    return code
+
+
+def _kept_traceback() -> str:
+    text = f"kdbench {__version__}: {' '.join(sys.argv)}\n\n{traceback.format_exc()}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="kdbench-bug-", suffix=".txt", delete=False
+        ) as file:
+            file.write(text)
+    except OSError:
+        return text
+    return f"please report it with {file.name}"
+
+
+def _print_json(document: Mapping[str, Any]) -> None:
+    print(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _store(arguments: Namespace) -> "Store":
+    from kdbench.store import Store
+
+    return Store.locate(arguments.root)
+
+
+# --- studies ---------------------------------------------------------------------------------
+
+
+def search(arguments: Namespace) -> int:
+    """Searches until the study's budget is spent, then shows the front."""
+    from kdbench.config import load_study
+    from kdbench.report.live import watching
+    from kdbench.search.launch import search as launch
+
+    store = _store(arguments)
+    config = load_study(arguments.study, overrides(arguments))
+    with watching(store, config.name, config.trials, silent=arguments.json) as on_event:
+        end = launch(config, store, storage=_storage(arguments), on_event=on_event)
+    if end.n_complete == 0 and end.ended == "asks":
+        raise KdbenchError(
+            f"study {config.name!r} ended without one complete trial",
+            fix=f"`kdbench show --study {config.name} --all` tells why; loosen its constraints or "
+            "change its space, under another name (`--set name=NAME`)",
+        )
+    if end.ended in ENDED:
+        print(ENDED[end.ended], file=sys.stderr)
+    return _show(store, config.name, all_trials=False, as_json=arguments.json)
+
+
+def worker(arguments: Namespace) -> int:
+    """One process of a search that `search` began, here or on another machine."""
+    from kdbench.search.worker import work
+
+    ended = work(
+        arguments.study, _store(arguments), index=arguments.index, storage=_storage(arguments)
+    )
+    print(f"study {arguments.study}: {ended}", file=sys.stderr)
+    return 0
+
+
+def _storage(arguments: Namespace) -> str | None:
+    """URL of the database; from the environment because it may hold a password."""
+    return arguments.storage or os.environ.get("KDBENCH_STORAGE")
+
+
+def show(arguments: Namespace) -> int:
+    """What a study found, from its files alone."""
+    store = _store(arguments)
+    return _show(store, arguments.study, all_trials=arguments.all, as_json=arguments.json)
+
+
+def _show(store: "Store", study: str, *, all_trials: bool, as_json: bool) -> int:
+    from kdbench.report.json_view import study_json
+    from kdbench.report.overview import overview
+    from kdbench.report.tables import show_text
+    from kdbench.report.text import width_here
+
+    found = overview(store, study)
+    if as_json:
+        _print_json(study_json(found))
+    else:
+        print(show_text(found, all_trials=all_trials, width=width_here()), end="")
+    return 0
+
+
+def rerun(arguments: Namespace) -> int:
+    """Trains stored specs again; says of each whether it came out the same."""
+    from kdbench.config import bench, from_settings
+    from kdbench.device import resolve
+    from kdbench.report.details import rerun_text
+    from kdbench.report.json_view import rerun_json
+    from kdbench.report.overview import choose, overview
+    from kdbench.report.progress import following
+    from kdbench.report.text import width_here
+    from kdbench.rerun import new_folder, run_again
+
+    store, study = _store(arguments), arguments.study
+    trials = [store.load_trial(study, n) for n in choose(overview(store, study), arguments.trial)]
+    stored = store.load_study(study)
+    config = from_settings(stored.settings, f"study.json of {study}")
+    setting = bench(config, cache=store.cache, device=resolve(arguments.device or config.device))
+    folder = new_folder(store, study)
+    runs = []
+    for trial in trials:
+        with following(f"trial {trial.number}", silent=arguments.json) as follow:
+            run = run_again(
+                trial,
+                setting,
+                folder,
+                anchor_sha=stored.fixed.get("anchor"),
+                on_progress=follow,
+            )
+        runs.append(run)
+    if arguments.json:
+        _print_json(rerun_json(runs, study))
+    else:
+        print(rerun_text(runs, width_here()), end="")
+    return 0
+
+
+# --- codecs ----------------------------------------------------------------------------------
+
+
+def bench(arguments: Namespace) -> int:
+    """The figures of one codec on a folder of photos."""
+    from kdbench.bench import against, bench_codec
+    from kdbench.data import load_images
+    from kdbench.device import resolve
+    from kdbench.records import Bench, Data, EnergyPlan
+    from kdbench.report.details import bench_text
+    from kdbench.report.json_view import bench_json
+    from kdbench.report.progress import counting
+    from kdbench.report.text import width_here
+
+    store = _store(arguments)
+    images = load_images(arguments.images, "evaluation")
+    setting = Bench(
+        data=Data(evaluation=arguments.images),
+        anchor=ANCHOR,
+        energy=EnergyPlan(meter="none" if arguments.no_energy else "auto"),
+        device=resolve(arguments.device or "auto"),
+        precision="fp32",
+        threads=1,
+        cache=str(store.cache),
+    )
+    with counting(arguments.codec, silent=arguments.json) as count:
+        figures = bench_codec(arguments.codec, images, setting, store, on_progress=count)
+    with counting(ANCHOR, silent=arguments.json) as count:
+        comparison = against(ANCHOR, figures, images, setting, on_progress=count)
+    skipped = [(skip.name, skip.why) for skip in images.skipped]
+    if arguments.json:
+        _print_json(bench_json(figures, skipped, comparison))
+    else:
+        print(bench_text(figures, skipped, comparison, width_here()), end="")
+    return 0
+
+
+def teach(arguments: Namespace) -> int:
+    """Trains a teacher; started again, it goes on from its checkpoint."""
+    from kdbench.codecs.weights import read_card
+    from kdbench.device import resolve
+    from kdbench.records import Architecture, Hyper, Latent, Training, Transform
+    from kdbench.report.progress import following
+    from kdbench.teach import load_training_photos
+    from kdbench.teach import teach as train_teacher
+
+    sources = arguments.images or ["builtin"]
+    photos = load_training_photos(sources, arguments.crop)
+    for skipped in photos.skipped:
+        print(f"skipped {skipped.name}: {skipped.why}", file=sys.stderr)
+    side = Transform(width=arguments.width)
+    with following(arguments.name, silent=arguments.json) as follow:
+        path = train_teacher(
+            Architecture(
+                encoder=side,
+                decoder=side,
+                hyper=Hyper(width=arguments.hyper),
+                latent=Latent(channels=arguments.latent),
+                n_levels=len(arguments.rd_lambdas),
+            ),
+            Training(
+                steps=arguments.steps,
+                batch=arguments.batch,
+                crop_px=arguments.crop,
+                rd_lambdas=tuple(arguments.rd_lambdas),
+                learning_rate=arguments.learning_rate,
+            ),
+            photos,
+            out=Path(arguments.out or f"teachers/{arguments.name}.safetensors"),
+            seed=arguments.seed,
+            device=resolve(arguments.device or "auto"),
+            card={"name": arguments.name, "sources": sources, "licence": arguments.licence},
+            on_progress=follow,
+        )
+    if arguments.json:
+        _print_json(read_card(path)[1])
+    else:
+        print(f"{path} is teacher:{arguments.name}; `kdbench doctor` reads its card")
+    return 0
+
+
+# --- files and machine -----------------------------------------------------------------------
+
+
+def check(arguments: Namespace) -> int:
+    """Every problem of every study and space file."""
+    from kdbench import recipes
+    from kdbench.cards import teacher_latents
+    from kdbench.check import check_files
+
+    problems = check_files(arguments.files, teacher_latents())
+    if arguments.json:
+        _print_json({"problems": [asdict(problem) for problem in problems]})
+    elif problems:
+        print("\n".join(map(str, problems)))
+    else:
+        n = len(arguments.files) or sum(
+            len(recipes.known(kind)) for kind in ("studies", "search_spaces")
+        )
+        print(f"{n} file{'' if n == 1 else 's'}, no problem")
+    return 1 if problems else 0
+
+
+def doctor(arguments: Namespace) -> int:
+    """What this machine can run and measure, and why not the rest."""
+    from kdbench.doctor import doctor_json, examine
+    from kdbench.report.details import doctor_text
+    from kdbench.report.text import width_here
+
+    sections = examine(_store(arguments))
+    if arguments.json:
+        _print_json(doctor_json(sections))
+    else:
+        print(doctor_text(sections, width_here()), end="")
+    return 0
+
+
+FUNCTIONS: Mapping[str, Callable[[Namespace], int]] = {
+    "search": search,
+    "worker": worker,
+    "show": show,
+    "rerun": rerun,
+    "bench": bench,
+    "teach": teach,
+    "check": check,
+    "doctor": doctor,
+}

@@ -1,0 +1,167 @@
+"""Trains a stored trial again and says whether it came out the same."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdbench import __version__
+from kdbench.errors import KdbenchError
+from kdbench.files import write_json
+from kdbench.rd import bd_rate
+from kdbench.records import BDRate, Bench, Progress, TrialResult, TrialSpec
+from kdbench.store import Store, StoredTrial, TrialFolder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reproduction:
+    """A trial and its second run.
+
+    Attributes:
+        same: By hash (`weights`, `bitstreams`), whether both runs gave the same.
+        changed: What a trial stands on (machine, versions, threads, teacher, crops, anchor) and is
+            not as it was: name -> (then, now).
+        difference: BD-rate of the second run against the first; None where they are identical or
+            cannot be compared (then `why_not` says so).
+    """
+
+    number: int
+    same: Mapping[str, bool]
+    changed: Mapping[str, tuple[str | None, str | None]]
+    first: TrialResult
+    second: TrialResult
+    difference: BDRate | None
+    why_not: str | None
+
+    @property
+    def identical(self) -> bool:
+        """Weights and bitstreams are the same, bit for bit."""
+        return all(self.same.values())
+
+    @property
+    def expected(self) -> bool:
+        """Whether bit-identity was to be expected: same machine, same versions, same threads."""
+        return not self.changed
+
+    @property
+    def verdict(self) -> str:
+        """One sentence."""
+        if self.identical:
+            return "reproduced: weights and bitstreams are identical, bit for bit"
+        parts = ", ".join(name for name, same in self.same.items() if not same)
+        if self.expected:
+            return f"NOT reproduced: other {parts} on the same machine with the same versions"
+        return (
+            f"other {parts}, as must be expected: {', '.join(self.changed)} changed since; "
+            "compare the BD-rates"
+        )
+
+
+def reproduction(
+    number: int,
+    first: TrialResult,
+    second: TrialResult,
+    then: Mapping[str, str],
+    now: Mapping[str, str],
+) -> Reproduction:
+    """How the second run of a trial compares with its first.
+
+    Args:
+        number: Of the trial.
+        first: What it found.
+        second: What it found again.
+        then: Hashes of the teacher, crops, code and anchor it stood on.
+        now: Those of today.
+    """
+    same = {name: second.hashes.get(name) == value for name, value in first.hashes.items()}
+    before, after = {**first.environment, **then}, {**second.environment, **now}
+    changed = {
+        name: (before.get(name), after.get(name))
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    }
+    difference, why_not = None, None
+    if not all(same.values()):
+        try:
+            difference = bd_rate(second.rd, first.rd)
+        except KdbenchError as why:  # too little common quality, other photos
+            why_not = why.problem
+    return Reproduction(
+        number=number,
+        same=same,
+        changed=changed,
+        first=first,
+        second=second,
+        difference=difference,
+        why_not=why_not,
+    )
+
+
+def new_folder(store: Store, study: str) -> Path:
+    """A folder of its own for trials that are run again: `runs/<study>/reruns/<k>`."""
+    store.require_writable()
+    reruns = store.study_folder(study) / "reruns"
+    k = 0
+    while True:
+        try:
+            (reruns / str(k)).mkdir(parents=True)
+        except FileExistsError:
+            k += 1
+        else:
+            return reruns / str(k)
+
+
+def run_again(
+    trial: StoredTrial,
+    bench: Bench,
+    folder: Path,
+    *,
+    anchor_sha: str | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Reproduction:
+    """The second run of `trial`, kept in `folder`/<number>.
+
+    Args:
+        trial: A complete one.
+        bench: What its study's trials share, here and now.
+        folder: See `new_folder`.
+        anchor_sha: Of the anchor the study began with; None if nobody knows.
+        on_progress: Told what the trial does.
+
+    Raises:
+        KdbenchError: The trial has no result to compare with; or see `run_trial`.
+    """
+    from kdbench.trial import run_trial
+
+    if trial.result is None:
+        raise KdbenchError(
+            f"trial {trial.number} has no result to compare with: "
+            f"{trial.reason or 'it did not end'}",
+            fix="choose one that `kdbench show` lists",
+        )
+    then, now = dict(trial.spec.stands_on), _stands_on_now(trial.spec, bench)
+    if anchor_sha is not None:
+        then["anchor"] = anchor_sha
+    known = {name: value for name, value in now.items() if name in then}
+    files = TrialFolder(folder / str(trial.number))
+    again = run_trial(trial.spec, bench, lambda rung: True, files.path, on_progress)
+    write_json(files.result, again)
+    return reproduction(trial.number, trial.result, again, then, known)
+
+
+def _stands_on_now(spec: TrialSpec, bench: Bench) -> dict[str, str]:
+    """Hashes of what `spec` would stand on today."""
+    from kdbench.anchor import anchor_sha
+    from kdbench.codecs.weights import file_sha
+    from kdbench.teacher import teacher_path
+    from kdbench.trial import study_crops, study_photos
+
+    data, crop_px = bench.data, spec.training.crop_px
+    photos = study_photos(data.train, data.validation, data.evaluation, crop_px)
+    found = {
+        "code": __version__,
+        "crops": study_crops(photos["train"], data.crops, crop_px).hash,
+        "anchor": anchor_sha(bench.anchor),
+    }
+    if spec.distillation.teacher is not None:
+        found["teacher"] = file_sha(teacher_path(spec.distillation.teacher))
+    return found

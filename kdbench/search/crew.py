@@ -1,0 +1,129 @@
+"""The worker processes of one search: started, watched, started again once, stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdbench.search.locks import StudyLocks
+from kdbench.search.worker import PARENT
+from kdbench.store import Store
+
+COMMAND = (sys.executable, "-m", "kdbench")
+STORAGE = "KDBENCH_STORAGE"  # environment: the URL may hold a password, and `ps` shows arguments
+STOP_S = 60.0  # from a signal to the end of a worker; then it is killed
+MAX_STARTS = 2
+N_LAST_LINES = 12
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+@dataclass(slots=True)
+class Member:
+    """One worker process.
+
+    Attributes:
+        log: Where its output goes.
+        code: How it ended; None while it runs. Negative: the signal that killed it.
+    """
+
+    index: int
+    process: subprocess.Popen[bytes]
+    log: Path
+    n_starts: int = 1
+    code: int | None = None
+
+    @property
+    def last_lines(self) -> str:
+        """The end of what it printed."""
+        lines = self.log.read_text(errors="replace").rstrip().splitlines()
+        return "\n".join(lines[-N_LAST_LINES:])
+
+
+class Crew:
+    """Starts workers in sessions of their own, so that a terminal's Ctrl-C reaches only us.
+
+    Args:
+        store: Handed to them by its root.
+        study: The study they work on.
+        url: Its database; handed over in the environment.
+        command: What runs kdbench.
+        on_cpu: Whether each gets one thread.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        study: str,
+        url: str,
+        *,
+        command: Sequence[str] = COMMAND,
+        on_cpu: bool = True,
+    ) -> None:
+        self._store, self._study, self._command = store, study, tuple(command)
+        self._env: Mapping[str, str] = {
+            **os.environ,
+            STORAGE: url,
+            PARENT: str(os.getpid()),
+            **(ONE_THREAD if on_cpu else {}),
+        }
+        self._locks = StudyLocks(store, study)
+        self.members: list[Member] = []
+
+    def start(self, n: int) -> None:
+        """Start `n` workers."""
+        for index in range(n):
+            log = self._locks.log(index)
+            log.unlink(missing_ok=True)
+            self.members.append(Member(index, self._spawn(index, log), log))
+
+    def ended(self) -> list[Member]:
+        """Those that have ended since the last call."""
+        gone = []
+        for member in self.members:
+            if member.code is None and (code := member.process.poll()) is not None:
+                member.code = code
+                gone.append(member)
+        return gone
+
+    def start_again(self, member: Member) -> bool:
+        """Whether a killed worker gets another life; it has two."""
+        if member.n_starts >= MAX_STARTS:
+            return False
+        member.process, member.code = self._spawn(member.index, member.log), None
+        member.n_starts += 1
+        return True
+
+    @property
+    def is_running(self) -> bool:
+        """Whether any worker lives."""
+        return any(member.code is None for member in self.members)
+
+    def stop(self) -> None:
+        """Ask all to stop, wait, and kill who does not."""
+        for member in self.members:
+            if member.process.poll() is None:
+                member.process.send_signal(signal.SIGINT)
+        end = time.monotonic() + STOP_S
+        for member in self.members:
+            try:
+                member.process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                member.process.kill()
+                member.process.wait()
+        self.ended()
+
+    def _spawn(self, index: int, log: Path) -> subprocess.Popen[bytes]:
+        arguments = ("worker", "--study", self._study, "--index", str(index))
+        with log.open("ab") as out:
+            return subprocess.Popen(
+                (*self._command, *arguments, "--root", str(self._store.root)),
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )

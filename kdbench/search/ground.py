@@ -1,0 +1,125 @@
+"""What the machine adds to a study: teachers, crops, anchor, meter, device. Found once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import kdbench
+from kdbench import config, recipes
+from kdbench.config import StudyConfig
+from kdbench.errors import MeterError
+from kdbench.parameters import NO_TEACHER
+from kdbench.records import Bench
+from kdbench.store import Store
+from kdbench.yamlfile import Place, Recipe
+
+THREADS = 1  # of a worker: several workers use the cores better than one with several threads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What every trial of a study stands on, beside its settings.
+
+    Attributes:
+        device: Resolved: `cpu` or `cuda:N`.
+        teachers: SHA-256 of the file of each teacher of the space, by its name there.
+        teacher_latents: Latent channels of each.
+        crops: Hash of the training crops.
+        anchor: SHA-256 of the anchor's file, or its name.
+        meter: Which meter, and the source of its joules; None without one.
+        fingerprint: Of the device, see `device.fingerprint`.
+    """
+
+    device: str
+    teachers: Mapping[str, str]
+    teacher_latents: Mapping[str, int]
+    crops: str
+    anchor: str
+    meter: str | None
+    fingerprint: Mapping[str, str]
+    code: str = kdbench.__version__
+
+    @property
+    def fixed(self) -> dict[str, str]:
+        """What a resume must find again."""
+        return {
+            "anchor": self.anchor,
+            "crops": self.crops,
+            "meter": self.meter or "none",
+            **self.teachers,
+            **{f"device.{key}": value for key, value in self.fingerprint.items()},
+        }
+
+    def stands_on(self, teacher: str | None) -> dict[str, str]:
+        """See `TrialSpec.stands_on`; a student that trains alone stands on no teacher."""
+        own = {} if teacher is None else {"teacher": self.teachers[teacher]}
+        return {"code": self.code, "crops": self.crops, **own}
+
+
+def bench(cfg: StudyConfig, ground: Ground, store: Store) -> Bench:
+    """What the trials of the study share."""
+    return config.bench(cfg, cache=store.cache, device=ground.device, threads=THREADS)
+
+
+def survey(cfg: StudyConfig, store: Store) -> Ground:
+    """What `cfg` finds on this machine; loads torch, reads photos and teacher headers.
+
+    Raises:
+        KdbenchError: What is missing here: device, photos, teacher, anchor, meter.
+    """
+    from kdbench.anchor import anchor_sha
+    from kdbench.codecs.weights import file_sha
+    from kdbench.device import fingerprint, resolve
+    from kdbench.teacher import teacher_architecture, teacher_path
+    from kdbench.trial import study_crops, study_photos
+
+    device = resolve(cfg.device)
+    names = [name for name in cfg.space.distillation.teacher.values if name != NO_TEACHER]
+    latents = {name: teacher_architecture(name).latent.channels for name in names}
+    _require_usable(cfg, latents)
+    data, crop_px = cfg.data, cfg.training.crop_px
+    photos = study_photos(data.train, data.validation, data.evaluation, crop_px)
+    return Ground(
+        device=device,
+        teachers={name: file_sha(teacher_path(name)) for name in names},
+        teacher_latents=latents,
+        crops=study_crops(photos["train"], data.crops, crop_px).hash,
+        anchor=anchor_sha(cfg.anchor, store),
+        meter=_meter(cfg, device),
+        fingerprint=fingerprint(device, threads=THREADS),
+    )
+
+
+def _meter(cfg: StudyConfig, device: str) -> str | None:
+    """The meter as a resume must find it.
+
+    Raises:
+        MeterError: Something that the study minimises or limits cannot be measured.
+    """
+    from kdbench.energy import pick
+
+    meter = pick(cfg.energy, device)
+    if meter is not None:
+        return f"{meter.name} ({meter.source})"
+    needs = [name for name in (*cfg.objectives, *cfg.constraints.limits) if "_j_per_mpx" in name]
+    if needs:
+        raise MeterError(
+            f"{needs[0]} needs an energy meter, and `energy.meter` is {cfg.energy.meter}",
+            fix="set `energy.meter: auto`, or leave energy out of objectives and constraints",
+        )
+    return None
+
+
+def _require_usable(cfg: StudyConfig, teacher_latents: Mapping[str, int]) -> None:
+    """Raises ConfigError for what no trial of the space could use."""
+    recipe = Recipe({}, {(): Place(f"study {cfg.name}")})
+    for key, rule in cfg.space.unusable(teacher_latents):
+        recipe.report(("space", *key.split(".")), rule)
+    if recipe.problems:
+        recipes.fail(recipe.problems)
+
+
+def measure_anchor(cfg: StudyConfig, ground: Ground, store: Store) -> None:
+    """Keep the figures of the study's anchor beside it, once."""
+    from kdbench.bench import keep_anchor
+
+    keep_anchor(store, cfg.name, bench(cfg, ground, store))

@@ -1,0 +1,84 @@
+"""Ctrl-C and SIGTERM, let through only where a trial can bear them."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+WATCH_S = 0.5
+
+
+class Interrupt(AbstractContextManager["Interrupt"]):
+    """Remembers that somebody wants us to stop; raises only inside `allowed`.
+
+    A KeyboardInterrupt in the middle of a database write would leave a trial running for ever.
+    Later signals change nothing: one is enough.
+
+    Args:
+        parent: Pid of the process whose death counts as a signal, too.
+
+    Attributes:
+        wanted: Whether a signal came.
+    """
+
+    def __init__(self, parent: int | None = None) -> None:
+        self.wanted = False
+        self._parent = parent
+        self._allowed = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Interrupt":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {which: signal.signal(which, self._came) for which in SIGNALS}
+        if self._parent is not None:
+            threading.Thread(target=self._watch, args=(self._parent,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for which, handler in self._before.items():
+            signal.signal(which, handler)
+
+    @contextmanager
+    def allowed(self) -> Iterator[None]:
+        """Raises KeyboardInterrupt inside the block as soon as somebody wants us to stop."""
+        self._allowed = True
+        try:
+            if self.wanted:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._allowed = False
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt if somebody wants us to stop."""
+        if self.wanted:
+            raise KeyboardInterrupt
+
+    def sleep(self, seconds: float) -> None:
+        """Sleeps; raises KeyboardInterrupt as soon as somebody wants us to stop."""
+        with self.allowed():
+            time.sleep(seconds)
+
+    def _came(self, number: int, frame: FrameType | None) -> None:
+        self.wanted = True
+        if self._allowed:
+            self._allowed = False
+            raise KeyboardInterrupt
+
+    @staticmethod
+    def _watch(parent: int) -> None:
+        """Orphans get another parent; they send themselves the signal that nobody else will."""
+        pause = threading.Event()
+        while os.getppid() == parent:
+            pause.wait(WATCH_S)
+        os.kill(os.getpid(), signal.SIGTERM)

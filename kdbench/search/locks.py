@@ -1,0 +1,115 @@
+"""Who is alive: one `flock` for each worker of a study, released by the kernel when it dies."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kdbench.errors import StoreError
+from kdbench.store import Store
+
+ASK = "ask"
+COORDINATOR = "coordinator"
+POLL_S = 0.02
+
+
+class Lock:
+    """One lock file; holds the pid of its holder for messages."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+
+    def take(self) -> bool:
+        """Whether we hold it now; False if another process does."""
+        if self._fd is not None:
+            return True
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
+        self._fd = fd
+        return True
+
+    def release(self) -> None:
+        """Let go; nothing happens if we do not hold it."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    @property
+    def holder(self) -> str:
+        """Pid of who took it last."""
+        return self._path.read_text() if self._path.exists() else ""
+
+
+class StudyLocks:
+    """The locks of one study on this host."""
+
+    def __init__(self, store: Store, study: str) -> None:
+        self._folder = store.study_folder(study) / "workers"
+        self._study = study
+
+    def lock(self, name: str | int) -> Lock:
+        """The lock of a worker, or `ASK`, or `COORDINATOR`; not taken yet."""
+        return Lock(self._folder / f"{name}.lock")
+
+    def log(self, index: int) -> Path:
+        """What a worker process printed."""
+        return self._folder / f"{index}.log"
+
+    def is_alive(self, index: int) -> bool:
+        """Whether a worker of this index runs on this host."""
+        lock = self.lock(index)
+        free = lock.take()
+        lock.release()
+        return not free
+
+    def alive(self) -> list[int]:
+        """Indexes of the workers that run on this host."""
+        indexes = [int(p.stem) for p in self._folder.glob("*.lock") if p.stem.isdecimal()]
+        return [index for index in sorted(indexes) if self.is_alive(index)]
+
+    @contextmanager
+    def worker(self, index: int, *, patience_s: float = 0.0) -> Iterator[None]:
+        """Held while a worker lives.
+
+        Raises:
+            StoreError: There is a worker of this index.
+        """
+        with self._held(
+            index, patience_s, f"worker {index} of study {self._study!r} runs", "worker"
+        ):
+            yield
+
+    @contextmanager
+    def coordinator(self) -> Iterator[None]:
+        """Held while `kdbench search` watches its workers.
+
+        Raises:
+            StoreError: This study is being searched.
+        """
+        with self._held(COORDINATOR, 0.0, f"study {self._study!r} is being searched", "search"):
+            yield
+
+    @contextmanager
+    def _held(self, name: str | int, patience_s: float, problem: str, noun: str) -> Iterator[None]:
+        lock, end = self.lock(name), time.monotonic() + patience_s
+        while not lock.take():
+            if time.monotonic() > end:
+                raise StoreError(
+                    f"{problem} already, by process {lock.holder}",
+                    fix=f"wait until that {noun} ends, or stop it with `kill -INT {lock.holder}`",
+                )
+            time.sleep(POLL_S)
+        try:
+            yield
+        finally:
+            lock.release()

@@ -1,0 +1,71 @@
+"""From what a trial found to what the sampler is told: values to minimise, constraints to keep."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from kdbench.errors import MeterError
+from kdbench.records import TrialResult
+
+OBJECTIVES: Mapping[str, Callable[[TrialResult], float | None]] = {
+    "bd_rate_pct": lambda r: r.bd_rate.pct,
+    "kmac_per_px": lambda r: r.complexity.kmac_per_px,
+    "decoder_kmac_per_px": lambda r: r.complexity.decoder_kmac_per_px,
+    "energy_j_per_mpx": lambda r: r.energy.j_per_mpx if r.energy else None,
+    "encode_j_per_mpx": lambda r: r.energy.encode.mean_j_per_mpx if r.energy else None,
+    "decode_j_per_mpx": lambda r: r.energy.decode.mean_j_per_mpx if r.energy else None,
+    "decode_s_per_mpx": lambda r: r.rd.decode_s_per_mpx,
+    "params": lambda r: float(r.complexity.params),
+}
+"""What a study may minimise, each in the unit of its name; None where it was not measured."""
+
+OVERLAP = "overlap"
+UNFINISHED = "unfinished"
+
+
+def objective_values(objectives: Sequence[str], result: TrialResult) -> list[float]:
+    """The objectives of one result, in their order.
+
+    Raises:
+        MeterError: One of them was not measured.
+    """
+    found = {name: OBJECTIVES[name](result) for name in objectives}
+    values = [value for value in found.values() if value is not None]
+    if len(values) < len(found):
+        lacking = next(name for name, value in found.items() if value is None)
+        raise MeterError(
+            f"objective {lacking} was not measured",
+            fix=f"leave {lacking} out of the study's objectives, or set `energy.meter`; "
+            "`kdbench doctor` lists the meters that work here",
+        )
+    return values
+
+
+def violations(
+    limits: Mapping[str, float],
+    values: Mapping[str, float],
+    *,
+    overlaps: bool = True,
+    unfinished: float = 0.0,
+) -> dict[str, float]:
+    """One number for each rule of the study: above 0 if it is broken, and by how much.
+
+    Every trial gets the same keys, for GP refuses trials that differ in them, and all are shares,
+    for TPE adds them up: a cost is weighed by its limit (0.25: a quarter too much); no overlap
+    with the anchor counts as 1. A cost that is not known yet breaks nothing.
+
+    Args:
+        limits: Upper bounds by the name of the cost.
+        values: Costs that are known.
+        overlaps: Whether the curve can be compared with the anchor's.
+        unfinished: Share of the training steps that a stopped trial did not run.
+    """
+    shares = {name: values.get(name, limit) / limit - 1.0 for name, limit in limits.items()}
+    return {**shares, OVERLAP: 0.0 if overlaps else 1.0, UNFINISHED: unfinished}
+
+
+def broken(limits: Mapping[str, float], values: Mapping[str, float]) -> list[str]:
+    """One sentence for each limit that `values` exceed."""
+    return [
+        f"{name} is {values[name]:,.6g}, above the limit of {limit:,.6g}"
+        for name, limit in limits.items()
+        if values.get(name, limit) > limit
+    ]

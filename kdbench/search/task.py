@@ -1,0 +1,278 @@
+"""The objective: one Optuna trial from its first question to what is told."""
+
+import math
+import os
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NoReturn
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from kdbench.config import StudyConfig
+from kdbench.errors import KdbenchError, QualityGapError, StoreError
+from kdbench.records import Bench, Progress, Rung, TrialResult, TrialSpec, content_hash
+from kdbench.search.ground import Ground, bench
+from kdbench.search.interrupt import Interrupt
+from kdbench.search.locks import Lock
+from kdbench.search.objectives import broken, objective_values, violations
+from kdbench.search.samplers import COSTS
+from kdbench.search.storage import BY
+from kdbench.search.study import DUPLICATE_OF, INTERRUPTED, SPEC_HASH, host
+from kdbench.store import Failure, Store, TrialFolder, WorkerState
+
+Gate = Callable[[Rung], bool]
+Run = Callable[[TrialSpec, Bench, Gate, Path, Callable[[Progress], None]], TrialResult]
+
+REPORT_S = 0.25  # the live display reads no faster
+
+
+class TrialFailed(Exception):  # noqa: N818  # what happened, told to Optuna as FAIL
+    """A trial without a result; its folder says why, and the study goes on.
+
+    Attributes:
+        unexpected: Whether it is no problem that a user can solve.
+    """
+
+    def __init__(self, problem: str, fix: str, *, unexpected: bool) -> None:
+        super().__init__(problem)
+        self.problem, self.fix, self.unexpected = problem, fix, unexpected
+
+
+class TwinRuns(Exception):  # noqa: N818  # likewise
+    """Another worker trains this very spec just now."""
+
+
+@dataclass(slots=True)
+class CostGate:
+    """Says no at the first cost above its limit; remembers what it saw."""
+
+    limits: Mapping[str, float]
+    costs: dict[str, float] = field(default_factory=dict)
+    refusals: list[str] = field(default_factory=list)
+
+    def __call__(self, rung: Rung) -> bool:
+        """Whether the trial goes on."""
+        if rung.stage == "cost":
+            self.costs |= rung.values
+            self.refusals = broken(self.limits, self.costs)
+        return not self.refusals
+
+
+@dataclass(slots=True)
+class Reporter:
+    """Writes what a worker does for the live display, at most four times a second."""
+
+    store: Store
+    study: str
+    worker: int
+    trial: int | None = None
+    _stage: str = ""
+    _said: float = -math.inf
+
+    def __call__(self, progress: Progress) -> None:
+        """Tell it, unless something of this stage was told just now."""
+        now = time.monotonic()
+        if progress.stage == self._stage and now - self._said < REPORT_S:
+            return
+        if progress.loss is not None and not math.isfinite(progress.loss):
+            progress = replace(progress, loss=None)
+        self._stage, self._said = progress.stage, now
+        state = WorkerState(
+            index=self.worker,
+            pid=os.getpid(),
+            trial=self.trial,
+            progress=progress,
+            updated_s=time.time(),
+        )
+        self.store.save_worker(self.study, state)
+
+    def begin(self, trial: int | None, stage: str) -> None:
+        """Another trial, or none."""
+        self.trial, self._said = trial, -math.inf
+        self(Progress(stage=stage))
+
+
+@dataclass(slots=True, kw_only=True)
+class Objective:
+    """What a worker lets Optuna optimise.
+
+    A spec that has been tried is not trained again: its values are told once more, and the budget
+    counts them once. One that runs just now is left to whoever runs it.
+
+    Attributes:
+        asking: Held by the caller until the spec is known, so that no two workers ask at once.
+        number: Of the last trial.
+    """
+
+    cfg: StudyConfig
+    ground: Ground
+    store: Store
+    run: Run
+    worker: int
+    interrupt: Interrupt
+    asking: Lock
+    report: Reporter
+    number: int | None = None
+
+    def __call__(self, trial: optuna.Trial) -> list[float]:
+        """The objectives of one trial.
+
+        Raises:
+            TrialPruned: It is infeasible.
+            TrialFailed: It broke.
+            TwinRuns: Another worker is at it.
+            KeyboardInterrupt: Somebody wants us to stop.
+            StoreError: Nothing can be kept any more.
+        """
+        self.number = trial.number
+        by = {"worker": self.worker, "host": host(), "pid": os.getpid()}
+        trial.set_user_attr(BY, by)
+        spec = self._sample(trial)
+        trial.set_user_attr(SPEC_HASH, spec.hash)
+        twins = _twins(trial, spec)
+        self.asking.release()
+        if (values := self._known(trial, twins)) is not None:
+            return values
+        folder = self.store.begin_trial(self.cfg.name, trial.number, spec)
+        self._inherit(folder, twins)
+        self.report.begin(trial.number, "start")
+        return self._train(trial, spec, folder)
+
+    def _sample(self, trial: optuna.Trial) -> TrialSpec:
+        """Its seed is the study's: students differ in what was suggested and in nothing else."""
+        spec = self.cfg.space.sample(
+            trial,
+            plan=self.cfg.training,
+            seed=self.cfg.seed,
+            teacher_latents=self.ground.teacher_latents,
+            stands_on={},
+        )
+        return replace(spec, stands_on=self.ground.stands_on(spec.distillation.teacher))
+
+    def _known(self, trial: optuna.Trial, twins: list[FrozenTrial]) -> list[float] | None:
+        """What a twin found, told again; None if this spec has to be trained."""
+        for twin in twins:
+            trial_is_done = twin.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            stored = None if trial_is_done else self._stored(twin)
+            if trial_is_done or stored is not None:
+                trial.set_user_attr(DUPLICATE_OF, twin.number)
+            if twin.state == TrialState.PRUNED:
+                self._set_constraints(trial, twin.constraints, twin.user_attrs.get(COSTS, {}))
+                raise optuna.TrialPruned(f"as infeasible as trial {twin.number}")
+            if twin.state == TrialState.COMPLETE:
+                self._set_constraints(trial, twin.constraints)
+                return list(twin.values)
+            if stored is not None:
+                self._set_constraints(trial, violations(self.cfg.constraints.limits, {}))
+                return objective_values(self.cfg.objectives, stored)
+        running = [twin for twin in twins if twin.state == TrialState.RUNNING]
+        if any(twin.number < trial.number for twin in running):
+            trial.set_user_attr(DUPLICATE_OF, running[0].number)
+            raise TwinRuns
+        return None
+
+    def _stored(self, twin: FrozenTrial) -> TrialResult | None:
+        """The result of a trial that was kept and, its process dying, never told."""
+        folder = self.store.trial(self.cfg.name, twin.number)
+        if twin.state != TrialState.FAIL or not folder.result.is_file():
+            return None
+        return self.store.load_trial(self.cfg.name, twin.number).result
+
+    def _inherit(self, folder: TrialFolder, twins: list[FrozenTrial]) -> None:
+        """Take over the checkpoint of an earlier attempt at the same spec."""
+        for twin in reversed(twins):
+            earlier = self.store.trial(self.cfg.name, twin.number).path
+            if twin.state == TrialState.FAIL and earlier != folder.path:
+                for checkpoint in earlier.glob("*.checkpoint"):
+                    checkpoint.replace(folder.path / checkpoint.name)
+                    return
+
+    def _train(self, trial: optuna.Trial, spec: TrialSpec, folder: TrialFolder) -> list[float]:
+        gate = CostGate(self.cfg.constraints.limits)
+        try:
+            with self.interrupt.allowed():
+                result = self.run(
+                    spec, bench(self.cfg, self.ground, self.store), gate, folder.path, self.report
+                )
+            values = objective_values(self.cfg.objectives, result)
+            content_hash([values, result])  # refuses NaN and infinity
+        except KeyboardInterrupt:
+            self._interrupted(trial)
+            raise
+        except StoreError:
+            trial.set_user_attr(INTERRUPTED, True)
+            raise
+        except Exception as why:  # a trial may break; the study must not
+            self._without_result(trial, gate, why)
+        self.report.begin(trial.number, "told")
+        self.store.save_result(self.cfg.name, trial.number, result)
+        self._set_constraints(trial, violations(gate.limits, gate.costs))
+        return values
+
+    def _without_result(self, trial: optuna.Trial, gate: CostGate, why: Exception) -> NoReturn:
+        if gate.refusals:
+            rules = ", ".join(f"{name}_max" for name in gate.limits)
+            fix = f"loosen {rules} in the study's constraints, or narrow its space"
+            self._infeasible(trial, gate, "; ".join(gate.refusals), fix, overlaps=True)
+        if isinstance(why, QualityGapError):
+            self._infeasible(trial, gate, why.problem, why.fix, overlaps=False)
+        if isinstance(why, KdbenchError):
+            failed = TrialFailed(why.problem, why.fix, unexpected=False)
+        else:
+            text = "".join(traceback.format_exception(why))
+            failed = TrialFailed(
+                f"{type(why).__name__}: {why}",
+                f"report this, it is a fault of kdbench unless memory ran out:\n{text}",
+                unexpected=True,
+            )
+        self._save_failure("failed", failed.problem, failed.fix, gate.costs)
+        raise failed from why
+
+    def _infeasible(
+        self, trial: optuna.Trial, gate: CostGate, problem: str, fix: str, *, overlaps: bool
+    ) -> NoReturn:
+        self._save_failure("infeasible", problem, fix, gate.costs)
+        shares = violations(gate.limits, gate.costs, overlaps=overlaps)
+        self._set_constraints(trial, shares, gate.costs)
+        raise optuna.TrialPruned(problem)
+
+    def _interrupted(self, trial: optuna.Trial) -> None:
+        fix = "run the same command again: this spec is in the queue, and nothing else is lost"
+        self._save_failure("failed", "interrupted", fix, {})
+        trial.set_user_attr(INTERRUPTED, True)
+
+    def _save_failure(self, state: str, problem: str, fix: str, costs: Mapping[str, float]) -> None:
+        assert self.number is not None
+        failure = Failure(
+            state="infeasible" if state == "infeasible" else "failed",
+            problem=problem,
+            fix=fix,
+            values={name: cost for name, cost in costs.items() if math.isfinite(cost)},
+        )
+        self.store.save_failure(self.cfg.name, self.number, failure)
+
+    @staticmethod
+    def _set_constraints(
+        trial: optuna.Trial,
+        shares: Mapping[str, float],
+        costs: Mapping[str, float] | None = None,
+    ) -> None:
+        """Once, at the very end: a constraint cannot be set again in Optuna."""
+        if costs:
+            trial.set_user_attr(COSTS, dict(costs))
+        for key, share in shares.items():
+            trial.set_constraint(key, share)
+
+
+def _twins(trial: optuna.Trial, spec: TrialSpec) -> list[FrozenTrial]:
+    """Trials of the same spec, first one first."""
+    others = trial.study.get_trials(deepcopy=False)
+    return [
+        other
+        for other in others
+        if other.number != trial.number and other.user_attrs.get(SPEC_HASH) == spec.hash
+    ]

@@ -1,0 +1,161 @@
+"""A small study on disk, made by hand: round figures, so that a test can know the answers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from kdbench.bench import CodecFigures, anchor_file
+from kdbench.files import write_json
+from kdbench.records import (
+    BDRate,
+    CodecEnergy,
+    Complexity,
+    Distillation,
+    EnergyReading,
+    Hyper,
+    Latent,
+    Operation,
+    RDCurve,
+    RDPoint,
+    Source,
+    Training,
+    Transform,
+    TrialResult,
+    TrialSpec,
+)
+from kdbench.store import Failure, Store, StoredStudy
+
+STUDY = "tiny"
+OBJECTIVES = ["bd_rate_pct", "kmac_per_px", "energy_j_per_mpx"]
+SPEC = TrialSpec(
+    encoder=Transform(width=32),
+    decoder=Transform(width=16, kernel=3, activation="relu"),
+    hyper=Hyper(width=16),
+    latent=Latent(channels=192),
+    distillation=Distillation(teacher="teacher:default", latent=0.1),
+    training=Training(
+        steps=800, batch=8, crop_px=128, rd_lambdas=(0.0018, 0.0067, 0.025), learning_rate=1e-3
+    ),
+    seed=0,
+    stands_on={"teacher": "ab12", "crops": "cd34", "code": "0.1.0"},
+)
+
+
+def curve(scale: float = 1.0) -> RDCurve:
+    """Two images, three levels; bits times `scale`."""
+    points = [(0, 0.1, 27.0, 0.91), (1, 0.25, 30.0, 0.95), (2, 0.6, 33.5, 0.98)]
+    bpp = tuple((0.8 * b * scale, 1.2 * b * scale) for _, b, _, _ in points)
+    return RDCurve(
+        images=("a.png", "b.png"),
+        points=tuple(
+            RDPoint(level=level, bpp=b * scale, psnr_db=p, ms_ssim=m) for level, b, p, m in points
+        ),
+        image_bpp=bpp,
+        image_psnr_db=tuple((p + 0.5, p - 0.5) for _, _, p, _ in points),
+        estimated_over_real_bits=0.999,
+        encode_s_per_mpx=0.5,
+        decode_s_per_mpx=0.75,
+    )
+
+
+def reading(operation: Operation, joules: float, source: Source) -> EnergyReading:
+    """Three windows around `joules` a megapixel."""
+    return EnergyReading(
+        operation=operation,
+        source=source,
+        meter="replay" if source == "replay" else "codecarbon",
+        detail="cpu_load x 8 W (process)",
+        gross_j_per_mpx=(0.9 * joules, joules, 1.1 * joules),
+        net_j_per_mpx=None,
+        idle_before_w=None,
+        idle_after_w=None,
+        window_s=1.0,
+        images_per_window=4,
+        s_per_mpx=0.5,
+        flags=("noisy: 8 % interval",) if operation == "encode" else (),
+    )
+
+
+def energy(joules: float, source: Source = "model") -> CodecEnergy:
+    """A third for encoding."""
+    return CodecEnergy(
+        encode=reading("encode", joules / 3, source),
+        decode=reading("decode", joules * 2 / 3, source),
+        device="d00d",
+    )
+
+
+def result(
+    bd_rate_pct: float, width: int, joules: float | None, *, seconds: float = 38.4
+) -> TrialResult:
+    """A student of `width` channels: 0.1 kMAC/px and 10,000 parameters a channel."""
+    share = width / 10
+    return TrialResult(
+        rd=curve(1 + bd_rate_pct / 100),
+        bd_rate=BDRate(
+            pct=bd_rate_pct, low_pct=bd_rate_pct - 6, high_pct=bd_rate_pct + 7.5, overlap_db=6.5
+        ),
+        complexity=Complexity(
+            params=10_000 * width,
+            g_a=0.4 * share,
+            h_a=0.05 * share,
+            h_s=0.1 * share,
+            g_s=0.4 * share,
+            entropy_model=0.05 * share,
+            peak_memory_bytes=width << 20,
+        ),
+        energy=None if joules is None else energy(joules),
+        seconds={"cost": 0.5, "training": seconds, "evaluation": 12.0, "waiting": 0.0},
+        hashes={"weights": f"w{width}", "bitstreams": f"b{width}"},
+        losses={"train": 1.25, "validation": 1.5},
+        environment={"threads": "1", "torch": "2.14.1", "cpu": "AMD EPYC"},
+    )
+
+
+TEACHER = CodecFigures(
+    codec="teacher:default",
+    sha="ab12",
+    rd=curve(),
+    complexity=Complexity(
+        params=6_400_000,
+        g_a=40,
+        h_a=5,
+        h_s=5,
+        g_s=40,
+        entropy_model=0.5,
+        peak_memory_bytes=64 << 20,
+    ),
+    energy=energy(30.0),
+)
+
+
+def spec(number: int) -> TrialSpec:
+    """The spec of trial `number`."""
+    return replace(SPEC, encoder=Transform(width=16 + number), seed=number)
+
+
+def make_study(root: Path, *, with_anchor: bool = True) -> Store:
+    """Six trials: 0, 1, 3 complete (0 and 3 on the front), one infeasible, one failed, one runs."""
+    store = Store(root)
+    settings = {"name": STUDY, "objectives": OBJECTIVES, "anchor": "teacher:default"}
+    store.create_study(StoredStudy(name=STUDY, settings=settings, fixed={"anchor": "ab12"}))
+    if with_anchor:
+        write_json(anchor_file(store, STUDY), TEACHER)
+    for number in range(6):
+        store.begin_trial(STUDY, number, spec(number))
+    store.save_result(STUDY, 0, result(77.1, 16, 4.5))
+    store.save_result(STUDY, 1, result(90.0, 32, 7.0, seconds=61.0))  # beaten by trial 0
+    refused = Failure(
+        state="infeasible",
+        problem="params is 3,400,000, above the limit of 3,000,000",
+        fix="raise `constraints.params_max`",
+        values={"params": 3.4e6, "kmac_per_px": 64.0},
+    )
+    store.save_failure(STUDY, 2, refused)
+    store.save_result(STUDY, 3, result(12.25, 64, 12.0, seconds=104.7))
+    broke = Failure(
+        state="failed",
+        problem="the loss became nan at step 312 of 800",
+        fix="lower `training.learning_rate`; this trial failed, the study goes on",
+    )
+    store.save_failure(STUDY, 4, broke)
+    return store

@@ -1,0 +1,115 @@
+"""The JSON that others read is what docs/schemas/ says, and the schemas say enough to be wrong."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from kdbench.bench import Comparison
+from kdbench.report.json_view import bench_json, rerun_json, study_json
+from kdbench.report.overview import overview
+from kdbench.rerun import reproduction
+from tests.support.results import OBJECTIVES, STUDY, TEACHER, make_study, result
+
+SCHEMAS = Path(__file__).parents[3] / "docs" / "schemas"
+NO_BD_RATE = Comparison(anchor="teacher:default", bd_rate=None, why_not="no common quality")
+
+
+def validator(name: str) -> Draft202012Validator:
+    schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+def sent(document: dict[str, Any]) -> Any:
+    """What a reader parses."""
+    return json.loads(json.dumps(document, allow_nan=False))
+
+
+@pytest.mark.parametrize("with_anchor", [True, False])
+def test_show_follows_its_schema(tmp_path: Path, with_anchor: bool) -> None:
+    store = make_study(tmp_path, with_anchor=with_anchor)
+    validator("show").validate(sent(study_json(overview(store, STUDY))))
+
+
+def test_show_has_every_trial_with_its_reason(tmp_path: Path) -> None:
+    document = sent(study_json(overview(make_study(tmp_path), STUDY)))
+    trials = document["trials"]
+    assert [t["state"] for t in trials] == [
+        "complete",
+        "complete",
+        "infeasible",
+        "complete",
+        "failed",
+        "running",
+    ]
+    assert [t["number"] for t in trials if t["on_front"]] == [0, 3]
+    assert document["front"] == [3, 0]
+    assert all(list(t["objectives"]) == OBJECTIVES for t in trials)
+    assert trials[0]["objectives"] == pytest.approx(
+        {"bd_rate_pct": 77.1, "kmac_per_px": 1.6, "energy_j_per_mpx": 4.5}
+    )
+    assert [t["reason"] is None for t in trials] == [True, True, False, True, False, True]
+    assert trials[4]["fix"].startswith("lower `training.learning_rate`")
+    assert document["anchor"]["complexity"]["params"] == 6_400_000
+
+
+def test_points_are_by_ascending_bpp() -> None:
+    backwards = replace(TEACHER, rd=replace(TEACHER.rd, points=TEACHER.rd.points[::-1]))
+    points = bench_json(backwards, [], NO_BD_RATE)["rd"]
+    assert [point["bpp"] for point in points] == [0.1, 0.25, 0.6]
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [TEACHER, replace(TEACHER, codec="jpeg", complexity=None, energy=None)],
+    ids=["network", "classical"],
+)
+def test_bench_follows_its_schema(figures: Any) -> None:
+    skipped = [("empty.png", "it is empty")]
+    validator("bench").validate(sent(bench_json(figures, skipped, NO_BD_RATE)))
+
+
+def without_source(document: dict[str, Any]) -> None:
+    del document["trials"][0]["energy"]["source"]
+
+
+def with_another_source(document: dict[str, Any]) -> None:
+    document["trials"][0]["energy"]["encode"]["source"] = "measured"
+
+
+def with_text_for_a_number(document: dict[str, Any]) -> None:
+    document["trials"][0]["rd"][0]["bpp"] = "0.1"
+
+
+def with_an_unknown_key(document: dict[str, Any]) -> None:
+    document["trials"][0]["bdrate"] = 1.0
+
+
+@pytest.mark.parametrize(
+    "spoil", [without_source, with_another_source, with_text_for_a_number, with_an_unknown_key]
+)
+def test_the_schema_refuses(tmp_path: Path, spoil: Callable[[dict[str, Any]], None]) -> None:
+    document = sent(study_json(overview(make_study(tmp_path), STUDY)))
+    spoiled = copy.deepcopy(document)
+    spoil(spoiled)
+    assert validator("show").is_valid(document)
+    assert not validator("show").is_valid(spoiled)
+
+
+def test_rerun_says_what_is_the_same_and_what_changed() -> None:
+    first = result(77.1, 16, 4.5)
+    second = replace(first, hashes={"weights": "w16", "bitstreams": "other"})
+    run = reproduction(3, first, second, {"teacher": "a"}, {"teacher": "b"})
+    (sent_run,) = sent(rerun_json([run], STUDY))["reruns"]
+    assert sent_run["number"] == 3
+    assert sent_run["reproduced"] is False
+    assert sent_run["same"] == {"weights": True, "bitstreams": False}
+    assert sent_run["changed"] == {"teacher": {"then": "a", "now": "b"}}
+    assert sent_run["expected"] is False
+    assert sent_run["difference"]["pct"] == pytest.approx(0.0, abs=1e-9)

@@ -1,0 +1,114 @@
+"""The front and the trials that names such as `best` and `knee` stand for."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kdbench.errors import KdbenchError, StoreError
+from kdbench.report.overview import choose, front, overview
+from tests.support.results import OBJECTIVES, STUDY, energy, make_study, result, spec
+
+
+def test_the_front_is_what_nothing_beats_by_the_first_objective(tmp_path: Path) -> None:
+    found = overview(make_study(tmp_path), STUDY)
+    assert found.front == (3, 0)
+    assert {n: found.n(n) for n in ("complete", "infeasible", "failed", "running")} == {
+        "complete": 3,
+        "infeasible": 1,
+        "failed": 1,
+        "running": 1,
+    }
+
+
+def test_the_front_depends_on_what_the_study_minimises() -> None:
+    results = {0: result(77.1, 16, 4.5), 1: result(90.0, 32, 7.0), 3: result(12.25, 64, 12.0)}
+    assert front(results, ["bd_rate_pct"]) == (3,)
+    assert front(results, ["params", "decode_s_per_mpx"]) == (0,)
+
+
+def test_a_result_that_lacks_an_objective_is_not_on_the_front() -> None:
+    results = {0: result(1.0, 16, None), 1: result(90.0, 32, 7.0)}
+    assert front(results, OBJECTIVES) == (1,)
+
+
+def test_costs_of_an_infeasible_trial_are_known(tmp_path: Path) -> None:
+    found = overview(make_study(tmp_path), STUDY)
+    assert found.values(found.trials[2]) == {
+        "bd_rate_pct": None,
+        "kmac_per_px": 64.0,
+        "energy_j_per_mpx": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("which", "numbers"),
+    [
+        ("1", [1]),
+        ("4", [4]),
+        ("best", [3, 0]),
+        ("best:bd_rate_pct", [3]),
+        ("best:kmac_per_px", [0]),
+    ],
+)
+def test_trials_have_names(tmp_path: Path, which: str, numbers: list[int]) -> None:
+    assert choose(overview(make_study(tmp_path), STUDY), which) == numbers
+
+
+def test_the_knee_is_good_at_everything(tmp_path: Path) -> None:
+    store = make_study(tmp_path)
+    store.save_result(STUDY, 5, result(20.0, 20, 5.0))
+    assert choose(overview(store, STUDY), "knee") == [5]
+
+
+@pytest.mark.parametrize(
+    ("which", "problem", "fix"),
+    [
+        ("7", "no trial 7", "nearest first: 5, 4, 3, 2, 1"),
+        ("bets", "`bets` names no trial", "a number, best, best:OBJECTIVE or knee"),
+        ("knee:params", "`knee:params` names no trial", "best:OBJECTIVE or knee"),
+        ("best:kmacs", "`kmacs` is no objective", "nearest first: kmac_per_px, "),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_right_ones(
+    tmp_path: Path, which: str, problem: str, fix: str
+) -> None:
+    found = overview(make_study(tmp_path), STUDY)
+    with pytest.raises(KdbenchError, match=f"(?s){re.escape(problem)}.*fix: .*{re.escape(fix)}"):
+        choose(found, which)
+
+
+def test_best_of_nothing_says_what_to_wait_for(tmp_path: Path) -> None:
+    found = replace(overview(make_study(tmp_path), STUDY), front=())
+    with pytest.raises(KdbenchError, match=r"(?s)no complete trial yet.*fix: let `kdbench search"):
+        choose(found, "best")
+
+
+def test_two_protocols_are_not_mixed(tmp_path: Path) -> None:
+    store = make_study(tmp_path)
+    store.save_result(STUDY, 5, replace(result(20.0, 20, 5.0), protocol=2))
+    with pytest.raises(
+        KdbenchError, match=r"(?s)protocols: 1 \(trial 0\), 2 \(trial 5\).*fix: .*another name"
+    ):
+        overview(store, STUDY)
+
+
+def test_measured_and_estimated_energies_are_not_mixed(tmp_path: Path) -> None:
+    store = make_study(tmp_path)
+    store.save_result(STUDY, 5, replace(result(20.0, 20, 5.0), energy=energy(3.0, "counter")))
+    with pytest.raises(
+        KdbenchError, match=r"(?s)model \(trial 0\), counter \(trial 5\).*fix: .*one meter"
+    ):
+        overview(store, STUDY)
+
+
+def test_a_study_that_never_began_is_answered_with_those_that_did(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"(?s)no study 'tinny'.*fix: .*nearest first: tiny"):
+        overview(make_study(tmp_path), "tinny")
+
+
+def test_a_trial_that_began_last_is_read_too(tmp_path: Path) -> None:
+    store = make_study(tmp_path)
+    store.begin_trial(STUDY, 10, spec(10))
+    assert [trial.number for trial in overview(store, STUDY).trials] == [0, 1, 2, 3, 4, 5, 10]

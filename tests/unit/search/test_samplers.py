@@ -1,0 +1,127 @@
+"""Samplers learn from infeasible trials, and no two workers draw the same numbers."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from kdbench.search.objectives import violations
+from kdbench.search.samplers import COSTS, make_sampler, population, sampler_seed
+from tests.support import search as stub
+
+SPACE = {
+    "width": IntDistribution(8, 64),
+    "rate": FloatDistribution(1e-4, 1e-2, log=True),
+    "side": CategoricalDistribution(["a", "b"]),
+}
+LIMIT = 32
+LEARNERS = ["tpe", "gp", "nsga2"]
+
+
+def told(width: int, rate: float, state: TrialState, **optional: Any) -> FrozenTrial:
+    """A trial whose objectives are better the wider it is, so that only the limit speaks against."""
+    costs = {"kmac_per_px": float(width)}
+    shares = violations({"kmac_per_px": LIMIT}, costs)
+    params = {"width": width, "rate": rate, "side": "a", **optional}
+    names = {**SPACE, "extra": FloatDistribution(0, 1)}
+    return optuna.create_trial(
+        state=state,
+        values=[100.0 - width, rate] if state == TrialState.COMPLETE else None,
+        params=params,
+        distributions={name: names[name] for name in params},
+        constraints=None if state == TrialState.FAIL else shares,
+        user_attrs={COSTS: costs},
+    )
+
+
+def history(infeasible: TrialState) -> list[FrozenTrial]:
+    """Narrow ones are complete, wide ones are of the state that is asked about."""
+    narrow = [told(8 + 2 * i, 1e-3 * (1 + i % 5), TrialState.COMPLETE) for i in range(12)]
+    wide = [told(34 + 2 * i, 1e-3 * (1 + i % 5), infeasible) for i in range(14)]
+    return [trial for pair in zip(narrow, wide[:12], strict=True) for trial in pair] + wide[12:]
+
+
+def suggestions(
+    folder: Path, sampler: str, trials: list[FrozenTrial], n: int, *overrides: str
+) -> list[dict[str, Any]]:
+    """What comes next; every suggestion fails, so that nothing else is learnt meanwhile."""
+    cfg = stub.study(folder, f"sampler.name={sampler}", "trials=16", *overrides)
+    study = optuna.create_study(
+        directions=["minimize", "minimize"], sampler=make_sampler(cfg, 0, n_asked=0)
+    )
+    study.set_metric_names(["loss", "rate"])
+    study.add_trials(trials)
+    asked = []
+    for _ in range(n):
+        trial = study.ask(SPACE)
+        asked.append(trial.params)
+        study.tell(trial, state=TrialState.FAIL)
+    return asked
+
+
+@pytest.mark.parametrize("sampler", LEARNERS)
+def test_the_next_suggestions_change_because_of_infeasible_trials(
+    tmp_path: Path, sampler: str
+) -> None:
+    known = suggestions(tmp_path, sampler, history(TrialState.PRUNED), 3)
+    unknown = suggestions(tmp_path, sampler, history(TrialState.FAIL), 3)
+    assert known != unknown
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_infeasible_trials_drive_suggestions_away(tmp_path: Path, sampler: str) -> None:
+    n = 12 if sampler == "tpe" else 4
+    known = suggestions(tmp_path, sampler, history(TrialState.PRUNED), n)
+    unknown = suggestions(tmp_path, sampler, history(TrialState.FAIL), n)
+    too_wide = [sum(params["width"] > LIMIT for params in each) for each in (known, unknown)]
+    assert too_wide[0] < too_wide[1]
+
+
+@pytest.mark.parametrize("sampler", LEARNERS)
+def test_a_study_of_nothing_but_infeasible_trials_goes_on(tmp_path: Path, sampler: str) -> None:
+    wide = [told(34 + 2 * i, 1e-3, TrialState.PRUNED) for i in range(14)]
+    assert len(suggestions(tmp_path, sampler, wide, 2)) == 2
+
+
+@pytest.mark.parametrize("sampler", LEARNERS)
+def test_trials_may_differ_in_what_they_were_asked(tmp_path: Path, sampler: str) -> None:
+    trials = [told(8 + i, 1e-3, TrialState.COMPLETE, extra=0.5) for i in range(12)]
+    trials += [told(34 + i, 1e-3, TrialState.PRUNED) for i in range(4)]
+    assert len(suggestions(tmp_path, sampler, trials, 2)) == 2
+
+
+@pytest.mark.parametrize("sampler", ["random", *LEARNERS])
+def test_the_same_seed_and_history_suggest_the_same(tmp_path: Path, sampler: str) -> None:
+    trials = history(TrialState.PRUNED)
+    once = suggestions(tmp_path, sampler, trials, 2)
+    assert once == suggestions(tmp_path, sampler, trials, 2)
+    assert once != suggestions(tmp_path, sampler, trials, 2, "seed=1")
+
+
+def test_a_seed_is_the_same_in_every_process() -> None:
+    assert sampler_seed(0, 0, 0) == 3389331193
+
+
+def test_no_two_workers_and_no_two_lives_of_one_draw_the_same_numbers() -> None:
+    seeds = {sampler_seed(s, w, n) for s in range(3) for w in range(8) for n in range(8)}
+    assert len(seeds) == 3 * 8 * 8
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_trials_from_the_queue_count_as_start_up(tmp_path: Path) -> None:
+    """With the queue full of them, the sampler speaks from the tenth trial on."""
+    cfg = stub.study(tmp_path)
+    sampler = make_sampler(cfg, 0, n_asked=0, n_enqueued=5)
+    assert isinstance(sampler, optuna.samplers.TPESampler)
+    assert sampler._n_startup_trials == 10
+    longer = make_sampler(cfg, 0, n_asked=0, n_enqueued=25)
+    assert isinstance(longer, optuna.samplers.TPESampler)
+    assert longer._n_startup_trials == 26
+
+
+@pytest.mark.parametrize(("trials", "size"), [(4, 4), (24, 6), (400, 50)])
+def test_a_budget_holds_several_generations(trials: int, size: int) -> None:
+    assert population(trials) == size
