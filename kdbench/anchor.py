@@ -9,8 +9,8 @@ from kdbench.codecs.weights import file_sha
 from kdbench.data import ImageSet
 from kdbench.errors import CodecError
 from kdbench.evaluate import Evaluation, evaluate_classical, evaluate_learned
-from kdbench.records import MEASUREMENT_PROTOCOL, RDCurve, content_hash
 from kdbench.files import cached
+from kdbench.records import MEASUREMENT_PROTOCOL, RDCurve, content_hash
 from kdbench.store import Store
 from kdbench.teacher import teacher_path
 
@@ -53,7 +53,11 @@ def evaluate_by_name(
     store: Store | None = None,
     on_progress: Callable[[int, int], None] = lambda done, n: None,
 ) -> Evaluation:
-    """The curve of any codec over `images`, from real bitstreams."""
+    """The curve of any codec over `images`, from real bitstreams.
+
+    Raises:
+        CodecError: No codec of this name, or its bitstreams do not decode.
+    """
     path = codec_path(name, store)
     if path is None:
         return evaluate_classical(classical(name), images, on_progress=on_progress)
@@ -86,7 +90,7 @@ def anchor_curve(
 ) -> Anchor:
     """The anchor's curve over `images`, measured once per file, photos and device."""
     sha = anchor_sha(name, store)
-    key = content_hash([sha, images.sha, device, MEASUREMENT_PROTOCOL])
+    key = content_hash([sha, images.sha, images.names, device, MEASUREMENT_PROTOCOL])
 
     def compute() -> RDCurve:
         found = evaluate_by_name(name, images, device=device, store=store, on_progress=on_progress)

@@ -71,7 +71,7 @@ def bench_codec(
     from kdbench.anchor import anchor_curve, codec_path
     from kdbench.codecs.weights import load_codec
     from kdbench.cost import complexity_of, energy_of
-    from kdbench.device import host_lease
+    from kdbench.lease import host_lease
 
     cache = Path(bench.cache)
     found = anchor_curve(
@@ -145,8 +145,9 @@ def keep_anchor(
 def _classical_energy(name: str, images: "ImageSet", bench: "Bench") -> CodecEnergy | None:
     """Encode and decode of the first photo at the middle level, on the CPU, whatever the device."""
     from kdbench.codecs.classical import classical
-    from kdbench.device import fingerprint, fingerprint_hash, host_lease
+    from kdbench.device import fingerprint, fingerprint_hash
     from kdbench.energy import measure, pick
+    from kdbench.lease import host_lease
 
     meter = pick(bench.energy, "cpu")
     if meter is None:

@@ -4,28 +4,25 @@ Weights do not matter for the first three and hardly for the last, so each figur
 architecture (and device) and shared by all trials.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from kdbench.codecs.bitfile import decode_image, encode_image
+from kdbench.codecs.bitfile import Image, decode_image, encode_image
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.complexity import measure_complexity
 from kdbench.data import ImageSet
-from kdbench.device import Lease, fingerprint, fingerprint_hash, synchronise
+from kdbench.device import fingerprint, fingerprint_hash, one_thread, synchronise
 from kdbench.energy import EnergyMeter, measure, pick
+from kdbench.files import cached
+from kdbench.lease import Lease
 from kdbench.records import (
     MEASUREMENT_PROTOCOL,
     Bench,
     CodecEnergy,
     Complexity,
     EnergyPlan,
-    Operation,
     content_hash,
 )
-from kdbench.files import cached
 
 LEASE_TIMEOUT_S = 600.0
 
@@ -61,47 +58,38 @@ def energy_of(
 
     if fresh:
         return compute()
-    key = content_hash(
-        [model.architecture, device, meter.name, meter.detail, bench.energy, images.sha]
-        + [MEASUREMENT_PROTOCOL]
-    )
+    stands_on = [model.architecture, device, meter.name, meter.detail, bench.energy, images.sha]
+    key = content_hash([*stands_on, MEASUREMENT_PROTOCOL])
     return cached(Path(bench.cache) / f"energy-{key}.json", CodecEnergy, compute)
 
 
 def measure_codec(
     model: Hyperprior,
-    image: np.ndarray,
+    image: Image,
     meter: EnergyMeter,
     plan: EnergyPlan,
     device: Mapping[str, str],
 ) -> CodecEnergy:
     """Encode and decode of one photo at the middle level; the caller holds the lease."""
     level = model.architecture.n_levels // 2
-    n_pixels = image[..., 0].size
     data = encode_image(model, image, level)
     where = str(next(model.parameters()).device)
 
-    def run(operation: Operation, work: Callable[[], object]) -> int:
-        work()
-        synchronise(where)
-        return n_pixels
+    def encode() -> int:
+        encode_image(model, image, level)
+        return done()
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        readings = {
-            operation: measure(
-                operation, lambda o=operation, w=work: run(o, w), meter=meter, plan=plan
-            )
-            for operation, work in (
-                ("encode", lambda: encode_image(model, image, level)),
-                ("decode", lambda: decode_image(model, data)),
-            )
-        }
-    finally:
-        torch.set_num_threads(threads)
-    return CodecEnergy(
-        encode=readings["encode"],
-        decode=readings["decode"],
-        device=fingerprint_hash(device),
-    )
+    def decode() -> int:
+        decode_image(model, data)
+        return done()
+
+    def done() -> int:
+        synchronise(where)
+        return image[..., 0].size
+
+    with one_thread():
+        return CodecEnergy(
+            encode=measure("encode", encode, meter=meter, plan=plan),
+            decode=measure("decode", decode, meter=meter, plan=plan),
+            device=fingerprint_hash(device),
+        )

@@ -13,8 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -26,7 +25,7 @@ from kdbench.codecs.base import ImageCodec
 from kdbench.codecs.bitfile import Image, decode_image, encode_image, expectation, payload_bits
 from kdbench.codecs.weights import load_codec
 from kdbench.data import ImageSet
-from kdbench.device import synchronise
+from kdbench.device import one_thread, synchronise
 from kdbench.errors import CodecError
 from kdbench.rd import psnr_db
 from kdbench.records import RDCurve, RDPoint
@@ -90,7 +89,7 @@ def evaluate_learned(
     *,
     device: str = "cpu",
     on_progress: Callable[[int, int], None] = lambda done, n: None,
-    between_images: Callable[[], None] = lambda: None,
+    between_images: Callable[[], object] = lambda: None,
 ) -> Evaluation:
     """The curve of the codec file `path` over `images`, all levels.
 
@@ -167,17 +166,6 @@ def ms_ssim(image: Image, decoded: Image) -> float | None:
         for pixels in (image, decoded)
     )
     return float(multi_scale_ssim(a, b, data_range=255))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One torch thread inside; the caller's number after."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _check_bits(coded_bits: int, estimated_bits: float, *, n_files: int) -> None:

@@ -128,7 +128,8 @@ def _out_of_basis(values: Tensor, state: dict[str, Any]) -> Tensor:
 def _eigenvectors(gram: Tensor) -> Tensor:
     """Columns by falling eigenvalue."""
     damped = gram + 1e-12 * torch.eye(len(gram), device=gram.device)
-    return torch.linalg.eigh(damped)[1].flip(1).contiguous()
+    vectors: Tensor = torch.linalg.eigh(damped)[1]
+    return vectors.flip(1).contiguous()
 
 
 def _refresh(state: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
-"""Trains a teacher from photos: the work behind `kdbench teach`, which made the built-in one too."""
+"""Trains a teacher from photos: what `kdbench teach` does, and did for the built-in one."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,21 +8,30 @@ from typing import Any
 import torch
 
 from kdbench import __version__
-from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.codecs.hyperprior import DOWNSAMPLING, Hyperprior
 from kdbench.codecs.start import klt_start
 from kdbench.codecs.weights import codec_bytes, round_kernels
-from kdbench.data import ImageSet, joined, load_images, sample_batch
+from kdbench.data import ImageSet, Role, disjoint, joined, load_images, sample_batch
 from kdbench.device import supports_bf16
-from kdbench.records import Architecture, Progress, Training, plain
+from kdbench.errors import ConfigError
 from kdbench.files import write_atomic
+from kdbench.records import Architecture, Progress, Training, plain
 from kdbench.train import Batch, TrainingLog, levels_of_step, step_rng, to_tensor, train
 
 N_START_CROPS = 64
 
 
 def load_training_photos(sources: Sequence[str], crop_px: int) -> ImageSet:
-    """The photos of every source (`builtin` or a folder) as one set."""
-    return joined(*(load_images(source, "train", crop_px=crop_px) for source in sources))
+    """The photos of every source (`builtin` or a folder) as one set.
+
+    Raises:
+        DataError: A photo is one of the built-in validation or evaluation photos too: every study
+            judges by those, so no teacher may have seen them.
+    """
+    photos = joined(*(load_images(source, "train", crop_px=crop_px) for source in sources))
+    held_out: tuple[Role, ...] = ("validation", "evaluation")
+    disjoint({"train": photos} | {role: load_images("builtin", role) for role in held_out})
+    return photos
 
 
 def teach(
@@ -37,11 +47,27 @@ def teach(
 ) -> Path:
     """Trains a teacher and writes `out` (fp16 safetensors with its card).
 
-    A training that was interrupted goes on from `out` + `.checkpoint`.
+    A training that was interrupted goes on from its checkpoint beside `out`.
 
     Args:
-        card: What the command line knows (arguments, licence, names of the sources); completed here.
+        architecture: Of the teacher; one level for each of `training.rd_lambdas`.
+        training: Steps, rates, levels.
+        photos: See `load_training_photos`.
+        out: The file.
+        seed: Of the start, the crops and the quantisation noise.
+        device: Where it trains.
+        card: What the command line knows (name, sources, licence); completed here.
+        on_progress: Called after each step.
+
+    Raises:
+        ConfigError: Levels that do not ascend, or crops that the codec cannot halve six times.
+        StoreError: The folder of `out` cannot be written.
+        TrainingError: The loss became NaN, or the checkpoint is of another training.
     """
+    _check(training)
+    checkpoint, probe = out.with_suffix(".checkpoint"), out.with_suffix(".probe")
+    write_atomic(probe, b"", durable=False)  # better now than after hours
+    probe.unlink()
     torch.manual_seed(seed)
     model = Hyperprior(architecture)
     first = sample_batch(photos, step_rng(seed, 0), N_START_CROPS, training.crop_px)
@@ -62,13 +88,40 @@ def teach(
         seed=seed,
         device=device,
         precision=precision,
-        checkpoint=out.with_suffix(".checkpoint"),
+        checkpoint=checkpoint,
         on_progress=on_progress,
         log_every=100,
     )
     round_kernels(model)  # tables, curve and every later user see the stored weights
     model.finalise()
     return _finish(model, training, photos, log, out=out, card=card, precision=precision, seed=seed)
+
+
+def command_line(
+    card: Mapping[str, Any], architecture: Architecture, training: Training, *, seed: int
+) -> str:
+    """The command that trains this teacher again, every argument written out."""
+    words: list[object] = ["kdbench", "teach", card["name"]]
+    words += [word for source in card["sources"] for word in ("--images", str(source))]
+    words += ["--width", architecture.encoder.width, "--latent", architecture.latent.channels]
+    words += ["--hyper", architecture.hyper.width, "--rd-lambdas", *training.rd_lambdas]
+    words += ["--steps", training.steps, "--batch", training.batch, "--crop", training.crop_px]
+    words += ["--learning-rate", training.learning_rate, "--seed", seed]
+    words += ["--licence", card["licence"]] if card.get("licence") else []
+    return shlex.join(map(str, words))
+
+
+def _check(training: Training) -> None:
+    if training.crop_px % DOWNSAMPLING:
+        raise ConfigError(
+            f"crops of {training.crop_px} px cannot be halved six times",
+            fix=f"choose a multiple of {DOWNSAMPLING}, e.g. `--crop 128`",
+        )
+    if list(training.rd_lambdas) != sorted(set(training.rd_lambdas)):
+        raise ConfigError(
+            f"rd_lambdas {', '.join(map(str, training.rd_lambdas))} do not ascend",
+            fix="name each quality level once, smallest first",
+        )
 
 
 def _finish(
@@ -82,18 +135,19 @@ def _finish(
     precision: str,
     seed: int,
 ) -> Path:
-    """Writes the teacher, measures the written file, and writes it again with the curve in its card."""
+    """Writes the teacher, measures the file, writes it again with the curve in its card."""
     from kdbench.evaluate import evaluate_learned
 
     full = dict(card) | {
+        "command": command_line(card, model.architecture, training, seed=seed),
         "kdbench": __version__,
         "training": plain(training) | {"seed": seed, "precision": precision},
         "photos": {"n": photos.n, "megapixels": photos.pixels / 1e6, "sha": photos.sha},
+        "schedules": [list(pair) for pair in log.schedules],
         "seconds": log.seconds,
         "final_loss": log.last("rd_loss"),
         "torch": torch.__version__,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, codec_bytes(model, full, half=True))
     evaluation = evaluate_learned(out, load_images("builtin", "evaluation"))
     full["rd"] = [plain(point) for point in evaluation.curve.points]

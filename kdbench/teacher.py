@@ -75,7 +75,7 @@ class Teacher:
 
 
 def teacher_folders() -> tuple[Path, ...]:
-    """Where `teacher:NAME` is looked for: the working folder's teachers/, then the built-in ones."""
+    """Where `teacher:NAME` is looked for: teachers/ in the working folder, then the built-in."""
     return (Path("teachers"), BUILTIN)
 
 
@@ -192,10 +192,16 @@ class TeacherCache:
             )
         key = content_hash([teacher.sha, crops.hash, levels, "1"])
         target = folder / f"teacher-{key}"
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / f"teacher-{key}.lock"):
-            if not (target / "complete.json").is_file():
-                _build(teacher.model, crops, levels, shapes, target, on_progress)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder / f"teacher-{key}.lock"):
+                if not _is_whole(target, shapes):
+                    _build(teacher.model, crops, levels, shapes, target, on_progress=on_progress)
+        except OSError as why:
+            raise StoreError(
+                f"the teacher cache {target} cannot be written: {why.strerror or why}",
+                fix=f"make room for {gib:.2f} GiB in a writable --root, or lower data.crops",
+            ) from None
         arrays = {
             name: np.memmap(target / name, dtype=dtype, mode="r", shape=shape)
             for name, (shape, dtype) in shapes.items()
@@ -220,7 +226,7 @@ class TeacherCache:
         )
 
     def latents(self, n: int) -> Tensor:
-        """y before the gain of the first `n` crops, (n, M, h, w) fp32."""
+        """Latents before the gain of the first `n` crops, (n, M, h, w) fp32."""
         return torch.from_numpy(np.array(self._arrays["y.f16"][:n])).float()
 
 
@@ -243,6 +249,7 @@ def _build(
     levels: Sequence[int],
     shapes: dict[str, tuple[tuple[int, ...], str]],
     target: Path,
+    *,
     on_progress: Callable[[int, int], None],
 ) -> None:
     temporary = target.with_suffix(".building")
@@ -251,7 +258,7 @@ def _build(
     try:
         temporary.mkdir()
         arrays = {
-            name: np.memmap(temporary / name, dtype=dtype, mode="w+", shape=shape)
+            name: _writable(temporary / name, shape, dtype)
             for name, (shape, dtype) in shapes.items()
         }
         for first in range(0, crops.n, CHUNK):
@@ -266,12 +273,23 @@ def _build(
         (temporary / "complete.json").write_text(json.dumps({"crops": crops.hash}))
         shutil.rmtree(target, ignore_errors=True)
         os.replace(temporary, target)
-    except OSError as why:
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise StoreError(
-            f"the teacher cache {target} cannot be written: {why.strerror or why}",
-            fix="free space or choose another --root",
-        ) from None
+
+
+def _writable(path: Path, shape: tuple[int, ...], dtype: str) -> "np.memmap[Any, np.dtype[Any]]":
+    """A map of a new file whose room on the disk is taken: a full one would kill with SIGBUS."""
+    with path.open("xb") as file:
+        os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
+    return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
+
+
+def _is_whole(target: Path, shapes: dict[str, tuple[tuple[int, ...], str]]) -> bool:
+    sizes = {name: math.prod(s) * np.dtype(t).itemsize for name, (s, t) in shapes.items()}
+    return (target / "complete.json").is_file() and all(
+        (target / name).is_file() and (target / name).stat().st_size == size
+        for name, size in sizes.items()
+    )
 
 
 @contextlib.contextmanager

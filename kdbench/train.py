@@ -5,12 +5,12 @@ targets. SOAP with a short warm-up and one cosine to 1 %, gradients clipped at n
 in every batch, transforms in bf16 where the device multiplies it in hardware.
 """
 
+import io
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.distill import Distiller, Targets, rate_distortion
 from kdbench.errors import TrainingError
+from kdbench.files import write_atomic
 from kdbench.records import Progress, Training
 from kdbench.soap import Soap
 
@@ -41,10 +42,21 @@ class Batch(NamedTuple):
 
 @dataclass
 class TrainingLog:
-    """Losses over steps; grows while the training runs."""
+    """Losses over steps; grows while the training runs.
+
+    Attributes:
+        schedules: (first step, total steps) of each learning-rate schedule that was followed;
+            more than one where a resumed training was made longer or shorter.
+    """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    schedules: list[tuple[int, int]] = field(default_factory=list)
+
+    def follow(self, first_step: int, n_steps: int) -> None:
+        """Notes the schedule of `n_steps` that is followed from `first_step` on."""
+        if not self.schedules or self.schedules[-1][1] != n_steps:
+            self.schedules.append((first_step, n_steps))
 
     def last(self, name: str, n: int = 5) -> float:
         """Mean of the last `n` logged values of `name`."""
@@ -87,7 +99,7 @@ def train(
     precision: str,
     checkpoint: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
-    between_steps: Callable[[], None] = lambda: None,
+    between_steps: Callable[[], object] = lambda: None,
     log_every: int = 20,
 ) -> TrainingLog:
     """Trains `model` in place and finalises it (tables built, eval mode).
@@ -100,16 +112,19 @@ def train(
         seed: Of the quantisation noise.
         device: Where it trains.
         precision: `fp32` or `bf16`, of the transforms only.
-        checkpoint: File to resume from and to write every two minutes; removed at the end.
+        checkpoint: File to resume from and to write every two minutes; removed at the end. A
+            resumed training may have another number of steps; nothing else may differ.
         on_progress: Called after each step.
         between_steps: Called after each step; lets a measurer in.
         log_every: Steps between two rows of the log.
 
     Raises:
-        TrainingError: The loss is no number any more; names the step.
+        TrainingError: The loss or a gradient is no number any more (names the step), or
+            `checkpoint` is damaged or of another training.
+        StoreError: `checkpoint` cannot be written.
     """
     trainee = nn.ModuleList([model] + ([distiller] if distiller else [])).to(device)
-    trainee.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trainee.to(memory_format=torch.channels_last)
     parameters = [p for n, p in trainee.named_parameters() if not n.endswith("quantiles")]
     optimiser = Soap(parameters, lr=training.learning_rate)
     rd_lambdas = torch.tensor(training.rd_lambdas, device=device)
@@ -117,6 +132,7 @@ def train(
     log, first_step = TrainingLog(), 0
     if checkpoint is not None and checkpoint.exists():
         first_step = _resume(checkpoint, trainee, optimiser, log, training)
+    log.follow(first_step, training.steps)
     began = saved = time.monotonic()
     earlier_s = log.seconds
     model.train()
@@ -134,13 +150,12 @@ def train(
         loss = rd.loss + sum(terms.values())
         value = float(loss)
         if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss became {value} at step {step} of {training.steps}",
-                fix="lower `training.learning_rate`; this trial failed, the study goes on",
-            )
+            raise _diverged("loss", value, step, training)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+        norm = float(nn.utils.clip_grad_norm_(parameters, CLIP_NORM))
+        if not math.isfinite(norm):
+            raise _diverged("gradient", norm, step, training)
         optimiser.step()
         if step % log_every == 0 or step == training.steps - 1:
             row = {"step": float(step), "loss": value, "rd_loss": float(rd.loss)}
@@ -150,14 +165,30 @@ def train(
         between_steps()
         if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_S:
             log.seconds = earlier_s + time.monotonic() - began
-            _save(checkpoint, step + 1, trainee, optimiser, log, training)
+            _save(
+                checkpoint,
+                step + 1,
+                trainee=trainee,
+                optimiser=optimiser,
+                log=log,
+                training=training,
+            )
             saved = time.monotonic()
     log.seconds = earlier_s + time.monotonic() - began
+    if not all(bool(p.isfinite().all()) for p in parameters):  # tables of NaN take for ever
+        raise _diverged("weights", math.nan, training.steps - 1, training)
     model.to("cpu", memory_format=torch.contiguous_format)
     model.finalise()
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return log
+
+
+def _diverged(what: str, value: float, step: int, training: Training) -> TrainingError:
+    return TrainingError(
+        f"the {what} became {value} at step {step} of {training.steps}",
+        fix="lower `training.learning_rate`; this trial failed, the study goes on",
+    )
 
 
 def _autocast(device: str, precision: str) -> AbstractContextManager[Any]:
@@ -169,6 +200,7 @@ def _autocast(device: str, precision: str) -> AbstractContextManager[Any]:
 def _save(
     path: Path,
     step: int,
+    *,
     trainee: nn.Module,
     optimiser: torch.optim.Optimizer,
     log: TrainingLog,
@@ -182,13 +214,11 @@ def _save(
         "rows": log.rows,
         "seconds": log.seconds,
         "training": _identity(training),
+        "schedules": log.schedules,
     }
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomic(path, buffer.getvalue())
 
 
 def _resume(
@@ -211,13 +241,22 @@ def _resume(
             f"({state['training']}, now {_identity(training)})",
             fix="remove it, or use the settings it was made with",
         )
-    trainee.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
+    try:
+        trainee.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+    except (RuntimeError, ValueError) as why:
+        raise TrainingError(
+            f"the checkpoint {path} belongs to another architecture: "
+            f"{str(why).splitlines()[-1].strip()}",
+            fix="remove it, or train the codec it was made for",
+        ) from None
     torch.set_rng_state(state["rng"])
     log.rows[:] = state["rows"]
     log.seconds = state["seconds"]
+    log.schedules[:] = state["schedules"]
     return int(state["step"])
 
 
 def _identity(training: Training) -> str:
-    return repr(training)
+    """What a checkpoint and the training that takes it up must have in common."""
+    return repr(replace(training, steps=0))

@@ -13,17 +13,21 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from kdbench.anchor import anchor_curve
+from kdbench.codecs.align import align, strongest_channels
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.start import klt_start
 from kdbench.codecs.weights import codec_bytes
 from kdbench.cost import complexity_of, energy_of
 from kdbench.data import CropList, ImageSet, disjoint, draw_crops, load_images, validation_crops
-from kdbench.device import Lease, environment, fingerprint, host_lease, supports_bf16
+from kdbench.device import environment, fingerprint, supports_bf16
 from kdbench.distill import Distiller, rate_distortion
 from kdbench.evaluate import evaluate_learned
+from kdbench.files import append_log, write_atomic
+from kdbench.lease import Lease, host_lease
 from kdbench.rd import bd_rate
 from kdbench.records import (
     Bench,
@@ -35,13 +39,13 @@ from kdbench.records import (
     TrialSpec,
     plain,
 )
-from kdbench.files import append_log, write_atomic
 from kdbench.store import TrialFolder
 from kdbench.teacher import Teacher, TeacherCache, load_teacher
 from kdbench.train import Batch, TrainingLog, levels_of_step, step_rng, to_tensor, train
 
 Gate = Callable[[Rung], bool]
-N_START_CROPS = 64
+Pixels = npt.NDArray[np.uint8]
+N_START_CROPS = 128
 N_LOSS_CROPS = 64  # of training and of validation, for the overfitting figure
 CROP_SEED = 0  # the crop list is the study's, not the trial's: all students see the same crops
 
@@ -100,18 +104,19 @@ def run_trial(
         )
         on_progress(Progress(stage="cost"))
         with watch.part("cost"):
-            crops = study_crops(photos["train"], bench.data.crops, spec.training.crop_px)
-            model = started(spec, crops, cache)
-            complexity = complexity_of(model, cache)
+            complexity = complexity_of(Hyperprior(spec.architecture), cache)
         _ask(gate, Rung(stage="cost", step=0, values=cost_values(complexity, None)))
+        on_progress(Progress(stage="cache"))
+        with watch.part("cache"):
+            crops = study_crops(photos["train"], bench.data.crops, spec.training.crop_px)
+            teaching = _Teaching.open(spec, bench, crops, on_progress)
+        with watch.part("start"), lease.shared():
+            model = teaching.started()
         on_progress(Progress(stage="energy"))
         with watch.part("energy"):
             energy = _energy_of_started(model, photos["evaluation"], bench, lease)
         if energy is not None:
             _ask(gate, Rung(stage="cost", step=0, values=cost_values(complexity, energy)))
-        on_progress(Progress(stage="cache"))
-        with watch.part("cache"):
-            teaching = _Teaching.open(spec, bench, crops, on_progress)
         with watch.part("training"), lease.shared():
             log = train(
                 model,
@@ -202,24 +207,15 @@ def study_crops(photos: ImageSet, n: int, crop_px: int) -> CropList:
     return draw_crops(photos, n, crop_px, CROP_SEED)
 
 
-def started(spec: TrialSpec, crops: CropList, cache: Path) -> Hyperprior:
-    """The student before its first step."""
-    torch.manual_seed(spec.seed)
-    model = Hyperprior(spec.architecture)
-    first = torch.from_numpy(np.array(crops.crops(cache)[:N_START_CROPS])).float() / 255
-    klt_start(model, first, spec.training.rd_lambdas)
-    return model
-
-
 @torch.no_grad()
-def estimated_loss(model: Hyperprior, crops: np.ndarray, spec: TrialSpec) -> float:
+def estimated_loss(model: Hyperprior, crops: Pixels, spec: TrialSpec) -> float:
     """R + rd_lambda 255^2 D on uint8 `crops` (n, 3, H, W), mean over levels, no bitstream."""
     model.to("cpu").eval()
     rd_lambdas = spec.training.rd_lambdas
     x = torch.from_numpy(np.array(crops)).float() / 255
     total = 0.0
     for level, rd_lambda in enumerate(rd_lambdas):
-        for chunk in x.split(16):
+        for chunk in torch.split(x, 16):
             levels = torch.full((len(chunk),), level)
             out = model(chunk, levels)
             loss = rate_distortion(out, chunk, torch.full((len(chunk),), rd_lambda)).loss
@@ -228,12 +224,18 @@ def estimated_loss(model: Hyperprior, crops: np.ndarray, spec: TrialSpec) -> flo
 
 
 class _Teaching:
-    """What a step draws: crops, levels and, with a teacher, its cached targets."""
+    """What a student starts from and what a step draws; with a teacher, its cached targets."""
 
     def __init__(
-        self, spec: TrialSpec, device: str, pixels: np.ndarray, cache: TeacherCache | None
+        self,
+        spec: TrialSpec,
+        device: str,
+        pixels: Pixels,
+        teacher: Teacher | None,
+        cache: TeacherCache | None,
     ) -> None:
-        self._spec, self._device, self._pixels, self._cache = spec, device, pixels, cache
+        self._spec, self._device, self._pixels = spec, device, pixels
+        self._teacher, self._cache = teacher, cache
         self.distiller: Distiller | None = None
 
     @classmethod
@@ -246,7 +248,7 @@ class _Teaching:
     ) -> "_Teaching":
         folder, name = Path(bench.cache), spec.distillation.teacher
         if name is None:
-            return cls(spec, bench.device, crops.crops(folder), None)
+            return cls(spec, bench.device, crops.crops(folder), None, None)
         teacher = _teacher(name)
         cache = TeacherCache.open(
             teacher,
@@ -256,12 +258,40 @@ class _Teaching:
             cache_gib=bench.data.cache_gib,
             on_progress=lambda i, n: on_progress(Progress(stage="cache", step=i, n_steps=n)),
         )
-        teaching = cls(spec, bench.device, crops.crops(folder), cache)
+        return cls(spec, bench.device, crops.crops(folder), teacher, cache)
+
+    def started(self) -> Hyperprior:
+        """The student before its first step; sets up `distiller` too.
+
+        In the teacher's coordinates if it has a teacher with latents enough, else a plain KLT.
+        """
+        spec = self._spec
         torch.manual_seed(spec.seed)
-        teaching.distiller = Distiller(
-            spec.distillation, spec.architecture, teacher.model.architecture
+        model = Hyperprior(spec.architecture)
+        model.eval()
+        first = torch.from_numpy(np.array(self._pixels[:N_START_CROPS])).float() / 255
+        features = klt_start(model, first, spec.training.rd_lambdas)
+        if self._teacher is None or self._cache is None:
+            return model
+        teacher, own = self._teacher.model, spec.latent.channels
+        y, top = self._cache.latents(len(first)), self._cache.levels[-1]
+        channels: list[int] | None = None
+        if own <= teacher.architecture.latent.channels:
+            taken = strongest_channels(teacher, y, top, own)
+            align(
+                model,
+                teacher,
+                crops=first,
+                y=y,
+                features=features,
+                levels=self._cache.levels,
+                channels=taken,
+            )
+            channels = taken.tolist()
+        self.distiller = Distiller(
+            spec.distillation, spec.architecture, teacher.architecture, channels
         )
-        return teaching
+        return model
 
     def batch(self, step: int) -> Batch:
         """The batch of `step`; a function of the seed and the step alone."""
@@ -270,7 +300,9 @@ class _Teaching:
         indices = np.sort(rng.choice(len(self._pixels), training.batch, replace=False))
         levels = levels_of_step(rng, training.batch, len(training.rd_lambdas))
         x = to_tensor(self._pixels[indices], self._device)
-        targets = self._cache and self._cache.targets(indices, levels, self._device)
+        targets = None
+        if self._cache is not None:
+            targets = self._cache.targets(indices, levels, self._device)
         return Batch(x, levels.to(self._device), targets)
 
 

@@ -28,7 +28,8 @@ CHUNK = 32  # crops at a time: bounds the memory of the unfolded features
 def strongest_channels(teacher: Hyperprior, y: Tensor, level: int, n: int) -> Tensor:
     """The `n` teacher channels with the largest gained deviation, ascending (n,)."""
     gained = (y * teacher.gain(level)).transpose(0, 1).flatten(1).std(1)
-    return gained.topk(min(n, len(gained))).indices.sort().values
+    strongest: Tensor = gained.topk(min(n, len(gained))).indices
+    return strongest.sort().values
 
 
 @torch.no_grad()
@@ -53,7 +54,6 @@ def align(
         levels: The teacher's level for each of the student's.
         channels: The teacher's channels the student takes, (M_s,).
     """
-    M = len(channels)
     top = levels[-1]
     decoded = (y * teacher.gain(top)).round() * teacher.inverse_gain(top)
     _solve_conv(student.g_a, crops, y[:, channels])
@@ -64,7 +64,6 @@ def align(
         student.log_inverse_gain.copy_(_log(teacher, "log_inverse_gain", rows)[:, channels])
     if student.architecture.hyper == teacher.architecture.hyper:
         _take_hyperprior(student, teacher, channels)
-    assert M == student.architecture.latent.channels
 
 
 def _log(teacher: Hyperprior, name: str, rows: Tensor) -> Tensor:
@@ -75,14 +74,15 @@ def _log(teacher: Hyperprior, name: str, rows: Tensor) -> Tensor:
 def _ridge(gram: Tensor, cross: Tensor) -> Tensor:
     """(d, d), (d, m) -> (d, m): the ridge solution."""
     damping = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    return torch.linalg.solve(gram + damping, cross)
+    solution: Tensor = torch.linalg.solve(gram + damping, cross)
+    return solution
 
 
 def _solve_conv(g_a: nn.Sequential, crops: Tensor, y: Tensor) -> None:
     """Last layer of g_a: unfolded features and a one -> y."""
     layer: nn.Conv2d = g_a[-1]  # type: ignore[assignment]
     side, gram, cross = layer.kernel_size[0], torch.zeros(()), torch.zeros(())
-    for x, target in zip(crops.split(CHUNK), y.split(CHUNK), strict=True):
+    for x, target in zip(torch.split(crops, CHUNK), torch.split(y, CHUNK), strict=True):
         unfolded = functional.unfold(g_a[:-1](x), side, padding=side // 2, stride=2)
         patches = _with_one(unfolded.transpose(1, 2).flatten(0, 1))
         gram = gram + patches.T @ patches
@@ -120,7 +120,7 @@ def _solve_deconv(student: Hyperprior, decoded: Tensor, features: Tensor) -> Non
             columns = torch.cat([(at * 9 + c).flatten() for _, _, c in taps])
             used = torch.cat([columns, torch.tensor([len(gram) - 1])])
             solution = _ridge(gram[used][:, used], inputs[:, used].T @ target)
-            for (k, j, _), block in zip(taps, solution[:-1].split(n_in), strict=True):
+            for (k, j, _), block in zip(taps, torch.split(solution[:-1], n_in), strict=True):
                 layer.weight[:, :n, k, j] = block
             bias += solution[-1] / 4
     layer.bias[:n] += bias  # type: ignore[index]  # on top of the lift of a ReLU decoder

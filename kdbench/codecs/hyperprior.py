@@ -33,9 +33,10 @@ def rounded(values: Tensor) -> Tensor:
 
 
 def _activation(transform: Transform, *, inverse: bool) -> nn.Module:
-    if transform.activation == "gdn":
-        return GDN(transform.width, inverse=inverse)
-    return nn.ReLU()
+    if transform.activation == "relu":
+        return nn.ReLU()
+    gdn: nn.Module = GDN(transform.width, inverse=inverse)
+    return gdn
 
 
 class Hyperprior(CompressionModel):  # type: ignore[misc]  # CompressAI has no types
@@ -110,17 +111,17 @@ class Hyperprior(CompressionModel):  # type: ignore[misc]  # CompressAI has no t
         """a_l, (B, M, 1, 1); ones where the codec has one level."""
         levels = self._levels(level, batch)
         if self.architecture.n_levels == 1:
-            return torch.ones(batch, 1, 1, 1)
+            return torch.ones(batch, 1, 1, 1, device=next(self.parameters()).device)
         return self.log_gain[levels].exp()[:, :, None, None]
 
     def inverse_gain(self, level: Tensor | int, batch: int = 1) -> Tensor:
         """b_l, (B, M, 1, 1); learned apart from a_l."""
         levels = self._levels(level, batch)
         if self.architecture.n_levels == 1:
-            return torch.ones(batch, 1, 1, 1)
+            return torch.ones(batch, 1, 1, 1, device=next(self.parameters()).device)
         return self.log_inverse_gain[levels].exp()[:, :, None, None]
 
-    # --- training and estimating -------------------------------------------------------------------
+    # --- training and estimating -----------------------------------------------------------------
 
     def forward(self, x: Tensor, level: Tensor | int = 0) -> dict[str, Tensor | dict[str, Tensor]]:
         """Reconstruction, likelihoods and latents; CompressAI's contract and three keys more.
@@ -160,7 +161,7 @@ class Hyperprior(CompressionModel):  # type: ignore[misc]  # CompressAI has no t
             "scales": scales,
         }
 
-    # --- real bitstreams ---------------------------------------------------------------------------
+    # --- real bitstreams -------------------------------------------------------------------------
 
     def finalise(self) -> None:
         """Builds the CDF tables; to be called once after training, before estimating or coding.
@@ -204,7 +205,7 @@ class Hyperprior(CompressionModel):  # type: ignore[misc]  # CompressAI has no t
 
 def images_bits(likelihoods: dict[str, Tensor]) -> Tensor:
     """Estimated bits of each image (B,): -log2 of every likelihood, summed."""
-    return -sum(  # type: ignore[return-value]
+    return -sum(
         (p.log2().flatten(1).sum(1) for p in likelihoods.values()),
         start=torch.zeros(()),
     )

@@ -48,7 +48,8 @@ def _basis(blocks: Tensor, n: int) -> Tensor:
     _, vectors = torch.linalg.eigh((blocks.T @ blocks / len(blocks)).double())
     basis = vectors.flip(1)[:, :n].T
     signs = basis.gather(1, basis.abs().argmax(1, keepdim=True)).sign()
-    return (basis * signs).float()
+    signed: Tensor = basis * signs
+    return signed.float()
 
 
 def _strided(part: nn.Sequential) -> list[nn.Module]:
@@ -57,11 +58,11 @@ def _strided(part: nn.Sequential) -> list[nn.Module]:
 
 def _write(layer: nn.Module, basis: Tensor, n_rows: int, n_cols: int) -> None:
     """Writes `basis` (n, c, 2, 2) into the central taps; rows are the coarse side's channels."""
-    weight, tap = layer.weight, layer.kernel_size[0] // 2  # type: ignore[index,union-attr]
+    weight, tap = layer.weight, layer.kernel_size[0] // 2  # type: ignore[index]
     weight.mul_(KERNEL_NOISE)  # type: ignore[operator]
     block = basis[:n_rows, :n_cols]
     weight[: block.shape[0], : block.shape[1], tap : tap + 2, tap : tap + 2] += block  # type: ignore[index,operator]
-    layer.bias.zero_()  # type: ignore[operator,union-attr]
+    layer.bias.zero_()  # type: ignore[operator]
 
 
 @torch.no_grad()
@@ -85,7 +86,7 @@ def klt_start(model: Hyperprior, images: Tensor, rd_lambdas: Sequence[float]) ->
     for i, (conv, deconv) in enumerate(zip(enc, dec, strict=True)):
         c = h.shape[1]
         blocks = _blocks(h)
-        basis = _basis(blocks, min(conv.out_channels, c * 4))  # type: ignore[arg-type,call-overload]
+        basis = _basis(blocks, min(int(conv.out_channels), c * 4))  # type: ignore[arg-type]
         coefficients = blocks @ basis.T
         b, _, height, width = h.shape
         h = coefficients.reshape(b, height // 2, width // 2, -1).permute(0, 3, 1, 2)
@@ -106,8 +107,8 @@ def klt_start(model: Hyperprior, images: Tensor, rd_lambdas: Sequence[float]) ->
 def _shift_input_and_output(model: Hyperprior) -> None:
     """Centres x by 0.5 through the first bias and puts it back through the last."""
     first, last = _strided(model.g_a)[0], _strided(model.g_s)[-1]
-    first.bias.copy_(-0.5 * first.weight.sum((1, 2, 3)))  # type: ignore[operator,union-attr]
-    last.bias.fill_(0.5)  # type: ignore[operator,union-attr]
+    first.bias.copy_(-0.5 * first.weight.sum((1, 2, 3)))  # type: ignore[operator]
+    last.bias.fill_(0.5)  # type: ignore[operator]
 
 
 def _linear_activations(part: nn.Sequential, stds: Sequence[Tensor]) -> None:
@@ -135,7 +136,7 @@ def _lift(before: nn.Module, after: nn.Module, std: Tensor) -> None:
         return
     lift[-1] = 0.0
     bias.add_(lift)
-    before.weight[:, -1] = 0.0  # type: ignore[index,operator]
+    before.weight[:, -1] = 0.0  # type: ignore[operator]
     bias[-1] = 1.0
     weight[-1] = -torch.einsum("iokl,i->okl", weight, lift)
 
@@ -145,7 +146,7 @@ def _start_gains(model: Hyperprior, rd_lambdas: Sequence[float]) -> None:
         scale = GAIN_PER_ROOT_LAMBDA * rd_lambdas[-1] ** 0.5
         enc, dec = _strided(model.g_a)[-1], _strided(model.g_s)[0]
         enc.weight.mul_(scale)  # type: ignore[operator]
-        enc.bias.mul_(scale)  # type: ignore[operator,union-attr]
+        enc.bias.mul_(scale)  # type: ignore[operator]
         dec.weight.div_(scale)  # type: ignore[operator]
         return
     log_gain = (GAIN_PER_ROOT_LAMBDA * torch.tensor(list(rd_lambdas)).sqrt()).log()

@@ -6,6 +6,7 @@ undecodable files. Nothing is ever unpickled.
 
 import hashlib
 import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from kdbench.errors import CodecError
 from kdbench.records import Architecture, canonical_json
 
 FORMAT = "kdbench-codec-1"
+LENGTH = struct.Struct("<Q")  # of the JSON header that follows [bytes]
+PICKLES = (b"PK", b"\x80")  # how files of torch.save begin
 KERNEL_NDIM = 4  # of convolution weights, the only tensors stored in fp16
 
 
@@ -41,7 +44,16 @@ def codec_bytes(model: Hyperprior, card: Mapping[str, Any], *, half: bool = Fals
         "architecture": canonical_json(model.architecture),
         "card": canonical_json(card),
     }
-    return bytes(save({k: v.contiguous().cpu() for k, v in tensors.items()}, metadata))
+    return _ordered(save({k: v.contiguous().cpu() for k, v in tensors.items()}, metadata))
+
+
+def _ordered(file: bytes) -> bytes:
+    """`file` with its header sorted: safetensors writes metadata in random order (0.8, 2026)."""
+    (length,) = LENGTH.unpack_from(file)
+    header = json.loads(file[LENGTH.size : LENGTH.size + length])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % LENGTH.size)  # tensors begin at multiples of 8 bytes
+    return LENGTH.pack(len(text)) + text + file[LENGTH.size + length :]
 
 
 @torch.no_grad()
@@ -56,15 +68,15 @@ def load_codec(path: Path) -> tuple[Hyperprior, dict[str, Any]]:
     """The codec in `path`, in eval mode and fp32, and its card.
 
     Raises:
-        CodecError: No such file, not a kdbench codec (a pickle, say), damaged, or weights of another
-            architecture than its header says.
+        CodecError: No such file, not a kdbench codec (a pickle, say), damaged, or weights of
+            another architecture than its header says.
     """
     architecture, card, tensors = _read(path)
-    model = Hyperprior(architecture)
     floats = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     try:
+        model = Hyperprior(architecture)
         model.load_state_dict(floats)
-    except (RuntimeError, KeyError, ValueError) as why:
+    except (RuntimeError, KeyError, ValueError, IndexError, ZeroDivisionError) as why:
         first = str(why).splitlines()
         raise CodecError(
             f"{path}: its weights do not fit the architecture its header names: "
@@ -94,16 +106,16 @@ def _read(path: Path) -> tuple[Architecture, dict[str, Any], dict[str, Tensor]]:
             f"there is no codec file {path}",
             fix="`kdbench doctor` lists the teachers; `kdbench teach` trains one",
         )
-    if path.stat().st_size and path.open("rb").read(2) in (b"PK", b"\x80\x02", b"\x80\x04"):
-        raise CodecError(
-            f"{path} is a Python pickle (torch.save), which may run code when it is read",
-            fix="convert it to safetensors where you trust it; kdbench never unpickles",
-        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as why:
+        if _begins(path).startswith(PICKLES):
+            raise CodecError(
+                f"{path} is a Python pickle (torch.save), which may run code when it is read",
+                fix="convert it to safetensors where you trust it; kdbench never unpickles",
+            ) from None
         raise CodecError(
             f"{path} is damaged or no safetensors file: {why}",
             fix="take the original file again, or train it anew with `kdbench teach`",
@@ -127,3 +139,12 @@ def _read(path: Path) -> tuple[Architecture, dict[str, Any], dict[str, Tensor]]:
             fix="take the original file again, or train it anew with `kdbench teach`",
         )
     return architecture, card, tensors
+
+
+def _begins(path: Path) -> bytes:
+    """The first bytes of a file; empty where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(2)
+    except OSError:
+        return b""

@@ -48,9 +48,10 @@ def violations(
 ) -> dict[str, float]:
     """One number for each rule of the study: above 0 if it is broken, and by how much.
 
-    Every trial gets the same keys, for GP refuses trials that differ in them, and all are shares,
-    for TPE adds them up: a cost is weighed by its limit (0.25: a quarter too much); no overlap
-    with the anchor counts as 1. A cost that is not known yet breaks nothing.
+    Every trial gets the same keys in the same order, for GP tells constraints apart by their
+    place, and a database gives them back sorted. All are shares, for TPE adds them up: a cost is
+    weighed by its limit (0.25: a quarter too much), no overlap with the anchor counts as 1. A cost
+    that is not known yet breaks nothing.
 
     Args:
         limits: Upper bounds by the name of the cost.
@@ -59,7 +60,8 @@ def violations(
         unfinished: Share of the training steps that a stopped trial did not run.
     """
     shares = {name: values.get(name, limit) / limit - 1.0 for name, limit in limits.items()}
-    return {**shares, OVERLAP: 0.0 if overlaps else 1.0, UNFINISHED: unfinished}
+    shares |= {OVERLAP: 0.0 if overlaps else 1.0, UNFINISHED: unfinished}
+    return dict(sorted(shares.items()))
 
 
 def broken(limits: Mapping[str, float], values: Mapping[str, float]) -> list[str]:

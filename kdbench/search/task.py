@@ -25,7 +25,8 @@ from kdbench.search.study import DUPLICATE_OF, INTERRUPTED, SPEC_HASH, host
 from kdbench.store import Failure, Store, TrialFolder, WorkerState
 
 Gate = Callable[[Rung], bool]
-Run = Callable[[TrialSpec, Bench, Gate, Path, Callable[[Progress], None]], TrialResult]
+Report = Callable[[Progress], None]
+Run = Callable[[TrialSpec, Bench, Gate, Path, Report], TrialResult]
 
 REPORT_S = 0.25  # the live display reads no faster
 

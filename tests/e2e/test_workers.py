@@ -1,0 +1,206 @@
+"""Several real processes on one study: budgets, signals, deaths. The trials are a stub."""
+
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from kdbench.search.locks import StudyLocks
+from kdbench.store import Store
+from tests.support.stub_kdbench import COMMAND
+
+PATIENCE_S = 60.0
+LONG = {"STUB_SECONDS": "30"}
+
+
+class Search:
+    """Searches of one study, each a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store(folder / "runs")
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*COMMAND, "search", "--root", str(self.store.root), *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def run(self, *arguments: str, **environment: str) -> tuple[int, str]:
+        """Exit code, and what was printed."""
+        return finish(self.start(*arguments, **environment))
+
+    def trials(self) -> list[FrozenTrial]:
+        """What the database says."""
+        url = self.store.database_url("demo")
+        return optuna.load_study(study_name="demo", storage=url).get_trials()
+
+    def states(self) -> Counter[str]:
+        return Counter(trial.state.name for trial in self.trials())
+
+    def workers(self) -> list[int]:
+        """Pids of the workers that run a trial just now."""
+        states = self.store.workers("demo") if self.store.root.exists() else []
+        return [state.pid for state in states if state.trial is not None]
+
+    def alive(self) -> list[int]:
+        """Indexes of the workers that live."""
+        return StudyLocks(self.store, "demo").alive()
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    printed, _ = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, printed
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Iterator[Search]:
+    made = Search(tmp_path)
+    yield made
+    for process in made.processes:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+    until(lambda: not made.alive())
+
+
+def test_three_workers_find_exactly_what_was_asked_for_and_share_no_spec(search: Search) -> None:
+    code, printed = search.run("--workers", "3", "--set", "trials=8", STUB_SECONDS="0.2")
+    assert (code, printed) == (0, "ended: complete, 8 complete\n")
+    done = [trial for trial in search.trials() if trial.state == TrialState.COMPLETE]
+    assert len({trial.user_attrs["spec_hash"] for trial in done}) == len(done) == 8
+    assert {trial.user_attrs["by"]["worker"] for trial in done} == {0, 1, 2}
+    assert [trial.state for trial in search.store.trials("demo")].count("complete") == 8
+    assert search.alive() == []
+
+
+def test_a_complete_study_only_says_so(search: Search) -> None:
+    search.run("--workers", "1", "--set", "trials=1")
+    code, printed = search.run("--set", "trials=1", STUB_PROBLEM="nobody may start")
+    assert (code, printed) == (0, "ended: complete, 1 complete\n")
+
+
+def test_a_larger_budget_goes_on_from_what_is_finished(search: Search) -> None:
+    search.run("--workers", "2", "--set", "trials=2")
+    code, printed = search.run("--workers", "2", "--set", "trials=6")
+    assert (code, printed) == (0, "ended: complete, 6 complete\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
+    search: Search, number: signal.Signals
+) -> None:
+    process = search.start("--workers", "2", **LONG)
+    until(lambda: len(search.workers()) == 2)
+    process.send_signal(number)
+    code, printed = finish(process)
+    assert (code, printed) == (130, "")
+    assert search.alive() == []
+    assert search.states()["RUNNING"] == 0
+    assert {trial.reason for trial in search.store.trials("demo")} == {"interrupted"}
+    assert search.run("--workers", "2") == (0, "ended: complete, 4 complete\n")
+    begun = [trial.params["encoder.width"] for trial in search.trials() if trial.params]
+    assert Counter(begun) == {16: 1, 24: 1, 32: 1, 48: 1, 64: 1} | Counter(begun[:2])
+
+
+def test_a_killed_worker_is_started_again_and_its_trial_too(search: Search) -> None:
+    process = search.start("--workers", "2", STUB_SECONDS="1.5")
+    until(lambda: len(search.workers()) == 2)
+    killed = search.workers()[0]
+    os.kill(killed, signal.SIGKILL)
+    code, printed = finish(process)
+    assert code == 0
+    assert "worker 0 was killed by signal 9; started again" in printed
+    assert "trial 0 lost its worker; its spec is in the queue again" in printed
+    assert printed.endswith("ended: complete, 4 complete\n")
+    assert search.states()["RUNNING"] == 0
+    assert search.trials()[0].state == TrialState.FAIL
+
+
+def test_a_worker_that_is_killed_twice_is_given_up(search: Search) -> None:
+    process = search.start("--workers", "1", **LONG)
+    for life in range(2):
+        until(lambda: len(search.workers()) == 1 and search.workers() != killed if life else True)
+        until(lambda: len(search.workers()) == 1)
+        killed = search.workers()
+        os.kill(killed[0], signal.SIGKILL)
+    code, printed = finish(process)
+    assert code == 1
+    assert "not started a third time" in printed
+    assert "every worker ended before the study did; worker 0 (code -9)" in printed
+    assert search.states()["RUNNING"] == 0
+
+
+def test_workers_stop_when_their_coordinator_dies_and_nothing_is_lost(search: Search) -> None:
+    process = search.start("--workers", "2", **LONG)
+    until(lambda: len(search.workers()) == 2)
+    process.kill()
+    process.wait()
+    until(lambda: not search.alive())
+    assert search.states()["RUNNING"] == 0
+    assert search.run("--workers", "2") == (0, "ended: complete, 4 complete\n")
+
+
+def test_trials_of_workers_that_died_with_their_coordinator_are_tried_again(
+    search: Search,
+) -> None:
+    process = search.start("--workers", "2", **LONG)
+    until(lambda: len(search.workers()) == 2)
+    pids = search.workers()
+    os.kill(process.pid, signal.SIGSTOP)
+    for pid in (*pids, process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+    assert search.states()["RUNNING"] == 2
+    code, printed = search.run("--workers", "2")
+    assert code == 0
+    assert printed.count("lost its worker") == 2
+    assert search.states()["COMPLETE"] == 4
+
+
+def test_two_searches_of_one_study_do_not_run_at_once(search: Search) -> None:
+    process = search.start("--workers", "1", **LONG)
+    until(lambda: len(search.workers()) == 1)
+    code, printed = search.run()
+    assert code == 1
+    assert f"study 'demo' is being searched already, by process {process.pid}" in printed
+    process.send_signal(signal.SIGINT)
+    assert finish(process)[0] == 130
+
+
+def test_workers_that_all_fail_are_heard(search: Search) -> None:
+    code, printed = search.run("--workers", "2", STUB_PROBLEM="the disk is on fire")
+    assert code == 1
+    assert printed.count("the disk is on fire") >= 1
+    assert "fix: none, this is a test" in printed
+
+
+def test_no_trial_begins_after_the_time_limit_and_what_runs_is_finished(search: Search) -> None:
+    began = time.monotonic()
+    code, printed = search.run(
+        "--workers", "2", "--set", "trials=100", "--set", "timeout_s=3", STUB_SECONDS="1"
+    )
+    assert code == 0
+    assert "ended: timeout" in printed
+    assert set(search.states()) <= {"COMPLETE", "WAITING"}
+    assert time.monotonic() - began < 30

@@ -1,0 +1,70 @@
+"""`kdbench search` and `kdbench worker` over the stub: what `cli` does, and no torch.
+
+STUB_SECONDS    how long a trial steps
+STUB_PROBLEM    every worker ends with this problem
+"""
+
+import argparse
+import functools
+import os
+import sys
+from pathlib import Path
+
+from kdbench.errors import KdbenchError, StoreError
+from kdbench.search.launch import Snapshot, search
+from kdbench.search.worker import work
+from kdbench.store import Store
+from tests.support import search as stub
+
+COMMAND = (sys.executable, "-m", "tests.support.stub_kdbench")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("command", choices=["search", "worker"])
+    parser.add_argument("--root", type=Path)
+    parser.add_argument("--study", default="demo")
+    parser.add_argument("--index", type=int)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--set", action="append", default=[])
+    args = parser.parse_args()
+    try:
+        if args.command == "search":
+            _search(args)
+        else:
+            _work(args)
+    except KeyboardInterrupt:
+        return 130
+    except KdbenchError as why:
+        print(why, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _search(args: argparse.Namespace) -> None:
+    def tell(snapshot: Snapshot) -> None:
+        for notice in snapshot.notices:
+            print(notice, flush=True)
+        if snapshot.ended:
+            print(f"ended: {snapshot.ended}, {snapshot.n_complete} complete", flush=True)
+
+    search(
+        stub.study(args.root.parent, *args.set),
+        Store(args.root),
+        workers=args.workers,
+        on_event=tell,
+        ground=stub.GROUND,
+        command=COMMAND,
+    )
+
+
+def _work(args: argparse.Namespace) -> None:
+    if problem := os.environ.get("STUB_PROBLEM"):
+        raise StoreError(problem, fix="none, this is a test")
+    run = functools.partial(stub.run, seconds=float(os.environ.get("STUB_SECONDS", "0")))
+    url = os.environ["KDBENCH_STORAGE"]
+    work(args.study, Store(args.root), index=args.index, storage=url, run=run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
