@@ -1,5 +1,6 @@
 """Devices: which one works, what it is, when it is done, and whose turn it is to measure."""
 
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -18,6 +19,7 @@ CPU_FEATURES = (  # those that choose other kernels, hence other last bits
     *("amx_tile", "amx_bf16", "amx_int8"),
     *("asimd", "asimdhp", "bf16", "sve"),  # Arm
 )
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 PACKAGES = ("torch", "compressai", "numpy", "pillow", "optuna", "codecarbon")
 
 
@@ -104,6 +106,19 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep the memory it frees, where the C library is glibc.
+
+    A training step frees and asks again for tensors of megabytes; by default each goes back to the
+    kernel and is zeroed page by page when it returns, 15 % of a step at N=64 (22 November 2026).
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    for option, value in ((M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, (1 << 31) - 1)):
+        libc.mallopt(option, value)
 
 
 def supports_bf16(device: str) -> bool:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.device import keep_freed_memory
 from kdbench.distill import Distiller, Targets, rate_distortion
 from kdbench.errors import TrainingError
 from kdbench.files import write_atomic
@@ -123,6 +124,7 @@ def train(
             `checkpoint` is damaged or of another training.
         StoreError: `checkpoint` cannot be written.
     """
+    keep_freed_memory()
     trainee = nn.ModuleList([model] + ([distiller] if distiller else [])).to(device)
     trainee.to(memory_format=torch.channels_last)
     parameters = [p for n, p in trainee.named_parameters() if not n.endswith("quantiles")]
@@ -148,7 +150,7 @@ def train(
         if distiller is not None and batch.targets is not None:
             terms = distiller(out, batch.targets, rd_lambda)
         loss = rd.loss + sum(terms.values())
-        value = float(loss)
+        value = loss.item()
         if not math.isfinite(value):
             raise _diverged("loss", value, step, training)
         optimiser.zero_grad(set_to_none=True)
@@ -158,9 +160,9 @@ def train(
             raise _diverged("gradient", norm, step, training)
         optimiser.step()
         if step % log_every == 0 or step == training.steps - 1:
-            row = {"step": float(step), "loss": value, "rd_loss": float(rd.loss)}
-            row |= {"bpp": float(rd.bpp), "mse": float(rd.mse)}
-            log.rows.append(row | {name: float(term) for name, term in terms.items()})
+            row = {"step": float(step), "loss": value, "rd_loss": rd.loss.item()}
+            row |= {"bpp": rd.bpp.item(), "mse": rd.mse.item()}
+            log.rows.append(row | {name: term.item() for name, term in terms.items()})
         on_progress(Progress(stage="training", step=step + 1, n_steps=training.steps, loss=value))
         between_steps()
         if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_S:

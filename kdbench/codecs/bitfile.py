@@ -50,7 +50,7 @@ class Expectation(NamedTuple):
 
 def to_tensor(image: Image) -> Tensor:
     """(H, W, 3) uint8 -> (1, 3, H', W') in [0, 1], edges repeated to multiples of 64 px."""
-    x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
+    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
     height, width = image.shape[:2]
     return functional.pad(
         x, (0, -width % DOWNSAMPLING, 0, -height % DOWNSAMPLING), mode="replicate"

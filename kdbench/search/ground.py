@@ -69,8 +69,8 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
     from kdbench.anchor import anchor_sha
     from kdbench.codecs.weights import file_sha
     from kdbench.device import fingerprint, resolve
+    from kdbench.lesson import study_crops, study_photos
     from kdbench.teacher import teacher_architecture, teacher_path
-    from kdbench.trial import study_crops, study_photos
 
     device = resolve(cfg.device)
     names = [name for name in cfg.space.distillation.teacher.values if name != NO_TEACHER]

@@ -17,6 +17,7 @@ from kdbench.search.interrupt import Interrupt
 from kdbench.search.locks import StudyLocks
 from kdbench.search.storage import quiet, storage_errors
 from kdbench.search.study import (
+    DUPLICATE_OF,
     Budget,
     Verdict,
     begin,
@@ -160,7 +161,8 @@ class _Watch:
         now = time.monotonic()
         if ended or now - self._counted >= COUNT_S:
             self._trials, self._counted = self._study.get_trials(deepcopy=False), now
-        states = [trial.state for trial in self._trials]
+        own = [trial for trial in self._trials if DUPLICATE_OF not in trial.user_attrs]
+        states = [trial.state for trial in own]
         snapshot = Snapshot(
             study=self._cfg.name,
             trials=self._cfg.trials,
@@ -180,13 +182,12 @@ class _Watch:
         """A worker ended: as it should, with an error, or killed."""
         if member.code == 0:
             return
-        name = f"worker {member.index}"
-        if member.code is not None and member.code < 0:
+        name, code = f"worker {member.index}", member.code or 0
+        if code < 0:
             self._settle()
-            again = crew.start_again(member)
-            then = "started again" if again else "not started a third time"
-            self._notices.append(f"{name} was killed by signal {-member.code}; {then}")
-        elif member.code == INTERRUPTED_CODE:
+            then = "started again" if crew.start_again(member) else "not started a third time"
+            self._notices.append(f"{name} was killed by signal {-code}; {then}")
+        elif code == INTERRUPTED_CODE:
             self._notices.append(f"{name} was interrupted; the others go on")
         else:
             self._notices.append(f"{name} ended with an error ({member.log}):\n{member.last_lines}")

@@ -1,7 +1,9 @@
 """A small study on disk, made by hand: round figures, so that a test can know the answers."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from kdbench.bench import CodecFigures, anchor_file
 from kdbench.files import write_json
@@ -26,6 +28,7 @@ from kdbench.store import Failure, Store, StoredStudy
 
 STUDY = "tiny"
 OBJECTIVES = ["bd_rate_pct", "kmac_per_px", "energy_j_per_mpx"]
+SETTINGS = {"name": STUDY, "objectives": OBJECTIVES, "anchor": "teacher:default"}
 SPEC = TrialSpec(
     encoder=Transform(width=32),
     decoder=Transform(width=16, kernel=3, activation="relu"),
@@ -133,10 +136,11 @@ def spec(number: int) -> TrialSpec:
     return replace(SPEC, encoder=Transform(width=16 + number), seed=number)
 
 
-def make_study(root: Path, *, with_anchor: bool = True) -> Store:
+def make_study(
+    root: Path, *, with_anchor: bool = True, settings: Mapping[str, Any] = SETTINGS
+) -> Store:
     """Six trials: 0, 1, 3 complete (0 and 3 on the front), one infeasible, one failed, one runs."""
     store = Store(root)
-    settings = {"name": STUDY, "objectives": OBJECTIVES, "anchor": "teacher:default"}
     store.create_study(StoredStudy(name=STUDY, settings=settings, fixed={"anchor": "ab12"}))
     if with_anchor:
         write_json(anchor_file(store, STUDY), TEACHER)

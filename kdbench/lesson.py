@@ -1,0 +1,133 @@
+"""One student's lesson: the photos and crops of its study, its start, and what each step draws.
+
+All students of a study see the same finite crop list, so that the teacher's outputs on it can be
+cached; which crops a step draws depends on the trial's seed and the step alone.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from kdbench.codecs.align import align, strongest_channels
+from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.codecs.start import klt_start
+from kdbench.data import CropList, ImageSet, disjoint, draw_crops, load_images
+from kdbench.distill import Distiller
+from kdbench.records import Bench, Progress, TrialSpec
+from kdbench.teacher import Teacher, TeacherCache, load_teacher
+from kdbench.train import Batch, levels_of_step, step_rng, to_tensor
+
+Pixels = npt.NDArray[np.uint8]
+N_START_CROPS = 128
+CROP_SEED = 0  # the crop list is the study's, not the trial's: all students see the same crops
+
+
+@lru_cache(maxsize=2)
+def study_photos(
+    train_source: str, validation: str, evaluation: str, crop_px: int
+) -> dict[str, ImageSet]:
+    """The photos of the three roles, checked to share none; kept for the process's next trial."""
+    photos = {
+        "train": load_images(train_source, "train", crop_px=crop_px),
+        "validation": load_images(validation, "validation", crop_px=crop_px),
+        "evaluation": load_images(evaluation, "evaluation", crop_px=crop_px),
+    }
+    disjoint(photos)
+    return photos
+
+
+def study_crops(photos: ImageSet, n: int, crop_px: int) -> CropList:
+    """The study's crop list."""
+    return draw_crops(photos, n, crop_px, CROP_SEED)
+
+
+class Lesson:
+    """What a student starts from and what a step draws; with a teacher, its cached targets."""
+
+    def __init__(
+        self,
+        spec: TrialSpec,
+        device: str,
+        pixels: Pixels,
+        teacher: Teacher | None,
+        cache: TeacherCache | None,
+    ) -> None:
+        self._spec, self._device, self._pixels = spec, device, pixels
+        self._teacher, self._cache = teacher, cache
+        self.distiller: Distiller | None = None
+
+    @classmethod
+    def open(
+        cls,
+        spec: TrialSpec,
+        bench: Bench,
+        crops: CropList,
+        on_progress: Callable[[Progress], None],
+    ) -> "Lesson":
+        folder, name = Path(bench.cache), spec.distillation.teacher
+        if name is None:
+            return cls(spec, bench.device, crops.crops(folder), None, None)
+        teacher = _teacher(name)
+        cache = TeacherCache.open(
+            teacher,
+            crops,
+            spec.training.rd_lambdas,
+            folder,
+            cache_gib=bench.data.cache_gib,
+            on_progress=lambda i, n: on_progress(Progress(stage="cache", step=i, n_steps=n)),
+        )
+        return cls(spec, bench.device, crops.crops(folder), teacher, cache)
+
+    def started(self) -> Hyperprior:
+        """The student before its first step; sets up `distiller` too.
+
+        In the teacher's coordinates if it has a teacher with latents enough, else a plain KLT.
+        """
+        spec = self._spec
+        torch.manual_seed(spec.seed)
+        model = Hyperprior(spec.architecture)
+        model.eval()
+        first = torch.from_numpy(np.array(self._pixels[:N_START_CROPS])).float() / 255
+        features = klt_start(model, first, spec.training.rd_lambdas)
+        if self._teacher is None or self._cache is None:
+            return model
+        teacher, own = self._teacher.model, spec.latent.channels
+        y, top = self._cache.latents(len(first)), self._cache.levels[-1]
+        channels: list[int] | None = None
+        if own <= teacher.architecture.latent.channels:
+            taken = strongest_channels(teacher, y, top, own)
+            align(
+                model,
+                teacher,
+                crops=first,
+                y=y,
+                features=features,
+                levels=self._cache.levels,
+                channels=taken,
+            )
+            channels = taken.tolist()
+        self.distiller = Distiller(
+            spec.distillation, spec.architecture, teacher.architecture, channels
+        )
+        return model
+
+    def batch(self, step: int) -> Batch:
+        """The batch of `step`; a function of the seed and the step alone."""
+        training = self._spec.training
+        rng = step_rng(self._spec.seed, step)
+        indices = np.sort(rng.choice(len(self._pixels), training.batch, replace=False))
+        levels = levels_of_step(rng, training.batch, len(training.rd_lambdas))
+        x = to_tensor(self._pixels[indices], self._device)
+        targets = None
+        if self._cache is not None:
+            targets = self._cache.targets(indices, levels, self._device)
+        return Batch(x, levels.to(self._device), targets)
+
+
+@lru_cache(maxsize=4)
+def _teacher(name: str) -> Teacher:
+    return load_teacher(name)

@@ -1,0 +1,94 @@
+"""Codecs and teachers small enough to be built, trained and coded in a test."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.codecs.start import klt_start
+from kdbench.codecs.weights import codec_bytes
+from kdbench.data import ImageSet, draw_crops, load_images
+from kdbench.records import Activation, Architecture, Hyper, Latent, Transform
+
+RD_LAMBDAS = (0.0018, 0.025)
+SCALE = 4.0  # sigma of every latent before training, so that none is out of the coder's range
+Pixels = npt.NDArray[np.uint8]
+
+
+def architecture(
+    encoder: int = 8,
+    decoder: int | None = None,
+    *,
+    hyper: int = 8,
+    latent: int = 16,
+    n_levels: int = len(RD_LAMBDAS),
+    kernel: int = 5,
+    activation: Activation = "gdn",
+) -> Architecture:
+    """A tiny codec; the decoder is as wide as the encoder unless told otherwise."""
+
+    def side(width: int) -> Transform:
+        return Transform(width=width, kernel=kernel, activation=activation)
+
+    return Architecture(
+        encoder=side(encoder),
+        decoder=side(decoder or encoder),
+        hyper=Hyper(width=hyper),
+        latent=Latent(channels=latent),
+        n_levels=n_levels,
+    )
+
+
+@cache
+def photos() -> ImageSet:
+    """The built-in training photos."""
+    return load_images("builtin", "train")
+
+
+@cache
+def crops(n: int, px: int = 64) -> Pixels:
+    """`n` crops of them, uint8 (n, 3, px, px)."""
+    drawn = draw_crops(photos(), n, px, seed=0)
+    return np.stack([drawn.crop(i) for i in range(n)])
+
+
+def as_tensor(pixels: Pixels) -> Tensor:
+    """(B, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.array(pixels)).float() / 255
+
+
+def started(
+    plan: Architecture, *, seed: int = 0, rd_lambdas: Sequence[float] = RD_LAMBDAS
+) -> Hyperprior:
+    """A KLT-started codec that nobody has trained."""
+    torch.manual_seed(seed)
+    model = Hyperprior(plan)
+    klt_start(model, as_tensor(crops(16)), rd_lambdas[: plan.n_levels])
+    with torch.no_grad():
+        model.h_s[4].bias.fill_(SCALE)  # type: ignore[operator,union-attr]
+    return model
+
+
+def finished(
+    plan: Architecture, *, seed: int = 0, rd_lambdas: Sequence[float] = RD_LAMBDAS
+) -> Hyperprior:
+    """The same, with tables: it codes, badly."""
+    model = started(plan, seed=seed, rd_lambdas=rd_lambdas)
+    model.finalise()
+    return model
+
+
+def save_teacher(
+    path: Path, plan: Architecture, *, seed: int = 0, rd_lambdas: Sequence[float] = RD_LAMBDAS
+) -> Path:
+    """A teacher's file; its card says no more than it must."""
+    card: dict[str, Any] = {"training": {"rd_lambdas": list(rd_lambdas)}}
+    model = finished(plan, seed=seed, rd_lambdas=rd_lambdas)
+    path.write_bytes(codec_bytes(model, card))
+    return path
