@@ -1,6 +1,7 @@
 """What can be said on the command line; standard library only, so that `--help` is instant."""
 
 import argparse
+import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import NoReturn
@@ -67,8 +68,8 @@ def _device(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N")
 
 
-def _study(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--study", required=True, metavar="NAME", help="its name, or its file")
+def _study(command: argparse.ArgumentParser, about: str = "one that has begun") -> None:
+    command.add_argument("--study", required=True, metavar="NAME", help=about)
 
 
 def _positive(text: str) -> float:
@@ -91,11 +92,17 @@ def _count(text: str) -> int:
 _count.__name__ = "whole number"
 
 
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} has more than letters, digits, `-`, `_`, `.`")
+    return text
+
+
 # --- one function a command ------------------------------------------------------------------
 
 
 def _search(command: argparse.ArgumentParser) -> None:
-    _study(command)
+    _study(command, "its name, or the path of its file")
     command.add_argument("--trials", type=_count, metavar="N", help="complete trials to stop at")
     command.add_argument("--timeout", type=_positive, metavar="S", help="begin no trial after S s")
     command.add_argument("--workers", type=_count, metavar="N", help="processes (one a core)")
@@ -138,7 +145,7 @@ def _rerun(command: argparse.ArgumentParser) -> None:
 
 
 def _teach(command: argparse.ArgumentParser) -> None:
-    command.add_argument("name", metavar="NAME", help="studies call it teacher:NAME")
+    command.add_argument("name", type=_name, metavar="NAME", help="studies say teacher:NAME")
     command.add_argument(
         "--images",
         action="append",

@@ -11,14 +11,16 @@ import tempfile
 import traceback
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdbench import __version__
 from kdbench.arguments import overrides, parse
-from kdbench.errors import KdbenchError
+from kdbench.errors import DataError, KdbenchError
 
 if TYPE_CHECKING:
     from kdbench.store import Store
@@ -35,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     warnings.filterwarnings("ignore")  # of libraries, about themselves; ours are errors
     arguments = parse(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without Δ shows ?
     try:
         code = FUNCTIONS[arguments.command](arguments)
         sys.stdout.flush()
@@ -186,7 +190,8 @@ def bench(arguments: Namespace) -> int:
     from kdbench.report.text import width_here
 
     store = _store(arguments)
-    images = load_images(arguments.images, "evaluation")
+    with _photos_named_by("--images", "data.evaluation"):
+        images = load_images(arguments.images, "evaluation")
     setting = Bench(
         data=Data(evaluation=arguments.images),
         anchor=ANCHOR,
@@ -208,6 +213,15 @@ def bench(arguments: Namespace) -> int:
     return 0
 
 
+@contextmanager
+def _photos_named_by(flag: str, key: str) -> Iterator[None]:
+    """Errors about photos that name the flag of this command instead of a study's key."""
+    try:
+        yield
+    except DataError as why:
+        raise DataError(why.problem, fix=why.fix.replace(key, flag)) from None
+
+
 def teach(arguments: Namespace) -> int:
     """Trains a teacher; started again, it goes on from its checkpoint."""
     from kdbench.codecs.weights import read_card
@@ -218,7 +232,8 @@ def teach(arguments: Namespace) -> int:
     from kdbench.teach import teach as train_teacher
 
     sources = arguments.images or ["builtin"]
-    photos = load_training_photos(sources, arguments.crop)
+    with _photos_named_by("--images", "data.train"):
+        photos = load_training_photos(sources, arguments.crop)
     for skipped in photos.skipped:
         print(f"skipped {skipped.name}: {skipped.why}", file=sys.stderr)
     side = Transform(width=arguments.width)

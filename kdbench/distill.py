@@ -194,6 +194,7 @@ class Distiller(nn.Module):
     ) -> dict[str, Tensor]:
         """Each active term, weighted [bit/px], by its name in `Distillation`."""
         pixels = targets.x_hat.shape[-2] * targets.x_hat.shape[-1]
+        targets = Targets(*(target.detach() for target in targets))
         plan, terms = self.plan, {}
         if plan.latent > 0:
             y = self.y_connector(out["y"])

@@ -152,8 +152,8 @@ def _stands_on_now(spec: TrialSpec, bench: Bench) -> dict[str, str]:
     """Hashes of what `spec` would stand on today."""
     from kdbench.anchor import anchor_sha
     from kdbench.codecs.weights import file_sha
+    from kdbench.lesson import study_crops, study_photos
     from kdbench.teacher import teacher_path
-    from kdbench.trial import study_crops, study_photos
 
     data, crop_px = bench.data, spec.training.crop_px
     photos = study_photos(data.train, data.validation, data.evaluation, crop_px)

@@ -7,6 +7,7 @@ in every batch, transforms in bf16 where the device multiplies it in hardware.
 
 import io
 import math
+import pickle
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -31,6 +32,7 @@ WARMUP_STEPS = 100
 FINAL_RATE = 0.01  # of the learning rate, at the end of the cosine
 CLIP_NORM = 1.0
 CHECKPOINT_S = 120.0
+_DAMAGE = (OSError, EOFError, KeyError, ValueError, AttributeError, pickle.UnpicklingError)
 
 
 class Batch(NamedTuple):
@@ -125,60 +127,28 @@ def train(
         StoreError: `checkpoint` cannot be written.
     """
     keep_freed_memory()
-    trainee = nn.ModuleList([model] + ([distiller] if distiller else [])).to(device)
-    trainee.to(memory_format=torch.channels_last)
-    parameters = [p for n, p in trainee.named_parameters() if not n.endswith("quantiles")]
-    optimiser = Soap(parameters, lr=training.learning_rate)
-    rd_lambdas = torch.tensor(training.rd_lambdas, device=device)
+    trainee = _Trainee(model, distiller, training, device, precision)
     torch.manual_seed(seed)
     log, first_step = TrainingLog(), 0
     if checkpoint is not None and checkpoint.exists():
-        first_step = _resume(checkpoint, trainee, optimiser, log, training)
+        first_step = _resume(checkpoint, trainee, log)
     log.follow(first_step, training.steps)
     began = saved = time.monotonic()
     earlier_s = log.seconds
     model.train()
     for step in range(first_step, training.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, training)
-        batch = batches(step)
-        with _autocast(device, precision):
-            out = model(batch.x, batch.levels)
-        rd_lambda = rd_lambdas[batch.levels]
-        rd = rate_distortion(out, batch.x, rd_lambda)
-        terms: dict[str, Tensor] = {}
-        if distiller is not None and batch.targets is not None:
-            terms = distiller(out, batch.targets, rd_lambda)
-        loss = rd.loss + sum(terms.values())
-        value = loss.item()
-        if not math.isfinite(value):
-            raise _diverged("loss", value, step, training)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = float(nn.utils.clip_grad_norm_(parameters, CLIP_NORM))
-        if not math.isfinite(norm):
-            raise _diverged("gradient", norm, step, training)
-        optimiser.step()
+        row = trainee.step(step, batches(step))
         if step % log_every == 0 or step == training.steps - 1:
-            row = {"step": float(step), "loss": value, "rd_loss": rd.loss.item()}
-            row |= {"bpp": rd.bpp.item(), "mse": rd.mse.item()}
-            log.rows.append(row | {name: term.item() for name, term in terms.items()})
-        on_progress(Progress(stage="training", step=step + 1, n_steps=training.steps, loss=value))
+            log.rows.append(row)
+        on_progress(
+            Progress(stage="training", step=step + 1, n_steps=training.steps, loss=row["loss"])
+        )
         between_steps()
+        log.seconds = earlier_s + time.monotonic() - began
         if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_S:
-            log.seconds = earlier_s + time.monotonic() - began
-            _save(
-                checkpoint,
-                step + 1,
-                trainee=trainee,
-                optimiser=optimiser,
-                log=log,
-                training=training,
-            )
+            _save(checkpoint, step + 1, trainee, log)
             saved = time.monotonic()
-    log.seconds = earlier_s + time.monotonic() - began
-    if not all(bool(p.isfinite().all()) for p in parameters):  # tables of NaN take for ever
-        raise _diverged("weights", math.nan, training.steps - 1, training)
+    trainee.require_finite()
     model.to("cpu", memory_format=torch.contiguous_format)
     model.finalise()
     if checkpoint is not None:
@@ -186,11 +156,62 @@ def train(
     return log
 
 
-def _diverged(what: str, value: float, step: int, training: Training) -> TrainingError:
-    return TrainingError(
-        f"the {what} became {value} at step {step} of {training.steps}",
-        fix="lower `training.learning_rate`; this trial failed, the study goes on",
-    )
+class _Trainee:
+    """What a step changes: model, connectors and optimiser."""
+
+    def __init__(
+        self,
+        model: Hyperprior,
+        distiller: Distiller | None,
+        training: Training,
+        device: str,
+        precision: str,
+    ) -> None:
+        self.training, self._model, self._distiller = training, model, distiller
+        self._device, self._precision = device, precision
+        self.modules = nn.ModuleList([model] + ([distiller] if distiller else [])).to(device)
+        self.modules.to(memory_format=torch.channels_last)
+        named = self.modules.named_parameters()
+        self._parameters = [p for name, p in named if not name.endswith("quantiles")]
+        self.optimiser = Soap(self._parameters, lr=training.learning_rate)
+        self._rd_lambdas = torch.tensor(training.rd_lambdas, device=device)
+
+    def step(self, step: int, batch: Batch) -> dict[str, float]:
+        """One update; the row of the log it gives.
+
+        Raises:
+            TrainingError: Loss or gradient is no number any more.
+        """
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(step, self.training)
+        with _autocast(self._device, self._precision):
+            out = self._model(batch.x, batch.levels)
+        rd_lambda = self._rd_lambdas[batch.levels]
+        rd = rate_distortion(out, batch.x, rd_lambda)
+        terms: dict[str, Tensor] = {}
+        if self._distiller is not None and batch.targets is not None:
+            terms = self._distiller(out, batch.targets, rd_lambda)
+        loss = rd.loss + sum(terms.values())
+        self._require(loss.item(), "loss", step)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
+        self._require(norm.item(), "gradient", step)
+        self.optimiser.step()
+        measured = {"loss": loss, "rd_loss": rd.loss, "bpp": rd.bpp, "mse": rd.mse, **terms}
+        return {"step": float(step)} | {name: value.item() for name, value in measured.items()}
+
+    def require_finite(self) -> None:
+        """Tables of NaN would take for ever to build."""
+        finite = all(bool(p.isfinite().all()) for p in self._parameters)
+        self._require(0.0 if finite else math.nan, "weights", self.training.steps - 1)
+
+    def _require(self, value: float, what: str, step: int) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the {what} became {value} at step {step} of {self.training.steps}",
+                fix="lower `training.learning_rate`; this trial failed, the study goes on",
+            )
 
 
 def _autocast(device: str, precision: str) -> AbstractContextManager[Any]:
@@ -199,23 +220,15 @@ def _autocast(device: str, precision: str) -> AbstractContextManager[Any]:
     return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16)
 
 
-def _save(
-    path: Path,
-    step: int,
-    *,
-    trainee: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    log: TrainingLog,
-    training: Training,
-) -> None:
+def _save(path: Path, step: int, trainee: _Trainee, log: TrainingLog) -> None:
     state = {
         "step": step,
-        "model": trainee.state_dict(),
-        "optimiser": optimiser.state_dict(),
+        "model": trainee.modules.state_dict(),
+        "optimiser": trainee.optimiser.state_dict(),
         "rng": torch.get_rng_state(),
         "rows": log.rows,
         "seconds": log.seconds,
-        "training": _identity(training),
+        "training": _identity(trainee.training),
         "schedules": log.schedules,
     }
     buffer = io.BytesIO()
@@ -223,29 +236,24 @@ def _save(
     write_atomic(path, buffer.getvalue())
 
 
-def _resume(
-    path: Path,
-    trainee: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    log: TrainingLog,
-    training: Training,
-) -> int:
+def _resume(path: Path, trainee: _Trainee, log: TrainingLog) -> int:
+    """Takes up the training in `path`; the step to go on with."""
     try:
         state: Mapping[str, Any] = torch.load(path, weights_only=True)
-    except Exception as why:  # torch raises half a dozen kinds for one damaged file
+    except (*_DAMAGE, RuntimeError) as why:
         raise TrainingError(
             f"the checkpoint {path} cannot be read: {why}",
             fix="remove it; the training then starts again from its first step",
         ) from None
-    if state["training"] != _identity(training):
+    if state["training"] != _identity(trainee.training):
         raise TrainingError(
             f"the checkpoint {path} belongs to a training with other settings "
-            f"({state['training']}, now {_identity(training)})",
+            f"({state['training']}, now {_identity(trainee.training)})",
             fix="remove it, or use the settings it was made with",
         )
     try:
-        trainee.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
+        trainee.modules.load_state_dict(state["model"])
+        trainee.optimiser.load_state_dict(state["optimiser"])
     except (RuntimeError, ValueError) as why:
         raise TrainingError(
             f"the checkpoint {path} belongs to another architecture: "

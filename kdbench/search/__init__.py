@@ -1,9 +1,17 @@
 """Who asks for the next trial: Optuna above the hinge, no torch.
 
-study       one Optuna study, opened and kept true to its settings
+launch      `kdbench search`: several workers, watched
+crew        their processes
+worker      `kdbench worker`: one process that asks, trains and tells
+task        one trial, from the sampler's suggestion to what it is told
+study       one Optuna study, begun once and kept true to its settings
+budget      when it ends
 samplers    who suggests, and what each makes of trials without values
 objectives  from a result to numbers to minimise, from costs to constraints
+gate        whether a trial goes on
 ground      what the machine adds to a study: teachers, anchor, meter, device
-worker      one process: ask, train, tell
-launch      several of them, watched
+dead        trials that nobody runs any more
+restore     a database made from the folders
+
+storage, attributes, locks, interrupt and reporter are what these stand on.
 """

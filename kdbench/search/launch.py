@@ -1,6 +1,7 @@
 """`kdbench search`: prepares a study, starts workers, watches them, goes on where it was left."""
 
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,21 +12,15 @@ from optuna.trial import FrozenTrial, TrialState
 from kdbench.config import StudyConfig
 from kdbench.errors import KdbenchError
 from kdbench.search import ground as grounds
+from kdbench.search.attributes import DUPLICATE_OF
+from kdbench.search.budget import Budget, Verdict, complete_specs, n_complete, set_budget
 from kdbench.search.crew import COMMAND, Crew, Member
+from kdbench.search.dead import settle
 from kdbench.search.ground import Ground
 from kdbench.search.interrupt import Interrupt
 from kdbench.search.locks import StudyLocks
 from kdbench.search.storage import quiet, storage_errors
-from kdbench.search.study import (
-    DUPLICATE_OF,
-    Budget,
-    Verdict,
-    begin,
-    complete_specs,
-    n_complete,
-    set_budget,
-    settle,
-)
+from kdbench.search.study import begin
 from kdbench.store import Store
 
 TICK_S = 0.25
@@ -186,15 +181,19 @@ class _Watch:
         if code < 0:
             self._settle()
             then = "started again" if crew.start_again(member) else "not started a third time"
-            self._notices.append(f"{name} was killed by signal {-code}; {then}")
+            self._notices.append(f"{name} was killed by signal {-code}{_hint(code)}; {then}")
         elif code == INTERRUPTED_CODE:
             self._notices.append(f"{name} was interrupted; the others go on")
         else:
             self._notices.append(f"{name} ended with an error ({member.log}):\n{member.last_lines}")
 
     def _settle(self) -> None:
-        for number in settle(self._study, self._locks.is_alive):
+        for number in settle(self._study, self._store, self._locks.is_alive):
             self._notices.append(f"trial {number} lost its worker; its spec is in the queue again")
+
+
+def _hint(code: int) -> str:
+    return ", as Linux does when memory runs out" if -code == signal.SIGKILL else ""
 
 
 def _all_failed(crew: Crew) -> KdbenchError:

@@ -39,6 +39,19 @@ def objective_values(objectives: Sequence[str], result: TrialResult) -> list[flo
     return values
 
 
+def costs_of(result: TrialResult) -> dict[str, float]:
+    """What a study may limit, by the names of its constraints; energy only where it is known."""
+    complexity = result.complexity
+    energy = {} if result.energy is None else {"energy_j_per_mpx": result.energy.j_per_mpx}
+    return {
+        "params": float(complexity.params),
+        "kmac_per_px": complexity.kmac_per_px,
+        "encoder_kmac_per_px": complexity.encoder_kmac_per_px,
+        "decoder_kmac_per_px": complexity.decoder_kmac_per_px,
+        **energy,
+    }
+
+
 def violations(
     limits: Mapping[str, float],
     values: Mapping[str, float],

@@ -17,10 +17,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdbench.config import StudyConfig
 from kdbench.records import content_hash
+from kdbench.search.attributes import COSTS
 from kdbench.search.storage import quiet
 
 N_STARTUP = 10  # random ones among them are those that the queue does not fill
-COSTS = "costs"  # user attribute: what an infeasible trial was found to cost
 
 
 def make_sampler(cfg: StudyConfig, worker: int, n_asked: int, n_enqueued: int = 0) -> BaseSampler:

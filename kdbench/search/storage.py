@@ -17,6 +17,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from kdbench.errors import StoreError
+from kdbench.search.attributes import BY
 
 HEARTBEAT_S = 60
 GRACE_S = 300  # a worker paused for longer is given up; optuna#5470: waking up, it may not tell
@@ -24,7 +25,6 @@ MAX_RETRIES = 2  # a spec that kills its process is not tried for ever
 CONNECT_S = 5.0
 ANSWER_S = 30.0
 LOCKED_S = 60.0  # SQLite: how long one worker waits for another's commit
-BY = "by"  # attribute of a trial: which worker on which host runs it
 PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
 CONNECT_ARGS: dict[str, dict[str, Any]] = {
     "sqlite": {"timeout": LOCKED_S},
@@ -161,6 +161,11 @@ def _bounded(url: URL, connects: Callable[[], RDBStorage]) -> RDBStorage:
         raise _no_driver(url, raised[0]) from None
     if isinstance(raised[0], SQLAlchemyError | StorageInternalError | RuntimeError):
         raise _failed(url, raised[0]) from None
+    if isinstance(raised[0], ValueError | TypeError):
+        raise StoreError(
+            f"the database {shown(url)}: an option after the `?` of its URL is not one",
+            fix="correct the options in `--storage`, or leave them out",
+        ) from None
     raise raised[0]
 
 

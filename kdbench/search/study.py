@@ -1,31 +1,24 @@
-"""One Optuna study: opened, kept true to its settings, its queue and its budget."""
+"""One Optuna study: begun once, joined by workers, refused to who would make it another."""
 
-import socket
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
 
 from kdbench import config
 from kdbench.config import StudyConfig
 from kdbench.errors import StoreError
 from kdbench.records import plain
+from kdbench.search.attributes import (
+    GROUND,
+    SETTINGS,
+)
+from kdbench.search.budget import n_complete
 from kdbench.search.ground import Ground
-from kdbench.search.storage import BY, connect, quiet, retry
+from kdbench.search.restore import restore
+from kdbench.search.storage import connect, quiet
 from kdbench.store import Store, StoredStudy
-
-ASKS_PER_TRIAL = 4  # a study whose every suggestion is infeasible or broken ends
-SETTINGS, GROUND, BUDGET = "settings", "ground", "budget"  # attributes of the study
-SPEC_HASH, DUPLICATE_OF, INTERRUPTED = "spec_hash", "duplicate_of", "interrupted"  # of a trial
-
-Verdict = Literal["ask", "wait", "complete", "asks", "timeout"]
-
-
-# --- opening -----------------------------------------------------------------------------------
 
 
 def begin(
@@ -72,6 +65,8 @@ def begin(
     for key, value in ((SETTINGS, config.settings(cfg)), (GROUND, plain(ground))):
         if study.user_attrs.get(key) != value:
             study.set_user_attr(key, value)
+    if stored is not None and not study.get_trials(deepcopy=False):
+        restore(study, cfg, ground, store)
     for params in start_points(cfg):
         study.enqueue_trial(params, skip_if_exists=True)
     return study, ground
@@ -138,107 +133,3 @@ def _require_same_ground(cfg: StudyConfig, stored: StoredStudy | None, ground: G
             + "\n  ".join(differ),
             fix="go on where it began, or begin another one here: `--set name=NAME`",
         )
-
-
-# --- the budget ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """When a study ends.
-
-    Attributes:
-        trials: Complete trials.
-        until_s: No trial begins after it [s since 1970]; None: no limit.
-    """
-
-    trials: int
-    until_s: float | None = None
-
-    def verdict(self, trials: list[FrozenTrial], now_s: float) -> Verdict:
-        """Whether a worker may ask for a trial now, must wait for others, or is done."""
-        complete = len(complete_specs(trials))
-        running = sum(trial.state == TrialState.RUNNING for trial in trials)
-        if complete >= self.trials:
-            return "complete"
-        if self.until_s is not None and now_s >= self.until_s:
-            return "timeout"
-        if n_asked(trials) >= ASKS_PER_TRIAL * self.trials:
-            return "wait" if running else "asks"
-        return "wait" if complete + running >= self.trials else "ask"
-
-
-def set_budget(study: optuna.Study, budget: Budget) -> None:
-    """Tell all workers, also those on other machines."""
-    study.set_user_attr(BUDGET, plain(budget))
-
-
-def verdict(study: optuna.Study) -> Verdict:
-    """What the budget says to a worker now."""
-    budget = Budget(**study.user_attrs[BUDGET])
-    return budget.verdict(study.get_trials(deepcopy=False), time.time())
-
-
-def complete_specs(trials: list[FrozenTrial]) -> set[str]:
-    """Hashes of the specs that are complete: a spec that came up twice counts once."""
-    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    return {trial.user_attrs.get(SPEC_HASH, str(trial.number)) for trial in done}
-
-
-def n_complete(study: optuna.Study) -> int:
-    """Complete trials."""
-    return len(complete_specs(study.get_trials(deepcopy=False)))
-
-
-def n_asked(trials: list[FrozenTrial]) -> int:
-    """Trials that were begun; neither interrupted ones nor those left to a twin that ran."""
-    begun = [trial for trial in trials if trial.state != TrialState.WAITING]
-    return sum(
-        INTERRUPTED not in trial.user_attrs
-        and not (trial.state == TrialState.FAIL and DUPLICATE_OF in trial.user_attrs)
-        for trial in begun
-    )
-
-
-# --- trials that nobody runs any more ------------------------------------------------------------
-
-
-def host() -> str:
-    """Name of this machine, as trials remember it."""
-    return socket.gethostname()
-
-
-def enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Put what an interrupted trial was to try back into the queue."""
-    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    if params:
-        study.enqueue_trial(params)
-
-
-def settle(study: optuna.Study, is_alive: Callable[[int], bool]) -> list[int]:
-    """Fail the RUNNING trials of this host's dead workers and queue them again; their numbers.
-
-    Without this a dead trial stays RUNNING until its heartbeat is found stale, minutes later. That
-    is how trials of other hosts end, and one that died before it said who runs it.
-
-    Args:
-        study: The study.
-        is_alive: Whether the worker of an index lives on this host.
-    """
-    settled = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        by = trial.user_attrs.get(BY)
-        dead = by is not None and by["host"] == host() and not is_alive(by["worker"])
-        if dead and _fail(study, trial):
-            retry(study, study.get_trials()[trial.number])
-            settled.append(trial.number)
-    return settled
-
-
-def _fail(study: optuna.Study, trial: FrozenTrial) -> bool:
-    """False if somebody else has told it meanwhile."""
-    try:
-        study.tell(trial.number, state=TrialState.FAIL)
-    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-        return False
-    return True

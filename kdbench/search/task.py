@@ -2,10 +2,9 @@
 
 import math
 import os
-import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,20 +14,19 @@ from optuna.trial import FrozenTrial, TrialState
 from kdbench.config import StudyConfig
 from kdbench.errors import KdbenchError, QualityGapError, StoreError
 from kdbench.records import Bench, Progress, Rung, TrialResult, TrialSpec, content_hash
+from kdbench.search.attributes import BY, COSTS, DUPLICATE_OF, INTERRUPTED, SPEC_HASH
+from kdbench.search.dead import host
+from kdbench.search.gate import CostGate
 from kdbench.search.ground import Ground, bench
 from kdbench.search.interrupt import Interrupt
 from kdbench.search.locks import Lock
-from kdbench.search.objectives import broken, objective_values, violations
-from kdbench.search.samplers import COSTS
-from kdbench.search.storage import BY
-from kdbench.search.study import DUPLICATE_OF, INTERRUPTED, SPEC_HASH, host
-from kdbench.store import Failure, Store, TrialFolder, WorkerState
+from kdbench.search.objectives import costs_of, objective_values, violations
+from kdbench.search.reporter import Reporter
+from kdbench.store import Failure, Store, TrialFolder
 
 Gate = Callable[[Rung], bool]
 Report = Callable[[Progress], None]
 Run = Callable[[TrialSpec, Bench, Gate, Path, Report], TrialResult]
-
-REPORT_S = 0.25  # the live display reads no faster
 
 
 class TrialFailed(Exception):  # noqa: N818  # what happened, told to Optuna as FAIL
@@ -45,56 +43,6 @@ class TrialFailed(Exception):  # noqa: N818  # what happened, told to Optuna as 
 
 class TwinRuns(Exception):  # noqa: N818  # likewise
     """Another worker trains this very spec just now."""
-
-
-@dataclass(slots=True)
-class CostGate:
-    """Says no at the first cost above its limit; remembers what it saw."""
-
-    limits: Mapping[str, float]
-    costs: dict[str, float] = field(default_factory=dict)
-    refusals: list[str] = field(default_factory=list)
-
-    def __call__(self, rung: Rung) -> bool:
-        """Whether the trial goes on."""
-        if rung.stage == "cost":
-            self.costs |= rung.values
-            self.refusals = broken(self.limits, self.costs)
-        return not self.refusals
-
-
-@dataclass(slots=True)
-class Reporter:
-    """Writes what a worker does for the live display, at most four times a second."""
-
-    store: Store
-    study: str
-    worker: int
-    trial: int | None = None
-    _stage: str = ""
-    _said: float = -math.inf
-
-    def __call__(self, progress: Progress) -> None:
-        """Tell it, unless something of this stage was told just now."""
-        now = time.monotonic()
-        if progress.stage == self._stage and now - self._said < REPORT_S:
-            return
-        if progress.loss is not None and not math.isfinite(progress.loss):
-            progress = replace(progress, loss=None)
-        self._stage, self._said = progress.stage, now
-        state = WorkerState(
-            index=self.worker,
-            pid=os.getpid(),
-            trial=self.trial,
-            progress=progress,
-            updated_s=time.time(),
-        )
-        self.store.save_worker(self.study, state)
-
-    def begin(self, trial: int | None, stage: str) -> None:
-        """Another trial, or none."""
-        self.trial, self._said = trial, -math.inf
-        self(Progress(stage=stage))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -157,26 +105,25 @@ class Objective:
     def _known(self, trial: optuna.Trial, twins: list[FrozenTrial]) -> list[float] | None:
         """What a twin found, told again; None if this spec has to be trained."""
         for twin in twins:
-            trial_is_done = twin.state in (TrialState.COMPLETE, TrialState.PRUNED)
-            stored = None if trial_is_done else self._stored(twin)
-            if trial_is_done or stored is not None:
+            if twin.state in (TrialState.COMPLETE, TrialState.PRUNED):
                 trial.set_user_attr(DUPLICATE_OF, twin.number)
-            if twin.state == TrialState.PRUNED:
-                self._set_constraints(trial, twin.constraints, twin.user_attrs.get(COSTS, {}))
-                raise optuna.TrialPruned(f"as infeasible as trial {twin.number}")
-            if twin.state == TrialState.COMPLETE:
-                self._set_constraints(trial, twin.constraints)
+                _set_constraints(trial, twin.constraints, twin.user_attrs.get(COSTS))
+                if twin.state == TrialState.PRUNED:
+                    raise optuna.TrialPruned(f"as infeasible as trial {twin.number}")
                 return list(twin.values)
-            if stored is not None:
-                self._set_constraints(trial, violations(self.cfg.constraints.limits, {}))
-                return objective_values(self.cfg.objectives, stored)
-        running = [twin for twin in twins if twin.state == TrialState.RUNNING]
-        if any(twin.number < trial.number for twin in running):
-            trial.set_user_attr(DUPLICATE_OF, running[0].number)
+            if (kept := self._kept(twin)) is not None:
+                trial.set_user_attr(DUPLICATE_OF, twin.number)
+                limits = self.cfg.constraints.limits
+                _set_constraints(trial, violations(limits, costs_of(kept)))
+                return objective_values(self.cfg.objectives, kept)
+        earlier = [twin for twin in twins if twin.number < trial.number]
+        running = [twin.number for twin in earlier if twin.state == TrialState.RUNNING]
+        if running:
+            trial.set_user_attr(DUPLICATE_OF, running[0])
             raise TwinRuns
         return None
 
-    def _stored(self, twin: FrozenTrial) -> TrialResult | None:
+    def _kept(self, twin: FrozenTrial) -> TrialResult | None:
         """The result of a trial that was kept and, its process dying, never told."""
         folder = self.store.trial(self.cfg.name, twin.number)
         if twin.state != TrialState.FAIL or not folder.result.is_file():
@@ -211,7 +158,7 @@ class Objective:
             self._without_result(trial, gate, why)
         self.report.begin(trial.number, "told")
         self.store.save_result(self.cfg.name, trial.number, result)
-        self._set_constraints(trial, violations(gate.limits, gate.costs))
+        _set_constraints(trial, violations(gate.limits, costs_of(result)))
         return values
 
     def _without_result(self, trial: optuna.Trial, gate: CostGate, why: Exception) -> NoReturn:
@@ -238,12 +185,12 @@ class Objective:
     ) -> NoReturn:
         self._save_failure("infeasible", problem, fix, gate.costs)
         shares = violations(gate.limits, gate.costs, overlaps=overlaps)
-        self._set_constraints(trial, shares, gate.costs)
+        _set_constraints(trial, shares, gate.costs)
         raise optuna.TrialPruned(problem)
 
     def _interrupted(self, trial: optuna.Trial) -> None:
         fix = "run the same command again: this spec is in the queue, and nothing else is lost"
-        self._save_failure("failed", "interrupted", fix, {})
+        self._save_failure("failed", INTERRUPTED, fix, {})
         trial.set_user_attr(INTERRUPTED, True)
 
     def _save_failure(self, state: str, problem: str, fix: str, costs: Mapping[str, float]) -> None:
@@ -256,17 +203,15 @@ class Objective:
         )
         self.store.save_failure(self.cfg.name, self.number, failure)
 
-    @staticmethod
-    def _set_constraints(
-        trial: optuna.Trial,
-        shares: Mapping[str, float],
-        costs: Mapping[str, float] | None = None,
-    ) -> None:
-        """Once, at the very end: a constraint cannot be set again in Optuna."""
-        if costs:
-            trial.set_user_attr(COSTS, dict(costs))
-        for key, share in shares.items():
-            trial.set_constraint(key, share)
+
+def _set_constraints(
+    trial: optuna.Trial, shares: Mapping[str, float], costs: Mapping[str, float] | None = None
+) -> None:
+    """Once, at the very end: a constraint cannot be set again in Optuna."""
+    if costs is not None:
+        trial.set_user_attr(COSTS, dict(costs))
+    for key, share in shares.items():
+        trial.set_constraint(key, share)
 
 
 def _twins(trial: optuna.Trial, spec: TrialSpec) -> list[FrozenTrial]:

@@ -11,21 +11,16 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from kdbench.errors import KdbenchError, StoreError
+from kdbench.search.attributes import BY, INTERRUPTED
+from kdbench.search.budget import Verdict, verdict
+from kdbench.search.dead import enqueue_again, host, settle
 from kdbench.search.interrupt import Interrupt
 from kdbench.search.locks import ASK, StudyLocks
+from kdbench.search.reporter import Reporter
 from kdbench.search.samplers import make_sampler
-from kdbench.search.storage import BY, connect, quiet, storage_errors
-from kdbench.search.study import (
-    INTERRUPTED,
-    Verdict,
-    enqueue_again,
-    host,
-    join,
-    settle,
-    start_points,
-    verdict,
-)
-from kdbench.search.task import Objective, Reporter, Run, TrialFailed, TwinRuns
+from kdbench.search.storage import connect, quiet, storage_errors
+from kdbench.search.study import join, start_points
+from kdbench.search.task import Objective, Run, TrialFailed, TwinRuns
 from kdbench.store import Store
 
 WAIT_S = 0.3
@@ -69,7 +64,7 @@ def work(
         quiet(),
     ):
         study, cfg, ground = join(name, connect(url, create=False), store)
-        settle(study, lambda other: other != index and locks.is_alive(other))
+        settle(study, store, lambda other: other != index and locks.is_alive(other))
         study.sampler = make_sampler(
             cfg, index, _n_asked_by(study, index), n_enqueued=len(start_points(cfg))
         )

@@ -125,20 +125,26 @@ def test_a_killed_worker_is_started_again_and_its_trial_too(search: Search) -> N
     os.kill(killed, signal.SIGKILL)
     code, printed = finish(process)
     assert code == 0
-    assert "worker 0 was killed by signal 9; started again" in printed
+    assert "worker 0 was killed by signal 9, as Linux does when memory runs out" in printed
+    assert "; started again" in printed
     assert "trial 0 lost its worker; its spec is in the queue again" in printed
     assert printed.endswith("ended: complete, 4 complete\n")
     assert search.states()["RUNNING"] == 0
     assert search.trials()[0].state == TrialState.FAIL
+    assert search.store.load_trial("demo", 0).reason == "its worker died"
 
 
 def test_a_worker_that_is_killed_twice_is_given_up(search: Search) -> None:
     process = search.start("--workers", "1", **LONG)
     killed: set[int] = set()
+
+    def another() -> bool:
+        return bool({*search.workers()} - killed)
+
     for _ in range(2):
-        until(lambda: bool(set(search.workers()) - killed))
-        os.kill(search.workers()[0], signal.SIGKILL)
+        until(another)
         killed |= {*search.workers()}
+        os.kill(search.workers()[0], signal.SIGKILL)
     code, printed = finish(process)
     assert code == 1
     assert "not started a third time" in printed

@@ -14,10 +14,10 @@ from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.start import klt_start
 from kdbench.codecs.weights import codec_bytes
 from kdbench.data import ImageSet, draw_crops, load_images
-from kdbench.records import Activation, Architecture, Hyper, Latent, Transform
+from kdbench.records import Activation, Architecture, Hyper, Latent, Training, Transform
+from kdbench.train import Batch, levels_of_step, step_rng, to_tensor, train
 
 RD_LAMBDAS = (0.0018, 0.025)
-SCALE = 4.0  # sigma of every latent before training, so that none is out of the coder's range
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -70,9 +70,15 @@ def started(
     torch.manual_seed(seed)
     model = Hyperprior(plan)
     klt_start(model, as_tensor(crops(16)), rd_lambdas[: plan.n_levels])
-    with torch.no_grad():
-        model.h_s[4].bias.fill_(SCALE)  # type: ignore[operator,union-attr]
+    _widen_scales(model)
     return model
+
+
+@torch.no_grad()
+def _widen_scales(model: Hyperprior) -> None:
+    """Scales of about the latents' size: a default start has none of them in the coder's range."""
+    y = model.g_a(as_tensor(crops(16))) * model.gain(model.architecture.n_levels - 1)
+    model.h_s[4].bias.copy_(2 * y.square().mean((0, 2, 3)).sqrt() + 0.3)
 
 
 def finished(
@@ -92,3 +98,29 @@ def save_teacher(
     model = finished(plan, seed=seed, rd_lambdas=rd_lambdas)
     path.write_bytes(codec_bytes(model, card))
     return path
+
+
+def trained(
+    plan: Architecture, steps: int, *, seed: int = 0, rd_lambdas: Sequence[float] = RD_LAMBDAS
+) -> Hyperprior:
+    """A codec after a real, short training: its hyperprior knows the scales."""
+    model = started(plan, seed=seed, rd_lambdas=rd_lambdas)
+    pixels = crops(32)
+
+    def batch(step: int) -> Batch:
+        rng = step_rng(seed, step)
+        x = to_tensor(pixels[rng.choice(len(pixels), 4, replace=False)], "cpu")
+        return Batch(x, levels_of_step(rng, 4, plan.n_levels), None)
+
+    train(
+        model,
+        batch,
+        Training(
+            steps=steps, batch=4, crop_px=64, rd_lambdas=tuple(rd_lambdas), learning_rate=5e-3
+        ),
+        distiller=None,
+        seed=seed,
+        device="cpu",
+        precision="fp32",
+    )
+    return model

@@ -107,13 +107,14 @@ def reading(operation: Operation, j_per_mpx: float) -> EnergyReading:
     )
 
 
+Gate = Callable[[Rung], bool]
 Report = Callable[[Progress], None]
 
 
 def run(
     spec: TrialSpec,
     bench: Bench,
-    gate: Callable[[Rung], bool],
+    gate: Gate,
     folder: Path,
     on_progress: Report,
     *,

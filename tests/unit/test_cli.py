@@ -17,11 +17,13 @@ from kdbench import __version__, cli, rerun
 from kdbench.arguments import COMMANDS, overrides, parse
 from kdbench.cli import FUNCTIONS, main
 from kdbench.config import load_study, settings
+from kdbench.data import ImageSet
 from kdbench.errors import KdbenchError
-from kdbench.records import Progress
+from kdbench.records import Progress, Training
 from kdbench.store import Store
 from tests.support.results import OBJECTIVES, STUDY, make_study
 
+NO_PHOTOS = ImageSet(())
 Capture = pytest.CaptureFixture[str]
 
 
@@ -76,6 +78,7 @@ def test_the_version_is_the_package_s(capsys: Capture) -> None:
         ("search --study x --trials 0", "argument --trials: 0 is not at least 1"),
         ("search --study x --timeout -3", "argument --timeout: -3 is not above 0"),
         ("teach", "required: NAME"),
+        ("teach a/b", "argument NAME: 'a/b' has more than letters"),
     ],
 )
 def test_wrong_usage_leaves_with_2_and_says_where_help_is(
@@ -163,6 +166,17 @@ def test_the_root_may_come_from_the_environment(
     monkeypatch.setenv("KDBENCH_ROOT", root)
     assert main(["show", "--study", STUDY, "--all"]) == 0
     assert "without a result" in capsys.readouterr().out
+
+
+def test_a_terminal_without_greek_shows_the_table_all_the_same(root: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "kdbench", "show", "--study", STUDY, "--root", root],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "?%" in run.stdout
 
 
 def test_show_json_is_one_document_with_every_trial(root: str, capsys: Capture) -> None:
@@ -281,3 +295,54 @@ def test_bench_answers_an_unknown_codec_with_the_known_ones(
 ) -> None:
     assert main(["bench", "gif", "--root", str(tmp_path), "--no-energy"]) == 1
     assert "webp" in capsys.readouterr().err
+
+
+# --- photos and teachers ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["bench jpeg --images {}", "teach own --images {}"])
+def test_a_wrong_folder_is_answered_with_the_flag_that_named_it(
+    command: str, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(command.format(tmp_path / "none").split()) == 1
+    problem, fix = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "none") in problem
+    assert "--images" in fix
+    assert "data." not in fix
+
+
+def test_teach_trains_what_was_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    told: dict[str, Any] = {}
+
+    def train(architecture: Any, training: Any, photos: Any, **others: Any) -> Path:
+        told.update(others, architecture=architecture, training=training, photos=photos)
+        return Path(others["out"])
+
+    monkeypatch.setattr("kdbench.teach.teach", train)
+    monkeypatch.setattr("kdbench.teach.load_training_photos", lambda sources, crop_px: NO_PHOTOS)
+    monkeypatch.chdir(tmp_path)
+    line = "teach own --steps 7 --width 24 --latent 96 --hyper 32 --rd-lambdas 0.01 0.02 --batch 4"
+    line += " --crop 192 --learning-rate 0.002 --seed 5 --licence CC0 --images a --images builtin"
+    assert main([*line.split(), "--device", "cpu"]) == 0
+    assert told["out"] == Path("teachers/own.safetensors")
+    assert (told["seed"], told["device"]) == (5, "cpu")
+    assert told["card"] == {"name": "own", "sources": ["a", "builtin"], "licence": "CC0"}
+    a = told["architecture"]
+    assert (a.encoder.width, a.decoder.width, a.latent.channels, a.hyper.width, a.n_levels) == (
+        24,
+        24,
+        96,
+        32,
+        2,
+    )
+    assert told["training"] == Training(
+        steps=7, batch=4, crop_px=192, rd_lambdas=(0.01, 0.02), learning_rate=0.002
+    )
+    assert "teacher:own" in capsys.readouterr().out
+
+
+def test_levels_of_a_teacher_ascend(capsys: Capture) -> None:
+    assert main(["teach", "own", "--rd-lambdas", "0.02", "0.01"]) == 1
+    assert "0.02, 0.01 do not ascend" in capsys.readouterr().err

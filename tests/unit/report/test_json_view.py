@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -113,3 +114,12 @@ def test_rerun_says_what_is_the_same_and_what_changed() -> None:
     assert sent_run["changed"] == {"teacher": {"then": "a", "now": "b"}}
     assert sent_run["expected"] is False
     assert sent_run["difference"]["pct"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_documentation_names_every_key() -> None:
+    """docs/json.md lists the keys of both documents; one that is new must be told."""
+    text = (SCHEMAS.parent / "json.md").read_text()
+    for name in ("show", "bench"):
+        schema = validator(name).schema
+        keys = [*schema["properties"], *schema["$defs"].get("trial", {}).get("properties", {})]
+        assert [key for key in keys if not re.search(rf"\b{key}\b", text)] == []

@@ -8,9 +8,10 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from kdbench.config import StudyConfig
-from kdbench.records import Bench, Progress, Rung, TrialResult, TrialSpec
+from kdbench.records import Bench, TrialResult, TrialSpec
+from kdbench.search.budget import Budget, Verdict, set_budget
 from kdbench.search.ground import Ground
-from kdbench.search.study import Budget, Verdict, begin, set_budget
+from kdbench.search.study import begin
 from kdbench.search.task import Run
 from kdbench.search.worker import work
 from kdbench.store import Store
@@ -28,9 +29,9 @@ class Recorded:
         self,
         spec: TrialSpec,
         bench: Bench,
-        gate: Callable[[Rung], bool],
+        gate: stub.Gate,
         folder: Path,
-        on_progress: Callable[[Progress], None],
+        on_progress: stub.Report,
     ) -> TrialResult:
         self.specs.append(spec)
         self.first(spec)

@@ -5,9 +5,9 @@ from typing import get_args
 
 import pytest
 
-from kdbench.config import Objective
+from kdbench.config import Constraints, Objective
 from kdbench.errors import MeterError
-from kdbench.search.objectives import OBJECTIVES, broken, objective_values, violations
+from kdbench.search.objectives import OBJECTIVES, broken, costs_of, objective_values, violations
 from tests.support import search as stub
 from tests.unit.search.specs import spec
 
@@ -65,6 +65,13 @@ def test_a_cost_that_is_not_known_yet_breaks_nothing() -> None:
     shares = violations(LIMITS, {"params": 1.0})
     assert shares["kmac_per_px"] == 0.0
     assert broken(LIMITS, {"params": 1.0}) == []
+
+
+def test_every_cost_that_a_study_may_limit_is_read_from_a_result() -> None:
+    limits = {f.name.removesuffix("_max") for f in dataclasses.fields(Constraints)}
+    assert set(costs_of(RESULT)) == limits
+    unmeasured = dataclasses.replace(RESULT, energy=None)
+    assert set(costs_of(unmeasured)) == limits - {"energy_j_per_mpx"}
 
 
 def test_the_limit_itself_is_allowed() -> None:

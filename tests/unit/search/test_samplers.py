@@ -8,8 +8,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from kdbench.search.attributes import COSTS
 from kdbench.search.objectives import violations
-from kdbench.search.samplers import COSTS, make_sampler, population, sampler_seed
+from kdbench.search.samplers import make_sampler, population, sampler_seed
 from tests.support import search as stub
 
 SPACE = {
@@ -37,9 +38,9 @@ def told(width: int, rate: float, state: TrialState, **optional: Any) -> FrozenT
     )
 
 
-def history(infeasible: TrialState, n: int = 6) -> list[FrozenTrial]:
+def history(infeasible: TrialState, n: int = 6, n_narrow: int = 10) -> list[FrozenTrial]:
     """Narrow ones are complete, wide ones are of the state that is asked about."""
-    narrow = [told(10 + i, 1e-3 * (1 + i % 5), TrialState.COMPLETE) for i in range(10)]
+    narrow = [told(10 + i, 1e-3 * (1 + i % 5), TrialState.COMPLETE) for i in range(n_narrow)]
     wide = [told(34 + 2 * i, 1e-3 * (1 + i % 5), infeasible) for i in range(n)]
     return narrow + wide
 
@@ -64,10 +65,11 @@ def suggestions(
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
 def test_the_next_suggestion_changes_because_of_infeasible_trials(
-    tmp_path: Path, sampler: str
+    tmp_path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = suggestions(tmp_path, sampler, history(TrialState.PRUNED), 1)
-    unknown = suggestions(tmp_path, sampler, history(TrialState.FAIL), 1)
+    monkeypatch.setattr("kdbench.search.samplers.N_STARTUP", 3)  # GP takes a second for ten
+    known = suggestions(tmp_path, sampler, history(TrialState.PRUNED, 3, n_narrow=4), 1)
+    unknown = suggestions(tmp_path, sampler, history(TrialState.FAIL, 3, n_narrow=4), 1)
     assert known != unknown
 
 

@@ -12,10 +12,10 @@ from optuna.trial import TrialState
 
 from kdbench.errors import KdbenchError, QualityGapError, StoreError, TrainingError
 from kdbench.records import Bench, Progress, TrialResult, TrialSpec
-from kdbench.search.samplers import COSTS
-from kdbench.search.study import enqueue_again
-from kdbench.search.task import Gate, Report
+from kdbench.search.attributes import COSTS
+from kdbench.search.dead import enqueue_again
 from tests.support import search as stub
+from tests.support.search import Gate, Report
 from tests.unit.search.lab import Lab, Recorded, names
 
 KEYS = ["overlap", "unfinished"]

@@ -1,0 +1,305 @@
+"""Milliseconds per training step: kdbench's loop against the loop of the paper's code.
+
+    python -m benchmarks.step                      about 5 minutes on a free core
+    python -m benchmarks.step --widths 16 --steps 20 --crops 16        a smoke test
+
+Uniform students (M = 192) on the same crops, all four distillation terms on, one thread, four
+loops that take turns step by step in one process:
+
+    kdbench          `train.train` as a trial runs it: cached teacher, SOAP, bf16 where there is
+                     hardware for it, deterministic kernels
+    cache only       the naive loop with the cached teacher: what the cache alone gives
+    live, no_grad    naive, and the teacher runs in every step, without gradients
+    live, gradients  naive, as the paper's code does: the teacher is trained through
+
+Naive is fp32, channels first, Adam. All four keep freed memory (`device.keep_freed_memory` counts
+for a whole process), which flatters the naive ones. A figure is the median over blocks of ten steps
+of the mean of each, since SOAP refreshes its eigenvectors in every tenth; the first block is left
+out. Wall time, and CPU time of the process, which other work on the machine hardly changes.
+"""
+
+import argparse
+import copy
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.publish import add_out, markdown, publish
+from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.data import CropList
+from kdbench.distill import (
+    Distiller,
+    Targets,
+    discretised_kl_bits,
+    output_bpp,
+    rate_distortion,
+    squared_steps_bpp,
+)
+from kdbench.lesson import Lesson, study_crops, study_photos
+from kdbench.records import (
+    Bench,
+    Data,
+    Distillation,
+    EnergyPlan,
+    Hyper,
+    Latent,
+    Training,
+    Transform,
+    TrialSpec,
+)
+from kdbench.teacher import Teacher, load_teacher
+from kdbench.train import CLIP_NORM, Batch, train
+from kdbench.trial import precision_of
+
+OURS, CACHED, NO_GRAD, GRADIENTS = "kdbench", "cache only", "live, no_grad", "live, gradients"
+LOOPS = (OURS, CACHED, NO_GRAD, GRADIENTS)
+BLOCK = 10  # steps
+Batches = Callable[[int], Batch]
+
+
+@dataclass
+class Times:
+    """Seconds of each step, by loop."""
+
+    wall: dict[str, list[float]] = field(default_factory=lambda: {loop: [] for loop in LOOPS})
+    cpu: dict[str, list[float]] = field(default_factory=lambda: {loop: [] for loop in LOOPS})
+
+    def add(self, loop: str, began: tuple[float, float]) -> None:
+        """Notes a step of `loop` that began at `now()`."""
+        wall, cpu = now()
+        self.wall[loop].append(wall - began[0])
+        self.cpu[loop].append(cpu - began[1])
+
+
+def now() -> tuple[float, float]:
+    """Wall and CPU clock [s]."""
+    return time.perf_counter(), time.process_time()
+
+
+def typical_ms(seconds: Sequence[float], block: int = BLOCK) -> float:
+    """Median of the means of whole blocks, the first one left out [ms]."""
+    blocks = [seconds[i : i + block] for i in range(block, len(seconds) - block + 1, block)]
+    return 1000 * median(fmean(each) for each in blocks)
+
+
+def spec_of(width: int, steps: int, teacher: str, rd_lambdas: tuple[float, ...]) -> TrialSpec:
+    """A uniform student; weights in the middle of the default space."""
+    return TrialSpec(
+        encoder=Transform(width=width),
+        decoder=Transform(width=width),
+        hyper=Hyper(width=width),
+        latent=Latent(channels=192),
+        distillation=Distillation(
+            teacher=teacher, latent=0.1, hyper_latent=0.25, output=0.5, entropy=0.25
+        ),
+        training=Training(
+            steps=steps, batch=8, crop_px=128, rd_lambdas=rd_lambdas, learning_rate=1e-3
+        ),
+        seed=0,
+    )
+
+
+def bench_in(folder: Path, n_crops: int) -> Bench:
+    """The bench of a trial on one thread of the CPU, its cache in `folder`."""
+    return Bench(
+        data=Data(crops=n_crops),
+        anchor="teacher:default",
+        energy=EnergyPlan(meter="none"),
+        device="cpu",
+        precision="auto",
+        threads=1,
+        cache=str(folder),
+    )
+
+
+class NaiveLoop:
+    """A student of its own in a plain loop: fp32, channels first, Adam."""
+
+    def __init__(
+        self, student: Hyperprior, distiller: Distiller, spec: TrialSpec, batches: Batches
+    ) -> None:
+        self._student, self._distiller = copy.deepcopy(student), copy.deepcopy(distiller)
+        self._student.train()
+        both = nn.ModuleList([self._student, self._distiller])
+        self._parameters = [p for n, p in both.named_parameters() if not n.endswith("quantiles")]
+        self._optimiser = torch.optim.Adam(self._parameters, lr=1e-4)
+        self._rd_lambdas = torch.tensor(spec.training.rd_lambdas)
+        self._batches = batches
+
+    def step(self, step: int) -> float:
+        """One update; returns the loss."""
+        batch = self._batches(step)
+        assert batch.targets is not None
+        rd_lambda = self._rd_lambdas[batch.levels]
+        x = batch.x.contiguous()
+        out = self._student(x, batch.levels)
+        loss = rate_distortion(out, x, rd_lambda).loss
+        loss = loss + terms_through_teacher(self._distiller, out, batch.targets, rd_lambda)
+        self._optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
+        self._optimiser.step()
+        return loss.item()
+
+
+def terms_through_teacher(
+    distiller: Distiller, out: dict[str, Tensor], targets: Targets, rd_lambda: Tensor
+) -> Tensor:
+    """The distiller's terms at temperature 1, without its guard: a teacher gets its gradient."""
+    plan, pixels = distiller.plan, targets.x_hat.shape[-2] * targets.x_hat.shape[-1]
+    y, z = distiller.y_connector(out["y"]), distiller.z_connector(out["z"])
+    kl = discretised_kl_bits(targets.scales, out["scales"]).sum() / (len(rd_lambda) * pixels)
+    terms: Tensor = (
+        plan.latent * squared_steps_bpp(y, targets.y, pixels)
+        + plan.hyper_latent * squared_steps_bpp(z, targets.z, pixels)
+        + plan.output * output_bpp(out["x_hat"], targets.x_hat, rd_lambda)
+        + plan.entropy * kl
+    )
+    return terms
+
+
+def live(batches: Batches, teacher: Teacher, spec: TrialSpec, *, gradients: bool) -> Batches:
+    """`batches` with the outputs of a teacher that runs here and now."""
+    model = teacher.model.requires_grad_(gradients)
+    levels = torch.tensor(teacher.levels_for(spec.training.rd_lambdas))
+
+    def taught(step: int) -> Batch:
+        batch = batches(step)
+        with torch.set_grad_enabled(gradients):
+            out = model(batch.x.contiguous(), levels[batch.levels])
+        targets = Targets(y=out["y"], z=out["z"], scales=out["scales"], x_hat=out["x_hat"])
+        return batch._replace(targets=targets)
+
+    return taught
+
+
+def measure(spec: TrialSpec, bench: Bench, crops: CropList, teacher: Teacher) -> Times:
+    """Every loop's steps, taking turns."""
+    lesson = Lesson.open(spec, bench, crops, lambda _: None)
+    alone = replace(spec, distillation=Distillation())
+    untaught = Lesson.open(alone, bench, crops, lambda _: None).batch
+    student = lesson.started()
+    assert lesson.distiller is not None
+    sources = {
+        CACHED: lesson.batch,
+        NO_GRAD: live(untaught, teacher, spec, gradients=False),
+        GRADIENTS: live(untaught, copy.deepcopy(teacher), spec, gradients=True),
+    }
+    naive = {
+        loop: NaiveLoop(student, lesson.distiller, spec, batches)
+        for loop, batches in sources.items()
+    }
+    times, began = Times(), now()
+
+    def others_turn() -> None:
+        nonlocal began
+        times.add(OURS, began)
+        step = len(times.wall[OURS]) - 1
+        with deterministic(on=False):
+            for loop, other in naive.items():
+                began = now()
+                other.step(step)
+                times.add(loop, began)
+        began = now()
+
+    with deterministic(on=True):
+        began = now()
+        train(
+            student,
+            lesson.batch,
+            spec.training,
+            distiller=lesson.distiller,
+            seed=spec.seed,
+            device="cpu",
+            precision=precision_of(bench),
+            between_steps=others_turn,
+        )
+    return times
+
+
+def cache_ms_per_crop(spec: TrialSpec, bench: Bench, crops: CropList) -> float:
+    """CPU time of building the teacher's cache, which all trials of a study share [ms]."""
+    crops.crops(Path(bench.cache))
+    began = time.process_time()
+    Lesson.open(spec, bench, crops, lambda _: None)
+    return 1000 * (time.process_time() - began) / crops.n
+
+
+@contextmanager
+def deterministic(*, on: bool) -> Iterator[None]:
+    """Deterministic kernels inside, or not; the caller's choice after."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(on)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """One row a width and loop: milliseconds, and how many times kdbench's."""
+    rows = [
+        [
+            str(at["width"]),
+            loop,
+            *(f"{at[clock][loop]:.1f}" for clock in ("wall_ms", "cpu_ms")),
+            *(f"{at[clock][loop] / at[clock][OURS]:.1f}" for clock in ("wall_ms", "cpu_ms")),
+        ]
+        for at in found
+        for loop in LOOPS
+    ]
+    heads = ["N", "loop", "ms/step", "CPU ms/step", "x kdbench", "x in CPU time"]
+    return markdown(heads, rows, left=2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64], metavar="N")
+    parser.add_argument("--steps", type=int, default=60, help="of each loop, 20 or more")
+    parser.add_argument("--crops", type=int, default=128, help="cached, of the built-in photos")
+    parser.add_argument("--teacher", default="teacher:default")
+    add_out(parser, "step")
+    arguments = parser.parse_args()
+    if arguments.steps < 2 * BLOCK:
+        parser.error(f"--steps must be at least {2 * BLOCK}: the first {BLOCK} are left out")
+    torch.set_num_threads(1)
+    teacher = load_teacher(arguments.teacher)
+    photos = study_photos("builtin", "builtin", "builtin", 128)
+    crops = study_crops(photos["train"], arguments.crops, 128)
+    found = []
+    with tempfile.TemporaryDirectory(prefix="kdbench-step-") as folder:
+        bench = bench_in(Path(folder), crops.n)
+        specs = [
+            spec_of(width, arguments.steps, arguments.teacher, teacher.rd_lambdas)
+            for width in arguments.widths
+        ]
+        cache_ms = cache_ms_per_crop(specs[0], bench, crops)
+        for width, spec in zip(arguments.widths, specs, strict=True):
+            times = measure(spec, bench, crops, teacher)
+            found.append(
+                {
+                    "width": width,
+                    "wall_ms": {loop: typical_ms(times.wall[loop]) for loop in LOOPS},
+                    "cpu_ms": {loop: typical_ms(times.cpu[loop]) for loop in LOOPS},
+                }
+            )
+    note = f"The cache costs {cache_ms:.0f} ms of CPU time a crop, once per study."
+    publish(
+        arguments,
+        f"{table(found)}\n\n{note}",
+        {"widths": found, "cache_ms_per_crop": cache_ms, "precision": precision_of(bench)},
+    )
+
+
+if __name__ == "__main__":
+    main()

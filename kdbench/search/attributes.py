@@ -1,0 +1,13 @@
+"""What we keep in Optuna's database beside parameters and values, by the name of the attribute."""
+
+# of a study
+SETTINGS = "settings"  # `config.settings`
+GROUND = "ground"  # `ground.Ground`
+BUDGET = "budget"  # `study.Budget`
+
+# of a trial
+BY = "by"  # index, host and pid of the worker that runs it
+SPEC_HASH = "spec_hash"
+COSTS = "costs"  # what an infeasible trial was found to cost
+DUPLICATE_OF = "duplicate_of"  # number of the trial whose values it repeats, or left to
+INTERRUPTED = "interrupted"  # it was stopped, and it was not its fault

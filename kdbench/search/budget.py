@@ -1,0 +1,72 @@
+"""When a study ends: complete trials, asks, time."""
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from kdbench.records import plain
+from kdbench.search.attributes import BUDGET, DUPLICATE_OF, INTERRUPTED, SPEC_HASH
+
+ASKS_PER_TRIAL = 4  # a study whose every suggestion is infeasible or broken ends
+
+Verdict = Literal["ask", "wait", "complete", "asks", "timeout"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """When a study ends.
+
+    Attributes:
+        trials: Complete trials.
+        until_s: No trial begins after it [s since 1970]; None: no limit.
+    """
+
+    trials: int
+    until_s: float | None = None
+
+    def verdict(self, trials: list[FrozenTrial], now_s: float) -> Verdict:
+        """Whether a worker may ask for a trial now, must wait for others, or is done."""
+        complete = len(complete_specs(trials))
+        running = sum(trial.state == TrialState.RUNNING for trial in trials)
+        if complete >= self.trials:
+            return "complete"
+        if self.until_s is not None and now_s >= self.until_s:
+            return "timeout"
+        if n_asked(trials) >= ASKS_PER_TRIAL * self.trials:
+            return "wait" if running else "asks"
+        return "wait" if complete + running >= self.trials else "ask"
+
+
+def set_budget(study: optuna.Study, budget: Budget) -> None:
+    """Tell all workers, also those on other machines."""
+    study.set_user_attr(BUDGET, plain(budget))
+
+
+def verdict(study: optuna.Study) -> Verdict:
+    """What the budget says to a worker now."""
+    budget = Budget(**study.user_attrs[BUDGET])
+    return budget.verdict(study.get_trials(deepcopy=False), time.time())
+
+
+def complete_specs(trials: list[FrozenTrial]) -> set[str]:
+    """Hashes of the specs that are complete: a spec that came up twice counts once."""
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return {trial.user_attrs.get(SPEC_HASH, str(trial.number)) for trial in done}
+
+
+def n_complete(study: optuna.Study) -> int:
+    """Complete trials."""
+    return len(complete_specs(study.get_trials(deepcopy=False)))
+
+
+def n_asked(trials: list[FrozenTrial]) -> int:
+    """Trials that were begun; neither interrupted ones nor those left to a twin that ran."""
+    begun = [trial for trial in trials if trial.state != TrialState.WAITING]
+    return sum(
+        INTERRUPTED not in trial.user_attrs
+        and not (trial.state == TrialState.FAIL and DUPLICATE_OF in trial.user_attrs)
+        for trial in begun
+    )

@@ -1,0 +1,64 @@
+"""Trials that nobody runs any more: interrupted ones, and those whose process died."""
+
+import socket
+from collections.abc import Callable
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from kdbench.search.attributes import BY
+from kdbench.search.storage import retry
+from kdbench.store import Failure, Store
+
+DIED = "its worker died"
+
+
+def host() -> str:
+    """Name of this machine, as trials remember it."""
+    return socket.gethostname()
+
+
+def enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Put what an interrupted trial was to try back into the queue."""
+    params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    if params:
+        study.enqueue_trial(params)
+
+
+def settle(study: optuna.Study, store: Store, is_alive: Callable[[int], bool]) -> list[int]:
+    """Fail the RUNNING trials of this host's dead workers and queue them again; their numbers.
+
+    Without this a dead trial stays RUNNING until its heartbeat is found stale, minutes later. That
+    is how trials of other hosts end, and one that died before it said who runs it.
+
+    Args:
+        study: The study.
+        store: Its folders: those of dead trials are marked.
+        is_alive: Whether the worker of an index lives on this host.
+    """
+    settled = []
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        by = trial.user_attrs.get(BY)
+        dead = by is not None and by["host"] == host() and not is_alive(by["worker"])
+        if dead and _fail(study, trial):
+            _mark_dead(store, study.study_name, trial.number)
+            retry(study, study.get_trials()[trial.number])
+            settled.append(trial.number)
+    return settled
+
+
+def _mark_dead(store: Store, study: str, number: int) -> None:
+    """Say so in the folder of a trial, if it got one, and unless it holds a result."""
+    folder = store.trial(study, number)
+    if folder.spec.is_file() and not folder.result.is_file():
+        fix = "nothing to do: its spec is tried again, twice at most"
+        store.save_failure(study, number, Failure(state="failed", problem=DIED, fix=fix))
+
+
+def _fail(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """False if somebody else has told it meanwhile."""
+    try:
+        study.tell(trial.number, state=TrialState.FAIL)
+    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+        return False
+    return True

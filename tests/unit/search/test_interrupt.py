@@ -1,0 +1,103 @@
+"""Signals are remembered, and raise only where a trial can bear them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from kdbench.search.interrupt import Interrupt
+
+
+def test_a_signal_outside_is_kept_until_somebody_asks() -> None:
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        assert interrupt.wanted
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.check()
+
+
+def test_a_signal_outside_raises_at_the_next_door() -> None:
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        with pytest.raises(KeyboardInterrupt), interrupt.allowed():
+            pytest.fail("the block must not begin")
+
+
+def test_a_sleeper_wakes_up() -> None:
+    with Interrupt() as interrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        before = signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.sleep(10)
+        signal.signal(signal.SIGALRM, before)
+        assert time.monotonic() - began < 5
+
+
+def test_a_second_signal_does_not_disturb_the_tidying_up() -> None:
+    tidied = []
+
+    def work(interrupt: Interrupt) -> None:
+        with interrupt.allowed():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1)
+            finally:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.01)
+                tidied.append(True)
+
+    with Interrupt() as interrupt, pytest.raises(KeyboardInterrupt):
+        work(interrupt)
+    assert tidied == [True]
+
+
+def test_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Interrupt():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_an_orphan_stops() -> None:
+    """A middle process starts a worker and dies; the worker sees that its parent is gone."""
+    worker = (
+        "import os, sys; from kdbench.search.interrupt import Interrupt\n"
+        "with Interrupt(int(sys.argv[1])) as interrupt:\n"
+        "    print('up', flush=True)\n"
+        "    try: interrupt.sleep(30)\n"
+        "    except KeyboardInterrupt: print('stopped', flush=True)\n"
+    )
+    middle = (
+        "import os, subprocess, sys\n"
+        f"p = subprocess.Popen([sys.executable, '-c', {worker!r}, str(os.getpid())],"
+        " stdout=subprocess.PIPE, text=True)\n"
+        "print(p.stdout.readline().strip(), p.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+        "os._exit(0)\n"
+    )
+    began = time.monotonic()
+    with subprocess.Popen(
+        [sys.executable, "-c", middle], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        said, pid = process.stdout.readline().split()
+        process.communicate("")
+    assert said == "up"
+    while is_there(int(pid)):
+        assert time.monotonic() - began < 20
+        time.sleep(0.05)
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process lives; a zombie does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,317 @@
+"""The scripts under benchmarks/ start, and what they compute from their measurements is right."""
+
+import argparse
+import copy
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import check_front, kodak, optimiser, publish, step, trial_parts
+from kdbench.distill import Distiller
+from kdbench.records import Distillation, RDCurve, RDPoint
+from kdbench.report.json_view import study_json
+from kdbench.report.overview import overview
+from kdbench.teacher import Teacher
+from kdbench.train import Batch
+from tests.support.codecs import RD_LAMBDAS, architecture, as_tensor, crops, finished, started
+from tests.support.results import STUDY, make_study
+
+SCRIPTS = ("check_front", "kodak", "optimiser", "step", "trial_parts")
+
+
+# --- every script --------------------------------------------------------------------------------
+
+
+def test_every_script_explains_itself(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = (check_front, kodak, optimiser, step, trial_parts)
+    assert {path.stem for path in Path(str(step.__file__)).parent.glob("*.py")} == {
+        "__init__",
+        "publish",
+        *SCRIPTS,
+    }
+    for name, module in zip(SCRIPTS, modules, strict=True):
+        monkeypatch.setattr(sys, "argv", [name, "--help"])
+        with pytest.raises(SystemExit) as end:
+            module.main()
+        shown = capsys.readouterr().out
+        assert end.value.code == 0
+        assert f"benchmarks.{name}" in shown or f"benchmarks/{name}.py" in shown, name
+
+
+# --- check_front ---------------------------------------------------------------------------------
+
+
+def shown_trial(number: int, decoder: float = 1.0, **changes: Any) -> dict[str, Any]:
+    trial = {
+        "number": number,
+        "state": "complete",
+        "on_front": False,
+        "spec_hash": f"{number:x}",
+        "complexity": {"kmac_per_px": {"decoder": decoder}},
+        "bd_rate": {"pct": 50.0, "low_pct": 40.0, "high_pct": 60.0, "overlap_db": 5.0},
+    }
+    return trial | changes
+
+
+def good_show() -> dict[str, Any]:
+    front = [shown_trial(i, decoder, on_front=True) for i, decoder in enumerate((2, 1, 1.5, 3))]
+    unfinished = shown_trial(99, state="failed", complexity=None, bd_rate=None)
+    return {"trials": [*front, *(shown_trial(i, 9.0) for i in range(4, 16)), unfinished]}
+
+
+def missed(show: dict[str, Any], seconds: float = 1500) -> list[str]:
+    return check_front.reasons(check_front.figures_of(show), seconds)
+
+
+def test_a_search_that_just_keeps_every_promise_passes() -> None:
+    assert check_front.figures_of(good_show()) == check_front.Figures(
+        n_trials=17, n_complete=16, n_front=4, span=3.0, without_interval=()
+    )
+    assert missed(good_show()) == []
+
+
+def test_each_promise_that_is_broken_has_its_reason() -> None:
+    assert missed(good_show(), 1501) == ["it took 1501 s, more than 1500 s"]
+
+    show = good_show()
+    show["trials"][8]["state"] = "infeasible"
+    assert missed(show) == ["15 complete trials, fewer than 16"]
+
+    show = good_show()
+    show["trials"][0]["on_front"] = False
+    assert missed(show) == ["3 students on the front, fewer than 4"]
+
+    show = good_show()
+    show["trials"][3]["complexity"]["kmac_per_px"]["decoder"] = 2.9
+    assert missed(show) == ["the front spans 2.90x in decoder kMAC/px, less than 3x"]
+
+    for end in (None, float("inf")):
+        show = good_show()
+        show["trials"][2]["bd_rate"]["high_pct"] = end
+        assert missed(show) == ["no finite BD-rate interval on the front: trial 2"]
+
+
+def test_two_trials_of_one_spec_are_one_student_of_the_front() -> None:
+    show = good_show()
+    show["trials"][2]["spec_hash"] = show["trials"][0]["spec_hash"]
+    assert missed(show) == ["3 students on the front, fewer than 4"]
+
+
+def test_a_study_without_any_result_is_missed_and_not_a_crash() -> None:
+    assert missed({"trials": []}) == [
+        "0 complete trials, fewer than 16",
+        "0 students on the front, fewer than 4",
+    ]
+
+
+def test_check_front_runs_by_its_path_and_says_why_it_fails(tmp_path: Path) -> None:
+    file = tmp_path / "show.json"
+    file.write_text(json.dumps(study_json(overview(make_study(tmp_path / "runs"), STUDY))))
+    run = subprocess.run(
+        [sys.executable, str(check_front.__file__), str(file), "--seconds", "60"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert run.returncode == 1
+    assert run.stdout == (
+        "60 s, 3 of 6 trials complete, 2 students on the front, 4.0x in decoder kMAC/px\n"
+    )
+    assert run.stderr == (
+        "check_front: 3 complete trials, fewer than 16\n"
+        "check_front: 2 students on the front, fewer than 4\n"
+    )
+
+
+# --- step ----------------------------------------------------------------------------------------
+
+
+def test_the_typical_step_is_the_median_of_blocks_without_the_first() -> None:
+    seconds = [9.0] * 10 + [0.001] * 9 + [0.011] + [0.003] * 10 + [5.0] * 10 + [70.0] * 3
+    assert step.typical_ms(seconds) == pytest.approx(3.0)
+    assert step.typical_ms(seconds[:20]) == pytest.approx(2.0)  # the slow tenth step counts
+
+
+def naive_loop(*, gradients: bool) -> tuple[step.NaiveLoop, Teacher]:
+    plan = architecture()
+    teacher = Teacher(
+        name="tiny",
+        path=Path(),
+        sha="",
+        model=finished(plan).requires_grad_(False),
+        card={"training": {"rd_lambdas": RD_LAMBDAS}},
+    )
+    spec = step.spec_of(8, 20, "tiny", RD_LAMBDAS)
+    x, levels = as_tensor(crops(2)), torch.tensor([0, 1])
+    batches = step.live(lambda _: Batch(x, levels, None), teacher, spec, gradients=gradients)
+    student = started(plan, seed=1)
+    distiller = Distiller(spec.distillation, plan, plan)
+    return step.NaiveLoop(student, distiller, spec, batches), teacher
+
+
+def test_only_the_paper_s_loop_trains_through_its_teacher() -> None:
+    for gradients in (True, False):
+        loop, teacher = naive_loop(gradients=gradients)
+        loop.step(0)
+        transforms = [getattr(teacher.model, name) for name in ("g_a", "g_s", "h_a", "h_s")]
+        reached = {p.grad is not None for part in transforms for p in part.parameters()}
+        assert reached == {gradients}
+
+
+def test_the_naive_loop_learns_from_the_loss_that_kdbench_trains_on() -> None:
+    loop, teacher = naive_loop(gradients=False)
+    plan, spec = architecture(), step.spec_of(8, 20, "tiny", RD_LAMBDAS)
+    student = started(plan, seed=1)
+    batch = step.live(
+        lambda _: Batch(as_tensor(crops(2)), torch.tensor([0, 1]), None),
+        teacher,
+        spec,
+        gradients=False,
+    )(0)
+    assert batch.targets is not None
+    with torch.no_grad():
+        out = student(batch.x, batch.levels)
+        distiller = Distiller(spec.distillation, plan, plan)
+        rd_lambda = torch.tensor(RD_LAMBDAS)
+        terms = distiller(out, batch.targets, rd_lambda)
+        naive = step.terms_through_teacher(distiller, out, batch.targets, rd_lambda)
+    assert set(terms) == {"latent", "hyper_latent", "output", "entropy"}
+    assert float(naive) == pytest.approx(float(sum(terms.values())), rel=1e-5)
+    losses = [loop.step(i) for i in range(8)]
+    assert losses[-1] < losses[0]
+
+
+# --- optimiser -----------------------------------------------------------------------------------
+
+
+def test_equal_seconds_are_as_many_steps_as_fit() -> None:
+    assert optimiser.steps_within(30.0, 15.0, 300) == 600
+    assert optimiser.steps_within(30.0, 60.0, 300) == 150
+    assert optimiser.steps_within(1.0, 1000.0, 300) == 1
+
+
+def test_every_optimiser_starts_from_the_same_student_and_moves_it() -> None:
+    spec = replace(step.spec_of(8, 3, "", RD_LAMBDAS), distillation=Distillation())
+    batch = Batch(as_tensor(crops(2)), torch.tensor([0, 1]), None)
+    start = started(architecture())
+    before = copy.deepcopy(start.state_dict())
+    course = optimiser.Course(start=start, spec=spec, batches=lambda _: batch, precision="fp32")
+    assert list(optimiser.optimisers())[:2] == ["kdbench SOAP", "Adam"]
+    for name in ("kdbench SOAP", "Adam"):
+        model, seconds = optimiser.trained(course, optimiser.optimisers()[name])
+        assert seconds > 0
+        assert not torch.equal(model.state_dict()["g_a.0.weight"], before["g_a.0.weight"])
+        assert torch.equal(start.state_dict()["g_a.0.weight"], before["g_a.0.weight"])
+
+
+# --- kodak ---------------------------------------------------------------------------------------
+
+
+def test_bd_rates_are_against_each_reference_and_none_without_common_quality() -> None:
+    bpp, psnr_db = [0.1, 0.2, 0.4, 0.8], [27.0, 30.0, 33.0, 36.0]
+    points = tuple(
+        RDPoint(level=i, bpp=b, psnr_db=p)
+        for i, (b, p) in enumerate(zip(bpp, psnr_db, strict=True))
+    )
+    curve = RDCurve(images=(), points=points, image_bpp=(), image_psnr_db=())
+    reference = {
+        "itself": {"bpp": bpp, "psnr_db": psnr_db},
+        "twice the bits": {"bpp": [2 * b for b in bpp], "psnr_db": psnr_db},
+        "far better": {"bpp": bpp, "psnr_db": [p + 20 for p in psnr_db]},
+    }
+    found = kodak.bd_rates(curve, reference)
+    assert found["itself"] == pytest.approx(0.0, abs=1e-9)
+    assert found["twice the bits"] == pytest.approx(-50.0)
+    assert found["far better"] is None
+    text = kodak.tables({"x": {"rd": [], "bd_rate_pct": found}}, reference)
+    assert "| twice the bits    | -50.00 |" in text
+    assert "| far better        |      - |" in text
+
+
+# --- trial_parts ---------------------------------------------------------------------------------
+
+
+def test_seconds_that_are_no_part_of_their_own_are_overhead_and_waiting_is_not_added() -> None:
+    stored = {"cost": 1.0, "cache": 2.0, "start": 3.0, "training": 50.0, "waiting": 40.0}
+    assert trial_parts.by_part(stored) == {
+        "training": 50.0,
+        "evaluation": 0.0,
+        "energy": 0.0,
+        "overhead": 6.0,
+    }
+
+
+def test_shares_are_of_the_seconds_of_all_trials(tmp_path: Path) -> None:
+    show = study_json(overview(make_study(tmp_path), STUDY))
+    rows = trial_parts.figures_of(show)
+    assert [row["number"] for row in rows] == [0, 1, 3]  # complete ones, by parameters
+    shares = trial_parts.shares_pct(rows)
+    total = 38.4 + 61.0 + 104.7 + 3 * 12.5
+    assert shares["evaluation"] == pytest.approx(100 * 36 / total)
+    assert sum(shares.values()) == pytest.approx(100)
+    assert [row["overfit_pct"] for row in rows] == pytest.approx([20.0] * 3)
+    assert "median +20.0" in trial_parts.table(rows).splitlines()[-1]
+
+
+# --- publish -------------------------------------------------------------------------------------
+
+
+def test_a_table_is_markdown_and_reads_as_text() -> None:
+    assert publish.markdown(["loop", "ms"], [["a", "1.5"], ["long name", "12.25"]]) == (
+        "| loop      |    ms |\n| --------- | ----: |\n| a         |   1.5 |\n| long name | 12.25 |"
+    )
+
+
+def test_what_is_kept_names_commit_and_machine_but_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = argparse.Namespace(
+        images=tmp_path / "kodak",
+        codecs=[f"file:{tmp_path}/best.safetensors", "jpeg"],
+        steps=20,
+        out=tmp_path / "new" / "figures.json",
+    )
+    publish.publish(arguments, "| a |", {"ms": 1.5})
+    text = (tmp_path / "new" / "figures.json").read_text()
+    kept = json.loads(text)
+    assert kept["ms"] == 1.5
+    assert kept["arguments"] == {
+        "images": "kodak",
+        "codecs": ["file:best.safetensors", "jpeg"],
+        "steps": 20,
+    }
+    assert kept["machine"]["torch"] == torch.__version__
+    assert {"date", "commit", "load_average"} <= set(kept)
+    assert str(tmp_path) not in text
+    note = (tmp_path / "new" / "figures.md").read_text()
+    assert note.startswith("| a |\n\n")
+    assert kept["date"] in note
+    assert note in capsys.readouterr().out
+
+
+def test_the_commit_says_when_the_checkout_differs_and_is_none_outside_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert publish.commit() is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "a"], check=True)
+    clean = publish.commit()
+    assert clean is not None
+    assert len(clean) == 12
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "results" / "step.json").write_text("{}")
+    assert publish.commit() == clean  # results of this very commit are no change
+    (tmp_path / "new.py").write_text("")
+    assert publish.commit() == clean + "+"
