@@ -6,7 +6,7 @@ Real bitstreams through kdbench's evaluation (decoded in a fresh process), every
 CODEC: teacher:NAME, file:PATH, jpeg, webp, jpeg2000, avif. BD-rate [%, Akima, negative saves bits]
 against each codec of the reference file; where the curves share too little quality there is none.
 The reference's curves are of Kodak's 24 photos: the BD-rates mean something for those only.
-A teacher of N=64 takes about 8 minutes for five levels of 24 photos on one core.
+A teacher of N=64 takes about 4 minutes for five levels of 24 photos on a free core.
 """
 
 import argparse

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from benchmarks.publish import add_out, markdown, publish
-from benchmarks.step import BLOCK, Batches, bench_in, spec_of, typical_ms
+from benchmarks.setting import BLOCK, Batches, bench_in, spec_of, typical_ms
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.data import CropList, validation_crops
 from kdbench.device import keep_freed_memory

@@ -22,17 +22,17 @@ import argparse
 import copy
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.publish import add_out, markdown, publish
+from benchmarks.setting import BLOCK, Batches, bench_in, spec_of, typical_ms
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.data import CropList
 from kdbench.distill import (
@@ -44,25 +44,13 @@ from kdbench.distill import (
     squared_steps_bpp,
 )
 from kdbench.lesson import Lesson, study_crops, study_photos
-from kdbench.records import (
-    Bench,
-    Data,
-    Distillation,
-    EnergyPlan,
-    Hyper,
-    Latent,
-    Training,
-    Transform,
-    TrialSpec,
-)
+from kdbench.records import Bench, Distillation, TrialSpec
 from kdbench.teacher import Teacher, load_teacher
 from kdbench.train import CLIP_NORM, Batch, train
 from kdbench.trial import precision_of
 
 OURS, CACHED, NO_GRAD, GRADIENTS = "kdbench", "cache only", "live, no_grad", "live, gradients"
 LOOPS = (OURS, CACHED, NO_GRAD, GRADIENTS)
-BLOCK = 10  # steps
-Batches = Callable[[int], Batch]
 
 
 @dataclass
@@ -82,42 +70,6 @@ class Times:
 def now() -> tuple[float, float]:
     """Wall and CPU clock [s]."""
     return time.perf_counter(), time.process_time()
-
-
-def typical_ms(seconds: Sequence[float], block: int = BLOCK) -> float:
-    """Median of the means of whole blocks, the first one left out [ms]."""
-    blocks = [seconds[i : i + block] for i in range(block, len(seconds) - block + 1, block)]
-    return 1000 * median(fmean(each) for each in blocks)
-
-
-def spec_of(width: int, steps: int, teacher: str, rd_lambdas: tuple[float, ...]) -> TrialSpec:
-    """A uniform student; weights in the middle of the default space."""
-    return TrialSpec(
-        encoder=Transform(width=width),
-        decoder=Transform(width=width),
-        hyper=Hyper(width=width),
-        latent=Latent(channels=192),
-        distillation=Distillation(
-            teacher=teacher, latent=0.1, hyper_latent=0.25, output=0.5, entropy=0.25
-        ),
-        training=Training(
-            steps=steps, batch=8, crop_px=128, rd_lambdas=rd_lambdas, learning_rate=1e-3
-        ),
-        seed=0,
-    )
-
-
-def bench_in(folder: Path, n_crops: int) -> Bench:
-    """The bench of a trial on one thread of the CPU, its cache in `folder`."""
-    return Bench(
-        data=Data(crops=n_crops),
-        anchor="teacher:default",
-        energy=EnergyPlan(meter="none"),
-        device="cpu",
-        precision="auto",
-        threads=1,
-        cache=str(folder),
-    )
 
 
 class NaiveLoop:

@@ -13,6 +13,7 @@ from kdbench.files import cached
 from kdbench.records import MEASUREMENT_PROTOCOL, RDCurve, content_hash
 from kdbench.store import Store
 from kdbench.teacher import teacher_path
+from kdbench.yamlfile import nearest_first
 
 
 def codec_path(name: str, store: Store | None = None) -> Path | None:
@@ -41,8 +42,16 @@ def codec_path(name: str, store: Store | None = None) -> Path | None:
         return teacher_path(name)
     raise CodecError(
         f"there is no codec {name!r}",
-        fix="use teacher:NAME, file:PATH, trial:STUDY/N, " + ", ".join(sorted(CLASSICAL)),
+        fix="use teacher:NAME, file:PATH, trial:STUDY/N, "
+        + ", ".join(nearest_first(name, sorted(CLASSICAL))),
     )
+
+
+def located(name: str, store: Store) -> str:
+    """`name`, or the file that `trial:STUDY/N` means: a trial itself knows no other trials."""
+    if not name.startswith("trial:"):
+        return name
+    return f"file:{codec_path(name, store)}"
 
 
 def evaluate_by_name(

@@ -114,14 +114,9 @@ def against(
     return Comparison(anchor=anchor, bd_rate=found, why_not=None)
 
 
-def anchor_file(store: Store, study: str) -> Path:
-    """Where a study keeps the figures of its anchor."""
-    return store.study_folder(study) / "anchor.json"
-
-
 def load_anchor(store: Store, study: str) -> CodecFigures | None:
     """The figures of a study's anchor; None if they were never taken."""
-    path = anchor_file(store, study)
+    path = store.anchor_file(study)
     return load(path, CodecFigures) if path.is_file() else None
 
 
@@ -138,7 +133,7 @@ def keep_anchor(
     if kept is None:
         images = load_images(bench.data.evaluation, "evaluation")
         kept = bench_codec(bench.anchor, images, bench, store, on_progress=on_progress)
-        write_json(anchor_file(store, study), kept)
+        write_json(store.anchor_file(study), kept)
     return kept
 
 

@@ -13,7 +13,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +142,7 @@ def _show(store: "Store", study: str, *, all_trials: bool, as_json: bool) -> int
 
 def rerun(arguments: Namespace) -> int:
     """Trains stored specs again; says of each whether it came out the same."""
+    from kdbench.anchor import located
     from kdbench.config import bench, from_settings
     from kdbench.device import resolve
     from kdbench.report.details import rerun_text
@@ -149,14 +150,16 @@ def rerun(arguments: Namespace) -> int:
     from kdbench.report.overview import choose, overview
     from kdbench.report.progress import following
     from kdbench.report.text import width_here
-    from kdbench.rerun import new_folder, run_again
+    from kdbench.rerun import run_again
 
     store, study = _store(arguments), arguments.study
     trials = [store.load_trial(study, n) for n in choose(overview(store, study), arguments.trial)]
     stored = store.load_study(study)
     config = from_settings(stored.settings, f"study.json of {study}")
-    setting = bench(config, cache=store.cache, device=resolve(arguments.device or config.device))
-    folder = new_folder(store, study)
+    device = resolve(arguments.device or config.device)
+    setting = bench(config, cache=store.cache, device=device)
+    setting = replace(setting, anchor=located(config.anchor, store))
+    folder = store.new_rerun(study)
     runs = []
     for trial in trials:
         with following(f"trial {trial.number}", silent=arguments.json) as follow:

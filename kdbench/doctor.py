@@ -100,7 +100,7 @@ def _meters() -> list[Finding]:
 
 
 def _teachers() -> list[Finding]:
-    from kdbench.teacher import list_teachers
+    from kdbench.cards import list_teachers
 
     known = list_teachers()
     if not known:

@@ -27,7 +27,7 @@ class CountError(KdbenchError):
 
 
 class QualityGapError(KdbenchError):
-    """Two rate-distortion curves that share too little quality to be compared."""
+    """Rate-distortion curves that cannot be compared: too little common quality, or no curve."""
 
 
 class MeterError(KdbenchError):

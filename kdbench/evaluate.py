@@ -198,7 +198,9 @@ def _decode_in_fresh_process(
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if run.returncode != 0:
-        reason = (run.stderr.strip().splitlines() or ["no message"])[-1]
+        said = [line for line in run.stderr.splitlines() if line.strip()]
+        said = [line for line in said if not line.startswith("  fix: ")]
+        reason = said[-1] if said else "no message"
         raise CodecError(
             f"decoding in a fresh process failed: {reason}",
             fix="the codec cannot be decoded elsewhere; report it with its trial folder",

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from kdbench.codecs.align import align, strongest_channels
 from kdbench.codecs.hyperprior import Hyperprior
-from kdbench.codecs.start import klt_start
+from kdbench.codecs.start import klt_start, scale_start
 from kdbench.data import CropList, ImageSet, disjoint, draw_crops, load_images
 from kdbench.distill import Distiller
 from kdbench.records import Bench, Progress, TrialSpec
@@ -93,27 +94,31 @@ class Lesson:
         model.eval()
         first = torch.from_numpy(np.array(self._pixels[:N_START_CROPS])).float() / 255
         features = klt_start(model, first, spec.training.rd_lambdas)
-        if self._teacher is None or self._cache is None:
-            return model
-        teacher, own = self._teacher.model, spec.latent.channels
-        y, top = self._cache.latents(len(first)), self._cache.levels[-1]
-        channels: list[int] | None = None
-        if own <= teacher.architecture.latent.channels:
-            taken = strongest_channels(teacher, y, top, own)
-            align(
-                model,
-                teacher,
-                crops=first,
-                y=y,
-                features=features,
-                levels=self._cache.levels,
-                channels=taken,
+        channels = self._align(model, first, features)
+        if (
+            channels is None
+            or self._teacher is None
+            or spec.hyper != self._teacher.model.architecture.hyper
+        ):
+            scale_start(model, first)
+        if self._teacher is not None:
+            self.distiller = Distiller(
+                spec.distillation, spec.architecture, self._teacher.model.architecture, channels
             )
-            channels = taken.tolist()
-        self.distiller = Distiller(
-            spec.distillation, spec.architecture, teacher.architecture, channels
-        )
         return model
+
+    def _align(self, model: Hyperprior, crops: Tensor, features: Tensor) -> list[int] | None:
+        """The teacher's latent channel of each of the student's; None where they do not meet."""
+        own = self._spec.latent.channels
+        if self._teacher is None or self._cache is None:
+            return None
+        teacher, levels = self._teacher.model, self._cache.levels
+        if own > teacher.architecture.latent.channels:
+            return None
+        y = self._cache.latents(len(crops))
+        taken = strongest_channels(teacher, y, levels[-1], own)
+        align(model, teacher, crops=crops, y=y, features=features, levels=levels, channels=taken)
+        return list(map(int, taken))
 
     def batch(self, step: int) -> Batch:
         """The batch of `step`; a function of the seed and the step alone."""

@@ -21,7 +21,7 @@ Operation = Literal["encode", "decode"]
 
 
 def canonical_json(value: Any) -> str:
-    """`value` (dataclasses, mappings, lists, plain values) as JSON: sorted keys, no spaces, no NaN."""
+    """`value` (dataclasses, mappings, lists, plain values) as compact JSON: sorted keys, no NaN."""
     return json.dumps(
         plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
     )
@@ -206,7 +206,8 @@ class BDRate:
     """Mean extra bits at equal PSNR; negative saves bits.
 
     Attributes:
-        low_pct, high_pct: 95 % paired bootstrap interval over images; None with one image.
+        low_pct, high_pct: 95 % paired bootstrap interval over images; None with one image, or where
+            over 2.5 % of the resamples cannot be compared.
         overlap_db: Length of the PSNR interval both curves cover [dB].
     """
 
@@ -315,8 +316,8 @@ class TrialResult:
     """One finished trial.
 
     Attributes:
-        seconds: Wall seconds by part: `cost`, `cache`, `training`, `evaluation`, `energy`,
-            `waiting` (for the lease).
+        seconds: Wall seconds by part: `cost`, `cache`, `start`, `energy`, `training`,
+            `evaluation`, `score`; `waiting` (for the lease) lies inside the others.
         hashes: SHA-256 of `weights` and `bitstreams`: the same on the same machine.
         losses: `train` and `validation` R + rd_lambda 255^2 D at the end, estimated, mean over
             levels: how far the student overfits.

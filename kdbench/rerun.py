@@ -9,7 +9,7 @@ from kdbench.errors import KdbenchError
 from kdbench.files import write_json
 from kdbench.rd import bd_rate
 from kdbench.records import BDRate, Bench, Progress, TrialResult, TrialSpec
-from kdbench.store import Store, StoredTrial, TrialFolder
+from kdbench.store import StoredTrial, TrialFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,20 +96,6 @@ def reproduction(
     )
 
 
-def new_folder(store: Store, study: str) -> Path:
-    """A folder of its own for trials that are run again: `runs/<study>/reruns/<k>`."""
-    store.require_writable()
-    reruns = store.study_folder(study) / "reruns"
-    k = 0
-    while True:
-        try:
-            (reruns / str(k)).mkdir(parents=True)
-        except FileExistsError:
-            k += 1
-        else:
-            return reruns / str(k)
-
-
 def run_again(
     trial: StoredTrial,
     bench: Bench,
@@ -123,7 +109,7 @@ def run_again(
     Args:
         trial: A complete one.
         bench: What its study's trials share, here and now.
-        folder: See `new_folder`.
+        folder: See `Store.new_rerun`.
         anchor_sha: Of the anchor the study began with; None if nobody knows.
         on_progress: Told what the trial does.
 

@@ -215,6 +215,24 @@ class Store:
             )
         return load(path, StoredStudy)
 
+    def anchor_file(self, study: str) -> Path:
+        """Where a study keeps the figures of its anchor."""
+        return self.study_folder(study) / "anchor.json"
+
+    def new_rerun(self, study: str) -> Path:
+        """A folder of its own for trials that are run again.
+
+        Raises:
+            StoreError: The root cannot be written.
+        """
+        self.require_writable()
+        reruns = self.study_folder(study) / "reruns"
+        k = 0
+        while (reruns / str(k)).exists():
+            k += 1
+        (reruns / str(k)).mkdir(parents=True)
+        return reruns / str(k)
+
     # --- trials
 
     def trial(self, study: str, number: int) -> TrialFolder:

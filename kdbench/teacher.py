@@ -27,6 +27,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kdbench.cards import list_teachers
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.weights import file_sha, load_codec, read_card
 from kdbench.data import CropList
@@ -34,7 +35,6 @@ from kdbench.distill import Targets
 from kdbench.errors import CodecError, StoreError
 from kdbench.records import Architecture, content_hash
 
-BUILTIN = Path(__file__).parent / "assets" / "teachers"
 CHUNK = 16  # crops the teacher sees at a time; part of what the cache's values depend on
 
 
@@ -72,20 +72,6 @@ class Teacher:
                 fix="choose `training.rd_lambdas` of the study among the teacher's",
             )
         return tuple(self.rd_lambdas.index(v) for v in rd_lambdas)
-
-
-def teacher_folders() -> tuple[Path, ...]:
-    """Where `teacher:NAME` is looked for: teachers/ in the working folder, then the built-in."""
-    return (Path("teachers"), BUILTIN)
-
-
-def list_teachers() -> dict[str, Path]:
-    """Every teacher that has a name here."""
-    found: dict[str, Path] = {}
-    for folder in teacher_folders():
-        for path in sorted(folder.glob("*.safetensors")):
-            found.setdefault(path.stem, path)
-    return found
 
 
 def teacher_path(name: str) -> Path:

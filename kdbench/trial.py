@@ -147,10 +147,14 @@ def run_trial(
                     spec,
                 ),
             }
-        anchor = anchor_curve(bench.anchor, photos["evaluation"], device=bench.device, cache=cache)
+        with watch.part("score"):
+            anchor = anchor_curve(
+                bench.anchor, photos["evaluation"], device=bench.device, cache=cache
+            )
+            score = bd_rate(evaluation.curve, anchor.curve)
         return TrialResult(
             rd=evaluation.curve,
-            bd_rate=bd_rate(evaluation.curve, anchor.curve),
+            bd_rate=score,
             complexity=complexity,
             energy=energy,
             seconds=watch.seconds | {"waiting": lease.waited_s},

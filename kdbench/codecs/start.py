@@ -152,3 +152,24 @@ def _start_gains(model: Hyperprior, rd_lambdas: Sequence[float]) -> None:
     log_gain = (GAIN_PER_ROOT_LAMBDA * torch.tensor(list(rd_lambdas)).sqrt()).log()
     model.log_gain.copy_(log_gain[:, None].expand_as(model.log_gain))
     model.log_inverse_gain.copy_(-log_gain[:, None].expand_as(model.log_inverse_gain))
+
+
+@torch.no_grad()
+def scale_start(model: Hyperprior, images: Tensor) -> None:
+    """Starts h_s at each channel's own deviation, in place: a hyperprior that knows one number.
+
+    A default start predicts scales near the lower bound for latents that span hundreds of steps,
+    and the first hundred training steps go into learning just this.
+
+    Args:
+        model: Its transforms and gains have started.
+        images: (B, 3, H, W) in [0, 1], H and W multiples of 64.
+    """
+    y = model.g_a(images)
+    deviations = [
+        (y * model.gain(level)).transpose(0, 1).flatten(1).std(1)
+        for level in range(model.architecture.n_levels)
+    ]
+    last = _strided(model.h_s)[-1]
+    last.weight.mul_(KERNEL_NOISE)  # type: ignore[operator]
+    last.bias.copy_(torch.stack(deviations).mean(0))  # type: ignore[operator]

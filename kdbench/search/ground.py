@@ -1,7 +1,7 @@
 """What the machine adds to a study: teachers, crops, anchor, meter, device. Found once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import kdbench
 from kdbench import config, recipes
@@ -57,7 +57,10 @@ class Ground:
 
 def bench(cfg: StudyConfig, ground: Ground, store: Store) -> Bench:
     """What the trials of the study share."""
-    return config.bench(cfg, cache=store.cache, device=ground.device, threads=THREADS)
+    from kdbench.anchor import located
+
+    common = config.bench(cfg, cache=store.cache, device=ground.device, threads=THREADS)
+    return replace(common, anchor=located(cfg.anchor, store))
 
 
 def survey(cfg: StudyConfig, store: Store) -> Ground:

@@ -1,21 +1,10 @@
 """From what a trial found to what the sampler is told: values to minimise, constraints to keep."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from kdbench.errors import MeterError
+from kdbench.objectives import OBJECTIVES
 from kdbench.records import TrialResult
-
-OBJECTIVES: Mapping[str, Callable[[TrialResult], float | None]] = {
-    "bd_rate_pct": lambda r: r.bd_rate.pct,
-    "kmac_per_px": lambda r: r.complexity.kmac_per_px,
-    "decoder_kmac_per_px": lambda r: r.complexity.decoder_kmac_per_px,
-    "energy_j_per_mpx": lambda r: r.energy.j_per_mpx if r.energy else None,
-    "encode_j_per_mpx": lambda r: r.energy.encode.mean_j_per_mpx if r.energy else None,
-    "decode_j_per_mpx": lambda r: r.energy.decode.mean_j_per_mpx if r.energy else None,
-    "decode_s_per_mpx": lambda r: r.rd.decode_s_per_mpx,
-    "params": lambda r: float(r.complexity.params),
-}
-"""What a study may minimise, each in the unit of its name; None where it was not measured."""
 
 OVERLAP = "overlap"
 UNFINISHED = "unfinished"

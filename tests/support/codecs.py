@@ -55,7 +55,7 @@ def photos() -> ImageSet:
 def crops(n: int, px: int = 64) -> Pixels:
     """`n` crops of them, uint8 (n, 3, px, px)."""
     drawn = draw_crops(photos(), n, px, seed=0)
-    return np.stack([drawn.crop(i) for i in range(n)])
+    return np.ascontiguousarray([drawn.crop(i) for i in range(n)])
 
 
 def as_tensor(pixels: Pixels) -> Tensor:

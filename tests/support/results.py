@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kdbench.bench import CodecFigures, anchor_file
+from kdbench.bench import CodecFigures
 from kdbench.files import write_json
 from kdbench.records import (
     BDRate,
@@ -143,7 +143,7 @@ def make_study(
     store = Store(root)
     store.create_study(StoredStudy(name=STUDY, settings=settings, fixed={"anchor": "ab12"}))
     if with_anchor:
-        write_json(anchor_file(store, STUDY), TEACHER)
+        write_json(store.anchor_file(STUDY), TEACHER)
     for number in range(6):
         store.begin_trial(STUDY, number, spec(number))
     store.save_result(STUDY, 0, result(77.1, 16, 4.5))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import check_front, kodak, optimiser, publish, step, trial_parts
+from benchmarks import check_front, kodak, optimiser, publish, setting, step, trial_parts
 from kdbench.distill import Distiller
 from kdbench.records import Distillation, RDCurve, RDPoint
 from kdbench.report.json_view import study_json
@@ -35,6 +35,7 @@ def test_every_script_explains_itself(
     assert {path.stem for path in Path(str(step.__file__)).parent.glob("*.py")} == {
         "__init__",
         "publish",
+        "setting",
         *SCRIPTS,
     }
     for name, module in zip(SCRIPTS, modules, strict=True):
@@ -137,8 +138,8 @@ def test_check_front_runs_by_its_path_and_says_why_it_fails(tmp_path: Path) -> N
 
 def test_the_typical_step_is_the_median_of_blocks_without_the_first() -> None:
     seconds = [9.0] * 10 + [0.001] * 9 + [0.011] + [0.003] * 10 + [5.0] * 10 + [70.0] * 3
-    assert step.typical_ms(seconds) == pytest.approx(3.0)
-    assert step.typical_ms(seconds[:20]) == pytest.approx(2.0)  # the slow tenth step counts
+    assert setting.typical_ms(seconds) == pytest.approx(3.0)
+    assert setting.typical_ms(seconds[:20]) == pytest.approx(2.0)  # the slow tenth step counts
 
 
 def naive_loop(*, gradients: bool) -> tuple[step.NaiveLoop, Teacher]:
@@ -150,7 +151,7 @@ def naive_loop(*, gradients: bool) -> tuple[step.NaiveLoop, Teacher]:
         model=finished(plan).requires_grad_(False),
         card={"training": {"rd_lambdas": RD_LAMBDAS}},
     )
-    spec = step.spec_of(8, 20, "tiny", RD_LAMBDAS)
+    spec = setting.spec_of(8, 20, "tiny", RD_LAMBDAS)
     x, levels = as_tensor(crops(2)), torch.tensor([0, 1])
     batches = step.live(lambda _: Batch(x, levels, None), teacher, spec, gradients=gradients)
     student = started(plan, seed=1)
@@ -169,7 +170,7 @@ def test_only_the_paper_s_loop_trains_through_its_teacher() -> None:
 
 def test_the_naive_loop_learns_from_the_loss_that_kdbench_trains_on() -> None:
     loop, teacher = naive_loop(gradients=False)
-    plan, spec = architecture(), step.spec_of(8, 20, "tiny", RD_LAMBDAS)
+    plan, spec = architecture(), setting.spec_of(8, 20, "tiny", RD_LAMBDAS)
     student = started(plan, seed=1)
     batch = step.live(
         lambda _: Batch(as_tensor(crops(2)), torch.tensor([0, 1]), None),
@@ -200,7 +201,7 @@ def test_equal_seconds_are_as_many_steps_as_fit() -> None:
 
 
 def test_every_optimiser_starts_from_the_same_student_and_moves_it() -> None:
-    spec = replace(step.spec_of(8, 3, "", RD_LAMBDAS), distillation=Distillation())
+    spec = replace(setting.spec_of(8, 3, "", RD_LAMBDAS), distillation=Distillation())
     batch = Batch(as_tensor(crops(2)), torch.tensor([0, 1]), None)
     start = started(architecture())
     before = copy.deepcopy(start.state_dict())

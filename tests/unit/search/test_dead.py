@@ -8,7 +8,9 @@ from optuna.trial import TrialState
 from kdbench.search.attributes import BY
 from kdbench.search.dead import host, settle
 from kdbench.search.storage import MAX_RETRIES
+from tests.support import search as stub
 from tests.unit.search.lab import Lab, names
+from tests.unit.search.specs import spec as make_spec
 
 
 def running(study: optuna.Study, **by: Any) -> int:
@@ -51,3 +53,13 @@ def test_a_spec_that_kills_its_process_is_not_tried_for_ever(lab: Lab) -> None:
             again = optuna.Trial(study, trial._trial_id)
             again.set_user_attr(BY, {"worker": 0, "host": host(), "pid": 1})
     assert names(study.get_trials()) == ["FAIL"] * (1 + MAX_RETRIES)
+
+
+def test_the_folder_of_a_dead_trial_says_so_unless_it_holds_a_result(lab: Lab) -> None:
+    study = lab.begin("sampler.enqueue=none")
+    for spec in (make_spec(16), make_spec(24)):
+        lab.store.begin_trial("demo", running(study), spec)
+    lab.store.save_result("demo", 1, stub.result(make_spec(24)))
+    settle(study, lab.store, lambda index: False)
+    assert lab.states() == ["failed", "complete"]
+    assert lab.store.load_trial("demo", 0).reason == "its worker died"

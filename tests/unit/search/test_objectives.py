@@ -7,7 +7,8 @@ import pytest
 
 from kdbench.config import Constraints, Objective
 from kdbench.errors import MeterError
-from kdbench.search.objectives import OBJECTIVES, broken, costs_of, objective_values, violations
+from kdbench.objectives import OBJECTIVES
+from kdbench.search.objectives import broken, costs_of, objective_values, violations
 from tests.support import search as stub
 from tests.unit.search.specs import spec
 

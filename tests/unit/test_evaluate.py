@@ -1,0 +1,185 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+
+from kdbench import evaluate
+from kdbench.codecs.bitfile import Expectation, decode_image, encode_image
+from kdbench.codecs.classical import classical
+from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.codecs.weights import codec_bytes, load_codec
+from kdbench.data import ImageSet, load_images
+from kdbench.errors import CodecError
+from kdbench.evaluate import Evaluation, evaluate_classical, evaluate_learned, ms_ssim
+from kdbench.rd import psnr_db
+from tests.support.codecs import architecture, trained
+
+SIZES = ((200, 180), (90, 130))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    folder = tmp_path_factory.mktemp("photos")
+    photo = load_images("builtin", "validation").image(1)
+    for i, (height, width) in enumerate(SIZES):
+        PillowImage.fromarray(photo[100 * i :][:height, :width]).save(folder / f"{i}.png")
+    return load_images(folder, "evaluation")
+
+
+@pytest.fixture(scope="module")
+def model() -> Hyperprior:
+    return trained(architecture(), 20)
+
+
+@pytest.fixture(scope="module")
+def path(model: Hyperprior, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("codec") / "codec.safetensors"
+    path.write_bytes(codec_bytes(model, {}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def evaluation(path: Path, images: ImageSet) -> Evaluation:
+    return evaluate_learned(path, images)
+
+
+# --- learned codecs ----------------------------------------------------------------------------
+
+
+def test_a_curve_is_made_of_whole_files_and_eight_bit_images(
+    evaluation: Evaluation, path: Path, images: ImageSet
+) -> None:
+    codec, _ = load_codec(path)
+    curve, sha = evaluation.curve, hashlib.sha256()
+    assert curve.images == images.names == ("0.png", "1.png")
+    assert [p.bpp for p in curve.points] == sorted(p.bpp for p in curve.points)
+    for level in range(2):
+        at = [p.level for p in curve.points].index(level)
+        bpp, psnr = [], []
+        for i in range(images.n):
+            image = images.image(i)
+            data = encode_image(codec, image, level)
+            sha.update(data)
+            bpp.append(len(data) * 8 / (image.shape[0] * image.shape[1]))
+            psnr.append(psnr_db(image, decode_image(codec, data), peak=255))
+        assert curve.image_bpp[at] == pytest.approx(bpp)
+        assert curve.image_psnr_db[at] == pytest.approx(psnr)
+        assert curve.points[at].bpp == pytest.approx(np.mean(bpp))
+        assert curve.points[at].psnr_db == pytest.approx(np.mean(psnr))
+    assert evaluation.bitstreams_sha == sha.hexdigest()
+
+
+def test_estimated_bits_seconds_and_ms_ssim_are_reported(evaluation: Evaluation) -> None:
+    curve = evaluation.curve
+    assert curve.estimated_over_real_bits == pytest.approx(1, abs=0.01)
+    assert curve.encode_s_per_mpx
+    assert curve.encode_s_per_mpx > 0
+    assert curve.decode_s_per_mpx
+    assert curve.decode_s_per_mpx > 0
+    assert {p.ms_ssim for p in curve.points} == {None}  # one of the photos is too small
+
+
+def test_every_file_is_told_once(
+    path: Path, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "_decode_in_fresh_process", lambda *_: 1.0)
+    told: list[tuple[int, int]] = []
+    breaks: list[None] = []
+    evaluate_learned(
+        path,
+        images,
+        on_progress=lambda done, n: told.append((done, n)),
+        between_images=lambda: breaks.append(None),
+    )
+    assert told == [(i, 4) for i in range(1, 5)]
+    assert len(breaks) == 4
+
+
+def test_tables_that_do_not_belong_to_the_weights_are_an_error(
+    model: Hyperprior, images: ImageSet, tmp_path: Path
+) -> None:
+    """They decode, to the same pixels: only the bits give them away."""
+    tampered = Hyperprior(model.architecture)
+    tampered.load_state_dict(model.state_dict())
+    conditional = tampered.gaussian_conditional
+    right = conditional.scale_table
+    conditional.update_scale_table((right * 3).tolist(), force=True)
+    conditional.scale_table = right
+    path = tmp_path / "tampered.safetensors"
+    path.write_bytes(codec_bytes(tampered, {}))
+    with pytest.raises(CodecError, match="more than 1 % apart") as failed:
+        evaluate_learned(path, images)
+    assert "finalise" in failed.value.fix
+
+
+def test_a_fresh_process_that_gives_other_pixels_is_an_error(
+    path: Path, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = evaluate.expectation
+
+    def one_pixel_off(*arguments: object) -> Expectation:
+        expect = right(*arguments)  # type: ignore[arg-type]
+        expect.reconstruction[0, 0, 0] ^= 1
+        return expect
+
+    monkeypatch.setattr(evaluate, "expectation", one_pixel_off)
+    with pytest.raises(CodecError, match="4 of 4 files decode to other pixels"):
+        evaluate_learned(path, images)
+
+
+def test_a_fresh_process_that_cannot_decode_is_an_error_that_says_why(
+    path: Path, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = evaluate.encode_image
+    monkeypatch.setattr(evaluate, "encode_image", lambda *a: right(*a)[:-5])
+    with pytest.raises(CodecError, match=r"fresh process failed: .*damaged or cut short"):
+        evaluate_learned(path, images)
+
+
+@pytest.mark.parametrize(
+    ("coded", "agrees"), [(100_000, True), (101_000, True), (101_700, False), (98_300, False)]
+)
+def test_real_bits_may_differ_by_one_percent_and_the_coders_flush(coded: int, agrees: bool) -> None:
+    if agrees:
+        evaluate._check_bits(coded, 100_000.0, n_files=10)
+    else:
+        with pytest.raises(
+            CodecError, match=f"wrote {coded} bits where the model estimates 100000"
+        ):
+            evaluate._check_bits(coded, 100_000.0, n_files=10)
+
+
+# --- classical codecs and MS-SSIM --------------------------------------------------------------
+
+
+def test_a_classical_codec_is_measured_alike(images: ImageSet) -> None:
+    codec = classical("jpeg")
+    evaluation = evaluate_classical(codec, images)
+    curve = evaluation.curve
+    assert sorted(p.level for p in curve.points) == sorted(codec.levels)
+    assert [p.bpp for p in curve.points] == sorted(p.bpp for p in curve.points)
+    assert curve.estimated_over_real_bits is None
+    point, image = curve.points[0], images.image(0)
+    data = codec.encode(image, point.level)
+    assert curve.image_bpp[0][0] == len(data) * 8 / (image.shape[0] * image.shape[1])
+    assert curve.image_psnr_db[0][0] == psnr_db(image, codec.decode(data), peak=255)
+    assert evaluation.bitstreams_sha == evaluate_classical(codec, images).bitstreams_sha
+
+
+@pytest.mark.parametrize(("side", "known"), [(160, False), (161, True)])
+def test_ms_ssim_is_known_from_161_pixels_a_side_on(side: int, known: bool) -> None:
+    image = load_images("builtin", "validation").image(0)[:side, :300]
+    found = ms_ssim(image, image)
+    assert found == (pytest.approx(1.0) if known else None)
+
+
+def test_ms_ssim_falls_with_noise() -> None:
+    image = load_images("builtin", "validation").image(0)[:200, :200]
+    rng = np.random.default_rng(0)
+    found = []
+    for size in (4, 16, 64):
+        noise = rng.normal(0, size, image.shape)
+        found.append(ms_ssim(image, np.clip(image + noise, 0, 255).astype(np.uint8)) or 0)
+    assert 1 > found[0] > found[1] > found[2] > 0
