@@ -9,7 +9,7 @@ import torch
 
 from kdbench import __version__
 from kdbench.codecs.hyperprior import DOWNSAMPLING, Hyperprior
-from kdbench.codecs.start import klt_start
+from kdbench.codecs.start import klt_start, scale_start
 from kdbench.codecs.weights import codec_bytes, round_kernels
 from kdbench.data import ImageSet, Role, disjoint, joined, load_images, sample_batch
 from kdbench.device import supports_bf16
@@ -71,7 +71,9 @@ def teach(
     torch.manual_seed(seed)
     model = Hyperprior(architecture)
     first = sample_batch(photos, step_rng(seed, 0), N_START_CROPS, training.crop_px)
-    klt_start(model, torch.from_numpy(first).float() / 255, training.rd_lambdas)
+    crops = torch.from_numpy(first).float() / 255
+    klt_start(model, crops, training.rd_lambdas)
+    scale_start(model, crops)
 
     def batches(step: int) -> Batch:
         rng = step_rng(seed, step)

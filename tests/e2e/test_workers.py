@@ -16,8 +16,8 @@ from kdbench.search.locks import StudyLocks
 from kdbench.store import Store
 from tests.support.stub_kdbench import COMMAND
 
-PATIENCE_S = 60.0
-LONG = {"STUB_SECONDS": "30"}
+PATIENCE_S = 180.0  # seconds on an idle machine; others may be at work
+LONG = {"STUB_SECONDS": "300"}
 
 
 class Search:

@@ -46,7 +46,7 @@ def first_losses(*, distilled: bool) -> list[float]:
     log = train(
         student,
         batch,
-        Training(steps=STEPS, batch=4, crop_px=64, rd_lambdas=RD_LAMBDAS, learning_rate=3e-3),
+        Training(steps=STEPS, batch=4, crop_px=64, rd_lambdas=RD_LAMBDAS, learning_rate=1e-3),
         distiller=Distiller(plan, student.architecture, teacher.architecture)
         if distilled
         else None,

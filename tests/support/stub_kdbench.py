@@ -52,6 +52,7 @@ def _search(args: argparse.Namespace) -> None:
         stub.study(args.root.parent, *args.set),
         Store(args.root),
         workers=args.workers,
+        storage=os.environ.get("KDBENCH_STORAGE"),
         on_event=tell,
         ground=stub.GROUND,
         command=COMMAND,
