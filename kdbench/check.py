@@ -34,7 +34,7 @@ def _check(name_or_path: str | Path, teacher_latents: Mapping[str, int] | None) 
     if not paths and recipes.is_path(name) and Path(name).is_file():
         paths = [Path(name)]
     if not paths:
-        near = ", ".join(nearest_first(Path(name).stem, [*studies, *spaces]))
+        near = ", ".join(nearest_first(Path(name).stem, list({**studies, **spaces})))
         rule = f"there is no such study, space or file; known, nearest first: {near}"
         return [Problem("check", None, "", show(name), rule)]
     return [p for path in paths for p in _check_file(path, teacher_latents)]

@@ -103,7 +103,7 @@ def discretised_kl_bits(sigma_t: Tensor, sigma: Tensor) -> Tensor:
     table = _kl_table(str(sigma.device))
     u, v = sigma_t.clamp(SCALE_MIN, SCALE_MAX).log(), _clamped(sigma).log()
     row, column = ((t - math.log(SCALE_MIN)) / TABLE_STEP for t in (u, v))
-    i, j = (t.detach().long().clamp_max(len(table) - 2) for t in (row, column))
+    i, j = (t.detach().nan_to_num().long().clamp_max(len(table) - 2) for t in (row, column))
     left = table[i, j].lerp(table[i + 1, j], row - i)
     right = table[i, j + 1].lerp(table[i + 1, j + 1], row - i)
     return (v - u) ** 2 * left.lerp(right, column - j).exp()

@@ -25,6 +25,7 @@ MAX_RETRIES = 2  # a spec that kills its process is not tried for ever
 CONNECT_S = 5.0
 ANSWER_S = 30.0
 LOCKED_S = 60.0  # SQLite: how long one worker waits for another's commit
+PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "mysqldb": "mysqlclient"}
 PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
 CONNECT_ARGS: dict[str, dict[str, Any]] = {
     "sqlite": {"timeout": LOCKED_S},
@@ -119,8 +120,6 @@ def _parse(url: str) -> URL:
             fix="write sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE or "
             "mysql+pymysql://USER:PASSWORD@HOST/DATABASE",
         ) from None
-    except ImportError as err:
-        raise _no_driver(make_url(url), err) from None
     return parsed
 
 
@@ -158,7 +157,7 @@ def _bounded(url: URL, connects: Callable[[], RDBStorage]) -> RDBStorage:
     if not raised:
         raise _silent(url, f"no answer within {ANSWER_S:.0f} s")
     if isinstance(raised[0], ImportError):
-        raise _no_driver(url, raised[0]) from None
+        raise _no_driver(url) from None
     if isinstance(raised[0], SQLAlchemyError | StorageInternalError | RuntimeError):
         raise _failed(url, raised[0]) from None
     if isinstance(raised[0], ValueError | TypeError):
@@ -176,12 +175,12 @@ def _silent(url: URL, why: str) -> StoreError:
     )
 
 
-def _no_driver(url: URL, err: BaseException) -> StoreError:
-    name = getattr(err, "name", None) or url.drivername
+def _no_driver(url: URL) -> StoreError:
+    driver = url.get_dialect().driver
     return StoreError(
-        f"the database {shown(url)} needs the Python package {name}",
-        fix="`pip install psycopg2-binary` for PostgreSQL, `pip install pymysql` for MySQL with "
-        "mysql+pymysql://",
+        f"the database {shown(url)} needs the Python package {driver}",
+        fix=f"`pip install '{PACKAGES.get(driver, driver)}'`, or name another driver in the URL, "
+        "e.g. postgresql+psycopg2:// or mysql+pymysql://",
     )
 
 

@@ -145,6 +145,9 @@ class _Worker:
         except (KeyboardInterrupt, StoreError):
             self._queue_again()
             raise
+        except UnboundLocalError as why:  # Optuna 5.0.0: hides that the database went away
+            hidden = why.__context__ or why
+            raise hidden from hidden.__cause__
         except UpdateFinishedTrialError:
             return  # declared dead while this process was paused: somebody else runs it again
         except ValueError as why:

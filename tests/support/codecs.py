@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdbench.codecs.hyperprior import Hyperprior
-from kdbench.codecs.start import klt_start
+from kdbench.codecs.start import klt_start, scale_start
 from kdbench.codecs.weights import codec_bytes
 from kdbench.data import ImageSet, draw_crops, load_images
 from kdbench.records import Activation, Architecture, Hyper, Latent, Training, Transform
@@ -69,16 +69,10 @@ def started(
     """A KLT-started codec that nobody has trained."""
     torch.manual_seed(seed)
     model = Hyperprior(plan)
-    klt_start(model, as_tensor(crops(16)), rd_lambdas[: plan.n_levels])
-    _widen_scales(model)
+    images = as_tensor(crops(16))
+    klt_start(model, images, rd_lambdas[: plan.n_levels])
+    scale_start(model, images)
     return model
-
-
-@torch.no_grad()
-def _widen_scales(model: Hyperprior) -> None:
-    """Scales of about the latents' size: a default start has none of them in the coder's range."""
-    y = model.g_a(as_tensor(crops(16))) * model.gain(model.architecture.n_levels - 1)
-    model.h_s[4].bias.copy_(2 * y.square().mean((0, 2, 3)).sqrt() + 0.3)
 
 
 def finished(
@@ -101,7 +95,12 @@ def save_teacher(
 
 
 def trained(
-    plan: Architecture, steps: int, *, seed: int = 0, rd_lambdas: Sequence[float] = RD_LAMBDAS
+    plan: Architecture,
+    steps: int,
+    *,
+    seed: int = 0,
+    rd_lambdas: Sequence[float] = RD_LAMBDAS,
+    learning_rate: float = 5e-3,
 ) -> Hyperprior:
     """A codec after a real, short training: its hyperprior knows the scales."""
     model = started(plan, seed=seed, rd_lambdas=rd_lambdas)
@@ -116,7 +115,11 @@ def trained(
         model,
         batch,
         Training(
-            steps=steps, batch=4, crop_px=64, rd_lambdas=tuple(rd_lambdas), learning_rate=5e-3
+            steps=steps,
+            batch=4,
+            crop_px=64,
+            rd_lambdas=tuple(rd_lambdas),
+            learning_rate=learning_rate,
         ),
         distiller=None,
         seed=seed,

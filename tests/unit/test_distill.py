@@ -36,7 +36,7 @@ def x() -> Tensor:
 def teacher() -> Hyperprior:
     model = finished(architecture())
     with torch.no_grad():
-        model.h_s[4].weight.mul_(20)  # type: ignore[operator,union-attr]  # scales that differ
+        model.h_s[4].weight.mul_(1000)  # type: ignore[operator,union-attr]  # scales that differ
     return model
 
 
@@ -211,6 +211,12 @@ def test_temperature_wakes_scales_that_are_small_against_the_step_and_no_others(
     """.2 -> .3 sleeps at tau = .5; 10 -> 15 looks the same at every temperature."""
     assert _kl_bits(tau * 0.2, tau * 0.3) == pytest.approx(small_bits, abs=5.1e-4)
     assert _kl_bits(tau * 10, tau * 15) == pytest.approx(large_bits, abs=7e-4)
+
+
+def test_a_scale_that_is_no_number_makes_a_divergence_that_is_none() -> None:
+    """So that the loss is NaN, which ends the training by name."""
+    for sigma_t, sigma in ((1.0, math.nan), (math.nan, 1.0)):
+        assert math.isnan(_kl_bits(sigma_t, sigma))
 
 
 @pytest.mark.parametrize("sigma_t", [0.2, 1.0, 5.0, 50.0])

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from kdbench.codecs.bitfile import Image, expectation
-from kdbench.codecs.hyperprior import Hyperprior
-from kdbench.codecs.start import klt_start
+from kdbench.codecs.hyperprior import Hyperprior, images_bits
+from kdbench.codecs.start import klt_start, scale_start
 from kdbench.data import load_images
 from kdbench.rd import psnr_db
 from kdbench.records import Activation, Architecture, Hyper, Latent, Transform
@@ -72,7 +72,7 @@ def test_a_higher_level_starts_with_finer_steps(photo: Image) -> None:
     )
     assert high > low + 2
     steps = model.log_gain.exp()[:, 0]
-    assert float(steps[1] / steps[0]) == pytest.approx((RD_LAMBDAS[1] / RD_LAMBDAS[0]) ** 0.5)
+    assert (steps[1] / steps[0]).item() == pytest.approx((RD_LAMBDAS[1] / RD_LAMBDAS[0]) ** 0.5)
 
 
 def test_a_single_level_starts_as_the_top_level_of_many(photo: Image) -> None:
@@ -129,3 +129,28 @@ def test_the_three_layer_features_are_returned() -> None:
     torch.manual_seed(0)
     features = klt_start(Hyperprior(architecture(16)), as_tensor(crops(4)), RD_LAMBDAS)
     assert features.shape == (4, 16, 8, 8)
+
+
+@torch.no_grad()
+def test_scales_start_at_the_deviation_of_each_latent() -> None:
+    torch.manual_seed(0)
+    model, x = Hyperprior(architecture(16, latent=64)), as_tensor(crops(N_CROPS))
+    klt_start(model, x, RD_LAMBDAS)
+    scale_start(model, x)
+    out = [model.eval()(x, level) for level in range(2)]
+    predicted = torch.stack([o["scales"].mean((0, 2, 3)) for o in out]).mean(0)
+    measured = torch.stack([o["y"].std((0, 2, 3)) for o in out]).mean(0)
+    torch.testing.assert_close(predicted, measured, rtol=0.1, atol=0.1)
+
+
+@torch.no_grad()
+def test_measured_scales_save_most_of_the_bits_of_a_default_start() -> None:
+    bits, x = [], as_tensor(crops(8))
+    for is_measured in (False, True):
+        torch.manual_seed(0)
+        model = Hyperprior(architecture(16, latent=64))
+        klt_start(model, x, RD_LAMBDAS)
+        if is_measured:
+            scale_start(model, x)
+        bits.append(float(images_bits(model.eval()(x, 1)["likelihoods"]).sum()))
+    assert bits[1] < bits[0] / 2

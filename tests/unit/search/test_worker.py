@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -204,6 +206,27 @@ def test_a_full_disk_ends_the_worker_and_queues_its_spec_again(lab: Lab) -> None
     assert names(found)[:2] == ["COMPLETE", "FAIL"]
     assert found[-1].state == TrialState.WAITING
     assert lab.work() == "complete"
+
+
+def test_a_database_that_goes_away_ends_the_worker_and_loses_no_result(lab: Lab) -> None:
+    lab.begin()
+    database = lab.store.study_folder("demo") / "optuna.db"
+
+    def rename(old: str, new: str) -> None:
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute(f"ALTER TABLE {old} RENAME TO {new}")
+
+    def first(spec: TrialSpec) -> None:
+        if spec.encoder.width == 24:
+            rename("trials", "gone")
+
+    with pytest.raises(StoreError, match=r"optuna.db fails: no such table: trials"):
+        lab.work(Recorded(first))
+    rename("gone", "trials")
+    assert lab.states()[0] == "complete"
+    run = Recorded()
+    assert lab.work(run) == "complete"
+    assert 16 not in [spec.encoder.width for spec in run.specs]
 
 
 # --- specs that come up twice ---------------------------------------------------------------------

@@ -1,0 +1,255 @@
+"""The hinge, whole: a tiny spec in, a result out, on a few small photos."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+
+from kdbench import lesson, trial
+from kdbench.codecs.weights import codec_bytes, load_codec
+from kdbench.data import load_images
+from kdbench.errors import CodecError, StoreError, TrainingError
+from kdbench.lease import Lease
+from kdbench.records import (
+    Bench,
+    Data,
+    Distillation,
+    EnergyPlan,
+    Hyper,
+    Latent,
+    Progress,
+    Rung,
+    Training,
+    Transform,
+    TrialResult,
+    TrialSpec,
+    canonical_json,
+)
+from kdbench.store import TrialFolder
+from kdbench.trial import TrialStopped, run_trial
+from tests.support.codecs import architecture, trained
+
+RD_LAMBDAS = (0.001, 0.003, 0.009)
+STEPS = 10
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos of the three roles, and a teacher."""
+    root = tmp_path_factory.mktemp("trial")
+    photos = load_images("builtin", "train")
+    for column, (role, n) in enumerate((("train", 3), ("validation", 1), ("evaluation", 2))):
+        (root / role).mkdir()
+        for i in range(n):  # parts of the same photos: what a student learns holds for all
+            part = photos.image(i)[64 * i : 64 * i + 192, 160 * column : 160 * (column + 1)]
+            PillowImage.fromarray(part).save(root / role / f"{i}.png")
+    teacher = trained(
+        architecture(24, hyper=8, latent=64, n_levels=3),
+        10,
+        rd_lambdas=RD_LAMBDAS,
+        learning_rate=1e-4,
+    )
+    card = {"training": {"rd_lambdas": list(RD_LAMBDAS)}}
+    (root / "teacher.safetensors").write_bytes(codec_bytes(teacher, card))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _own_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody who measures on this host waits for a test, or the other way round."""
+    monkeypatch.setattr(trial, "host_lease", lambda: Lease(tmp_path / "lease"))
+
+
+@pytest.fixture(scope="module")
+def bench(root: Path) -> Bench:
+    roles = {role: str(root / role) for role in ("train", "validation", "evaluation")}
+    return Bench(
+        data=Data(**roles, crops=24, cache_gib=0.1),
+        anchor=f"file:{root / 'teacher.safetensors'}",
+        energy=EnergyPlan(meter="replay", window_s=0.01, windows=2),
+        device="cpu",
+        precision="fp32",
+        threads=1,
+        cache=str(root / "cache"),
+    )
+
+
+@pytest.fixture(scope="module")
+def spec(root: Path) -> TrialSpec:
+    return TrialSpec(
+        encoder=Transform(width=24),
+        decoder=Transform(width=20, kernel=3, activation="relu"),
+        hyper=Hyper(width=8),
+        latent=Latent(channels=64),
+        distillation=Distillation(
+            teacher=f"file:{root / 'teacher.safetensors'}",
+            latent=0.1,
+            hyper_latent=0.1,
+            output=0.5,
+            entropy=0.1,
+            temperature=2.0,
+        ),
+        training=Training(
+            steps=STEPS, batch=4, crop_px=64, rd_lambdas=RD_LAMBDAS, learning_rate=1e-4
+        ),
+        seed=0,
+    )
+
+
+class _Watched:
+    """A trial that is run, and what it said meanwhile."""
+
+    def __init__(self, spec: TrialSpec, bench: Bench, folder: Path) -> None:
+        self.files = TrialFolder(folder)
+        self.rungs: list[Rung] = []
+        self.told: list[Progress] = []
+        self.result: TrialResult = run_trial(spec, bench, self._gate, folder, self.told.append)
+
+    def _gate(self, rung: Rung) -> bool:
+        self.rungs.append(rung)
+        return True
+
+
+@pytest.fixture(scope="module")
+def ran(spec: TrialSpec, bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> _Watched:
+    folder = tmp_path_factory.mktemp("ran")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "host_lease", lambda: Lease(folder / "lease"))
+        return _Watched(spec, bench, folder / "0")
+
+
+def test_a_trial_gives_a_whole_result(ran: _Watched, bench: Bench) -> None:
+    result = ran.result
+    assert [p.level for p in result.rd.points] == [0, 1, 2]
+    assert result.rd.images == ("0.png", "1.png")
+    assert result.bd_rate.low_pct is not None
+    assert result.bd_rate.high_pct is not None
+    assert result.bd_rate.low_pct <= result.bd_rate.pct <= result.bd_rate.high_pct
+    assert result.bd_rate.overlap_db > 0
+    assert result.complexity.params > 0
+    assert result.energy is not None
+    assert result.energy.source == "replay"
+    assert result.losses.keys() == {"train", "validation"}
+    assert all(np.isfinite(loss) and loss > 0 for loss in result.losses.values())
+    assert {"cost", "cache", "training", "evaluation", "energy", "waiting"} <= result.seconds.keys()
+    assert result.environment["threads"] == "1"
+    assert result.environment["torch"]
+    assert json.loads(canonical_json(result))["hashes"] == result.hashes
+
+
+def test_its_folder_holds_the_student_and_its_log(ran: _Watched, spec: TrialSpec) -> None:
+    student = ran.files.student.read_bytes()
+    assert ran.result.hashes["weights"] == hashlib.sha256(student).hexdigest()
+    model, card = load_codec(ran.files.student)
+    assert model.architecture == spec.architecture
+    assert canonical_json(card["spec"]) == canonical_json(spec)
+    rows = [json.loads(line) for line in ran.files.log.read_text().splitlines()]
+    assert rows[-1]["step"] == STEPS - 1
+    assert {"loss", "rd_loss", "bpp", "mse", "latent", "hyper_latent", "output", "entropy"} <= (
+        rows[-1].keys()
+    )
+    assert not list(ran.files.path.glob("*.checkpoint"))
+
+
+def test_its_gate_hears_of_every_cost_before_the_first_step(ran: _Watched) -> None:
+    assert {(rung.stage, rung.step) for rung in ran.rungs} == {("cost", 0)}
+    assert "energy_j_per_mpx" not in ran.rungs[0].values
+    assert ran.rungs[0].values["params"] == ran.result.complexity.params
+    assert ran.rungs[-1].values["energy_j_per_mpx"] > 0
+    assert {"params", "kmac_per_px", "encoder_kmac_per_px", "decoder_kmac_per_px"} <= (
+        ran.rungs[0].values.keys()
+    )
+
+
+def test_it_tells_its_stages_in_order(ran: _Watched) -> None:
+    stages = list(dict.fromkeys(p.stage for p in ran.told))
+    assert stages.index("cost") < stages.index("training") < stages.index("evaluation")
+    training = [p for p in ran.told if p.stage == "training"]
+    assert [p.step for p in training] == list(range(1, STEPS + 1))
+    assert all(p.n_steps == STEPS and p.loss is not None for p in training)
+
+
+def test_the_same_spec_gives_the_same_bits_again(
+    ran: _Watched, spec: TrialSpec, bench: Bench, tmp_path: Path
+) -> None:
+    """With nothing kept from the first run but photos and teacher."""
+    lesson.study_photos.cache_clear()
+    fresh = dataclasses.replace(bench, cache=str(tmp_path / "cache"))
+    again = _Watched(spec, fresh, tmp_path / "1").result
+    assert again.hashes == ran.result.hashes
+    assert again.rd.points == ran.result.rd.points
+    assert again.bd_rate == ran.result.bd_rate
+    assert again.losses == ran.result.losses
+
+
+def _stop(rung: Rung) -> bool:
+    return False
+
+
+def test_a_gate_that_says_no_ends_the_trial_before_any_training(
+    spec: TrialSpec, bench: Bench, tmp_path: Path
+) -> None:
+    told: list[Progress] = []
+    with pytest.raises(TrialStopped) as stopped:
+        run_trial(spec, bench, _stop, tmp_path / "0", told.append)
+    assert stopped.value.rung.stage == "cost"
+    assert {p.stage for p in told} == {"cost"}
+    assert not (tmp_path / "0" / "student.safetensors").exists()
+
+
+def test_a_gate_may_say_no_to_the_energy_alone(
+    spec: TrialSpec, bench: Bench, tmp_path: Path
+) -> None:
+    told: list[Progress] = []
+    with pytest.raises(TrialStopped) as stopped:
+        run_trial(
+            spec,
+            bench,
+            lambda rung: "energy_j_per_mpx" not in rung.values,
+            tmp_path / "0",
+            told.append,
+        )
+    assert "energy_j_per_mpx" in stopped.value.rung.values
+    assert "training" not in {p.stage for p in told}
+
+
+def test_a_learning_rate_far_too_high_fails_with_its_step(
+    spec: TrialSpec, bench: Bench, tmp_path: Path
+) -> None:
+    wild = dataclasses.replace(
+        spec, training=dataclasses.replace(spec.training, learning_rate=1e30)
+    )
+    with pytest.raises(TrainingError, match=r"became (nan|inf|-inf) at step \d+ of 10"):
+        run_trial(wild, bench, lambda rung: True, tmp_path / "0")
+    assert not (tmp_path / "0" / "student.safetensors").exists()
+
+
+def test_a_student_alone_trains_without_a_teacher_or_a_meter(
+    spec: TrialSpec, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lesson, "load_teacher", None)  # would fail if it were asked for
+    lesson._teacher.cache_clear()
+    alone = dataclasses.replace(spec, distillation=Distillation())
+    unmetered = dataclasses.replace(bench, energy=EnergyPlan(meter="none"))
+    found = _Watched(alone, unmetered, tmp_path / "0")
+    assert found.result.energy is None
+    assert len(found.rungs) == 1
+    row = json.loads(found.files.log.read_text().splitlines()[-1])
+    assert row["loss"] == row["rd_loss"]
+
+
+def test_a_level_the_teacher_lacks_and_a_cache_too_small_end_it_before_training(
+    spec: TrialSpec, bench: Bench, tmp_path: Path
+) -> None:
+    other = dataclasses.replace(
+        spec, training=dataclasses.replace(spec.training, rd_lambdas=(0.001, 0.05))
+    )
+    with pytest.raises(CodecError, match=r"no level for rd_lambda 0\.05"):
+        run_trial(other, bench, lambda rung: True, tmp_path / "0")
+    tight = dataclasses.replace(bench, data=dataclasses.replace(bench.data, cache_gib=1e-5))
+    with pytest.raises(StoreError, match=r"data\.cache_gib"):
+        run_trial(spec, tight, lambda rung: True, tmp_path / "1")
