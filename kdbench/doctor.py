@@ -180,8 +180,8 @@ def _writable(folder: Path) -> str:
 
 
 def _existing(folder: Path) -> Path:
-    """`folder`, or the nearest folder above it that is there."""
-    return next(f for f in (folder, *folder.parents) if f.is_dir())
+    """`folder`, or what is nearest above it and there: a folder, or a file in its way."""
+    return next(f for f in (folder, *folder.parents) if f.exists())
 
 
 def _sqlite(folder: Path) -> str:

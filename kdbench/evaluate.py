@@ -144,7 +144,7 @@ def evaluate_classical(
             image = images.image(i)
             mpx = image[..., 0].size / 1e6
             began = time.perf_counter()
-            data = codec.encode(image, level)
+            data = _encode(codec, image, level, images.names[i])
             encoded_at = time.perf_counter()
             decoded = codec.decode(data)
             encode_s.append((encoded_at - began) / mpx)
@@ -153,6 +153,14 @@ def evaluate_classical(
             on_progress(step * images.n + i + 1, len(codec.levels) * images.n)
     curve = tally.curve(images, encode_s_per_mpx=fmean(encode_s), decode_s_per_mpx=fmean(decode_s))
     return Evaluation(curve=curve, bitstreams_sha=tally.sha.hexdigest())
+
+
+def _encode(codec: ImageCodec, image: Image, level: int, name: str) -> bytes:
+    """One file; an error names the photo: WebP ends at 16383 px a side."""
+    try:
+        return codec.encode(image, level)
+    except CodecError as why:
+        raise CodecError(f"{name}: {why.problem}", fix=why.fix) from None
 
 
 def ms_ssim(image: Image, decoded: Image) -> float | None:

@@ -21,7 +21,11 @@ from kdbench.records import SCHEMA, plain
 
 T = TypeVar("T")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_REASONS = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "permission denied"),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "a file is where a folder should be"),
+    errno.EROFS: "the file system is read-only",
+}
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -37,6 +41,21 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
     """
     with _temporary(path, data, durable=durable) as temporary:
         temporary.replace(path)
+
+
+def require_writable(folder: Path) -> None:
+    """Write and remove a small file in `folder`, which is made if need be.
+
+    Raises:
+        StoreError: The folder cannot be written, or its disk is full.
+    """
+    probe = folder / f".probe-{os.getpid()}"
+    with _says_why(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(b"kdbench\n")
+        finally:
+            probe.unlink(missing_ok=True)
 
 
 def append_log(path: Path, entry: Mapping[str, Any]) -> None:
@@ -121,7 +140,7 @@ def _says_why(path: Path) -> Iterator[None]:
                 fix="free some space and run the same command again, what is finished is kept; "
                 "or use another disk with `--root FOLDER`",
             ) from None
-        reason = "permission denied" if err.errno in _DENIED else str(err.strerror).lower()
+        reason = _REASONS.get(err.errno or 0, str(err.strerror).lower())
         raise StoreError(
             f"{path} cannot be written: {reason}",
             fix="name a folder that can be written with `--root FOLDER` or KDBENCH_ROOT",

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from kdbench.errors import StoreError
 from kdbench.files import cached as cached  # noqa: PLC0414 (offered here too)
-from kdbench.files import damaged, load, write_atomic, write_json, write_once
+from kdbench.files import damaged, load, require_writable, write_json, write_once
 from kdbench.records import SCHEMA, Progress, TrialResult, TrialSpec
 
 State = Literal["complete", "infeasible", "failed", "running"]
@@ -170,9 +170,7 @@ class Store:
         Raises:
             StoreError: The root cannot be written, or its disk is full.
         """
-        probe = self.root / f".probe-{os.getpid()}"
-        write_atomic(probe, b"kdbench\n")
-        probe.unlink(missing_ok=True)
+        require_writable(self.root)
 
     # --- studies
 

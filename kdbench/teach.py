@@ -13,8 +13,8 @@ from kdbench.codecs.start import klt_start, scale_start
 from kdbench.codecs.weights import codec_bytes, round_kernels
 from kdbench.data import ImageSet, Role, disjoint, joined, load_images, sample_batch
 from kdbench.device import supports_bf16
-from kdbench.errors import ConfigError
-from kdbench.files import write_atomic
+from kdbench.errors import ConfigError, StoreError
+from kdbench.files import require_writable, write_atomic
 from kdbench.records import Architecture, Progress, Training, plain
 from kdbench.train import Batch, TrainingLog, levels_of_step, step_rng, to_tensor, train
 
@@ -65,9 +65,8 @@ def teach(
         TrainingError: The loss became NaN, or the checkpoint is of another training.
     """
     _check(training)
-    checkpoint, probe = out.with_suffix(".checkpoint"), out.with_suffix(".probe")
-    write_atomic(probe, b"", durable=False)  # better now than after hours
-    probe.unlink()
+    _require_writable(out.parent)  # better now than after hours
+    checkpoint = out.with_suffix(".checkpoint")
     torch.manual_seed(seed)
     model = Hyperprior(architecture)
     first = sample_batch(photos, step_rng(seed, 0), N_START_CROPS, training.crop_px)
@@ -111,6 +110,13 @@ def command_line(
     words += ["--learning-rate", training.learning_rate, "--seed", seed]
     words += ["--licence", card["licence"]] if card.get("licence") else []
     return shlex.join(map(str, words))
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        require_writable(folder)
+    except StoreError as why:
+        raise StoreError(why.problem, fix="name a file that can be written with `--out`") from None
 
 
 def _check(training: Training) -> None:

@@ -242,9 +242,9 @@ def _resume(path: Path, trainee: _Trainee, log: TrainingLog) -> int:
         state: Mapping[str, Any] = torch.load(path, weights_only=True)
     except (*_DAMAGE, RuntimeError) as why:
         raise TrainingError(
-            f"the checkpoint {path} cannot be read: {why}",
+            f"the checkpoint {path} cannot be read: it is damaged, or no checkpoint of kdbench",
             fix="remove it; the training then starts again from its first step",
-        ) from None
+        ) from why
     if state["training"] != _identity(trainee.training):
         raise TrainingError(
             f"the checkpoint {path} belongs to a training with other settings "

@@ -23,7 +23,7 @@ from kdbench.records import Architecture, canonical_json
 
 FORMAT = "kdbench-codec-1"
 LENGTH = struct.Struct("<Q")  # of the JSON header that follows [bytes]
-PICKLES = (b"PK", b"\x80")  # how files of torch.save begin
+ZIP, PICKLE = b"PK", b"\x80"  # how files of torch.save begin, new and old
 KERNEL_NDIM = 4  # of convolution weights, the only tensors stored in fp16
 
 
@@ -96,22 +96,31 @@ def read_card(path: Path) -> tuple[Architecture, dict[str, Any]]:
 
 
 def file_sha(path: Path) -> str:
-    """SHA-256 of the file, hexadecimal."""
+    """SHA-256 of the file, hexadecimal.
+
+    Raises:
+        CodecError: No such file.
+    """
+    _require_file(path)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _read(path: Path) -> tuple[Architecture, dict[str, Any], dict[str, Tensor]]:
+def _require_file(path: Path) -> None:
     if not path.is_file():
         raise CodecError(
             f"there is no codec file {path}",
             fix="`kdbench doctor` lists the teachers; `kdbench teach` trains one",
         )
+
+
+def _read(path: Path) -> tuple[Architecture, dict[str, Any], dict[str, Tensor]]:
+    _require_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as why:
-        if _begins(path).startswith(PICKLES):
+        if _is_pickle(path):
             raise CodecError(
                 f"{path} is a Python pickle (torch.save), which may run code when it is read",
                 fix="convert it to safetensors where you trust it; kdbench never unpickles",
@@ -129,9 +138,10 @@ def _read(path: Path) -> tuple[Architecture, dict[str, Any], dict[str, Tensor]]:
     try:
         architecture = TypeAdapter(Architecture).validate_json(metadata["architecture"])
         card = json.loads(metadata["card"])
-    except (KeyError, ValueError, ValidationError) as why:
+    except (KeyError, ValueError) as why:
         raise CodecError(
-            f"{path}: its header cannot be read: {why}", fix="take the original file again"
+            f"{path}: its header cannot be read: {_first_problem(why)}",
+            fix="take the original file again",
         ) from None
     if any(v.is_floating_point() and not bool(torch.isfinite(v).all()) for v in tensors.values()):
         raise CodecError(
@@ -141,10 +151,20 @@ def _read(path: Path) -> tuple[Architecture, dict[str, Any], dict[str, Tensor]]:
     return architecture, card, tensors
 
 
-def _begins(path: Path) -> bytes:
-    """The first bytes of a file; empty where it cannot be read."""
+def _first_problem(why: KeyError | ValueError) -> str:
+    """One line; pydantic writes three for each field."""
+    if isinstance(why, ValidationError):
+        first = why.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
+    return str(why)
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether the file begins like one of torch.save; a safetensors header begins at byte 8."""
     try:
         with path.open("rb") as file:
-            return file.read(2)
+            begin = file.read(LENGTH.size + 1)
     except OSError:
-        return b""
+        return False
+    is_safetensors = begin[LENGTH.size :] == b"{"
+    return begin.startswith(ZIP) or (begin.startswith(PICKLE) and not is_safetensors)

@@ -70,20 +70,22 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
         KdbenchError: What is missing here: device, photos, teacher, anchor, meter.
     """
     from kdbench.anchor import anchor_sha
-    from kdbench.codecs.weights import file_sha
     from kdbench.device import fingerprint, resolve
     from kdbench.lesson import study_crops, study_photos
-    from kdbench.teacher import teacher_architecture, teacher_path
+    from kdbench.teacher import load_teacher
 
     device = resolve(cfg.device)
     names = [name for name in cfg.space.distillation.teacher.values if name != NO_TEACHER]
-    latents = {name: teacher_architecture(name).latent.channels for name in names}
+    teachers = {name: load_teacher(name) for name in names}
+    for teacher in teachers.values():
+        teacher.levels_for(cfg.training.rd_lambdas)
+    latents = {name: t.model.architecture.latent.channels for name, t in teachers.items()}
     _require_usable(cfg, latents)
     data, crop_px = cfg.data, cfg.training.crop_px
     photos = study_photos(data.train, data.validation, data.evaluation, crop_px)
     return Ground(
         device=device,
-        teachers={name: file_sha(teacher_path(name)) for name in names},
+        teachers={name: teacher.sha for name, teacher in teachers.items()},
         teacher_latents=latents,
         crops=study_crops(photos["train"], data.crops, crop_px).hash,
         anchor=anchor_sha(cfg.anchor, store),

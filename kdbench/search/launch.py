@@ -82,8 +82,6 @@ def search(
     with Interrupt() as interrupt, locks.coordinator(), storage_errors(url), quiet():
         with interrupt.allowed():
             study, found = begin(cfg, store, url, lambda: ground or grounds.survey(cfg, store))
-            if n_complete(study) < cfg.trials and ground is None:
-                grounds.measure_anchor(cfg, found, store)
         watch = _Watch(cfg, store, study, locks, on_event)
         if n_complete(study) >= cfg.trials:
             return watch.tell("complete")

@@ -190,6 +190,8 @@ def _failed(url: URL, err: BaseException) -> StoreError:
     fix = "correct `--storage`, or leave it out to use a file in `--root`"
     if "full" in first:
         fix = "free some space and run the same command again: what is finished is kept"
+    elif "no such table" in first or "does not exist" in first:
+        fix = f"`kdbench search` makes its tables when it begins a study; or {fix}"
     elif url.get_backend_name() == "sqlite":
         folder = Path(url.database or "").absolute().parent
         fix = f"see that {folder} is a folder that can be written; {fix}"

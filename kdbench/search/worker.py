@@ -14,6 +14,7 @@ from kdbench.errors import KdbenchError, StoreError
 from kdbench.search.attributes import BY, INTERRUPTED
 from kdbench.search.budget import Verdict, verdict
 from kdbench.search.dead import enqueue_again, host, settle
+from kdbench.search.ground import measure_anchor
 from kdbench.search.interrupt import Interrupt
 from kdbench.search.locks import ASK, StudyLocks
 from kdbench.search.reporter import Reporter
@@ -39,6 +40,9 @@ def work(
     run: Run | None = None,
 ) -> Verdict:
     """Run trials of a study that has begun until its budget is spent; says what ended it.
+
+    The first worker measures the anchor before its first trial, while the others begin theirs. It
+    is not the coordinator's to do: some energy meters count the children of who measures.
 
     Args:
         name: The study.
@@ -78,6 +82,10 @@ def work(
             asking=locks.lock(ASK),
             report=Reporter(store, name, index),
         )
+        if run is None and index == 0:
+            objective.report.begin(None, "anchor")
+            with interrupt.allowed():
+                measure_anchor(cfg, ground, store)
         return _Worker(study, objective).loop()
 
 

@@ -33,7 +33,7 @@ from kdbench.store import TrialFolder
 from kdbench.trial import TrialStopped, run_trial
 from tests.support.codecs import architecture, trained
 
-RD_LAMBDAS = (0.001, 0.003, 0.009)
+RD_LAMBDAS = (0.0002, 0.0015, 0.009)
 STEPS = 10
 
 
@@ -246,7 +246,7 @@ def test_a_level_the_teacher_lacks_and_a_cache_too_small_end_it_before_training(
     spec: TrialSpec, bench: Bench, tmp_path: Path
 ) -> None:
     other = dataclasses.replace(
-        spec, training=dataclasses.replace(spec.training, rd_lambdas=(0.001, 0.05))
+        spec, training=dataclasses.replace(spec.training, rd_lambdas=(0.0002, 0.05))
     )
     with pytest.raises(CodecError, match=r"no level for rd_lambda 0\.05"):
         run_trial(other, bench, lambda rung: True, tmp_path / "0")

@@ -329,7 +329,7 @@ OS_ERRORS = {
     errno.ENOSPC: FULL,
     errno.EDQUOT: FULL,
     errno.EACCES: f"cannot be written: permission denied\n  {ELSEWHERE}",
-    errno.EROFS: f"cannot be written: permission denied\n  {ELSEWHERE}",
+    errno.EROFS: f"cannot be written: the file system is read-only\n  {ELSEWHERE}",
     errno.EIO: f"cannot be written: input/output error\n  {ELSEWHERE}",
 }
 
@@ -358,8 +358,8 @@ def test_a_log_on_a_full_disk_says_so() -> None:
 def test_a_root_below_a_file_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     store = Store(tmp_path / "file" / "runs")
-    assert message(store.require_writable).split(".probe")[1].partition(" ")[2] == (
-        f"cannot be written: not a directory\n  {ELSEWHERE}"
+    assert message(store.require_writable) == (
+        f"{store.root} cannot be written: a file is where a folder should be\n  {ELSEWHERE}"
     )
 
 

@@ -1,0 +1,149 @@
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PillowImage
+
+from kdbench import evaluate, train
+from kdbench.arguments import parse
+from kdbench.codecs.weights import KERNEL_NDIM, load_codec
+from kdbench.data import ImageSet, load_images
+from kdbench.data.folder import BUILTIN
+from kdbench.errors import ConfigError, DataError, StoreError
+from kdbench.evaluate import Evaluation
+from kdbench.records import Progress, RDCurve, RDPoint, Training
+from kdbench.teach import command_line, load_training_photos, teach
+from kdbench.teacher import load_teacher
+from tests.support.codecs import RD_LAMBDAS, architecture
+
+CARD: dict[str, Any] = {"name": "tiny", "sources": ["my photos", "builtin"], "licence": "CC0-1.0"}
+POINT = RDPoint(level=0, bpp=0.25, psnr_db=30.0)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    folder = tmp_path_factory.mktemp("photos")
+    pixels = load_images("builtin", "train").image(0)
+    PillowImage.fromarray(pixels[:160, :160]).save(folder / "a.png")
+    return load_training_photos([str(folder)], 64)
+
+
+@pytest.fixture(autouse=True)
+def _no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The curve on eight photos takes longer than this whole file; `test_evaluate` has it."""
+    curve = RDCurve(images=("a",), points=(POINT,), image_bpp=((0.25,),), image_psnr_db=((30.0,),))
+    found = Evaluation(curve=curve, bitstreams_sha="0")
+    monkeypatch.setattr(evaluate, "evaluate_learned", lambda *_: found)
+
+
+def _training(**changes: Any) -> Training:
+    values = {"steps": 4, "batch": 2, "crop_px": 64, "rd_lambdas": RD_LAMBDAS}
+    return Training(**(values | {"learning_rate": 1e-3} | changes))
+
+
+def _teach(photos: ImageSet, out: Path, training: Training | None = None, **more: Any) -> Path:
+    return teach(
+        architecture(),
+        training or _training(),
+        photos,
+        out=out,
+        seed=0,
+        device="cpu",
+        card=CARD,
+        **more,
+    )
+
+
+def test_a_taught_teacher_can_teach(photos: ImageSet, tmp_path: Path) -> None:
+    path = _teach(photos, tmp_path / "new" / "tiny.safetensors")
+    teacher = load_teacher(f"file:{path}")
+    assert teacher.rd_lambdas == RD_LAMBDAS
+    assert teacher.model.architecture == architecture()
+    kernels = [p for p in teacher.model.parameters() if p.ndim == KERNEL_NDIM]
+    assert all(torch.equal(p, p.half().float()) for p in kernels)
+    assert [p.name for p in path.parent.iterdir()] == ["tiny.safetensors"]
+
+
+def test_its_card_says_how_it_was_made_and_what_it_is_worth(
+    photos: ImageSet, tmp_path: Path
+) -> None:
+    _, card = load_codec(_teach(photos, tmp_path / "tiny.safetensors"))
+    assert card["licence"] == "CC0-1.0"
+    assert card["command"] == command_line(CARD, architecture(), _training(), seed=0)
+    assert card["training"]["steps"] == 4
+    assert card["training"]["precision"] in ("fp32", "bf16")
+    assert card["photos"]["n"] == 1
+    assert card["photos"]["sha"] == photos.sha
+    assert card["rd"][0]["bpp"] == POINT.bpp
+    assert card["seconds"] > 0
+    assert np.isfinite(card["final_loss"])
+
+
+def test_the_command_in_the_card_gives_the_same_settings_again() -> None:
+    plan, training = architecture(12, hyper=20, latent=24), _training(learning_rate=2.5e-4)
+    words = command_line(CARD, plan, training, seed=7)
+    assert "'my photos'" in words
+    arguments = parse(shlex.split(words)[1:])
+    assert arguments.command == "teach"
+    assert (arguments.name, arguments.images) == ("tiny", ["my photos", "builtin"])
+    assert (arguments.width, arguments.hyper, arguments.latent) == (12, 20, 24)
+    assert tuple(arguments.rd_lambdas) == RD_LAMBDAS
+    assert (arguments.steps, arguments.batch, arguments.crop) == (4, 2, 64)
+    assert (arguments.learning_rate, arguments.seed, arguments.licence) == (2.5e-4, 7, "CC0-1.0")
+
+
+def test_an_interrupted_lesson_goes_on_to_the_same_teacher(
+    photos: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "CHECKPOINT_S", -1.0)
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    whole, resumed = tmp_path / "whole.safetensors", tmp_path / "resumed.safetensors"
+    _teach(photos, whole)
+    with pytest.raises(KeyboardInterrupt):
+        _teach(photos, resumed, on_progress=stop)
+    assert not resumed.exists()
+    _teach(photos, resumed)
+    first, second = (load_codec(path)[0].state_dict() for path in (whole, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("role", ["validation", "evaluation"])
+def test_a_photo_that_studies_judge_by_may_not_be_learned_from(role: str, tmp_path: Path) -> None:
+    held_out = sorted((BUILTIN / role).glob("*.png"))[0]
+    shutil.copy(held_out, tmp_path / "innocent.png")
+    with pytest.raises(DataError, match=rf"one photo has two roles: .*innocent\.png.* \({role}\)"):
+        load_training_photos(["builtin", str(tmp_path)], 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"crop_px": 100}, "crops of 100 px cannot be halved six times"),
+        ({"rd_lambdas": (0.025, 0.0018)}, r"0\.025, 0\.0018 do not ascend"),
+        ({"rd_lambdas": (0.0018, 0.0018)}, "do not ascend"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(
+    change: dict[str, Any], message: str, photos: ImageSet, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _teach(photos, tmp_path / "tiny.safetensors", _training(**change))
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_before_the_first_step(
+    photos: ImageSet, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    told: list[Progress] = []
+    with pytest.raises(StoreError) as refused:
+        _teach(photos, tmp_path / "file" / "tiny.safetensors", on_progress=told.append)
+    assert "--out" in refused.value.fix
+    assert not told
