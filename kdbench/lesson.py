@@ -95,17 +95,20 @@ class Lesson:
         first = torch.from_numpy(np.array(self._pixels[:N_START_CROPS])).float() / 255
         features = klt_start(model, first, spec.training.rd_lambdas)
         channels = self._align(model, first, features)
-        if (
-            channels is None
-            or self._teacher is None
-            or spec.hyper != self._teacher.model.architecture.hyper
-        ):
+        if channels is None or self._hyper_is_wider:
             scale_start(model, first)
         if self._teacher is not None:
             self.distiller = Distiller(
                 spec.distillation, spec.architecture, self._teacher.model.architecture, channels
             )
         return model
+
+    @property
+    def _hyper_is_wider(self) -> bool:
+        """Whether the hyperprior is wider than the teacher's, so that none is inherited."""
+        teacher = self._teacher
+        own = self._spec.hyper.width
+        return teacher is not None and own > teacher.model.architecture.hyper.width
 
     def _align(self, model: Hyperprior, crops: Tensor, features: Tensor) -> list[int] | None:
         """The teacher's latent channel of each of the student's; None where they do not meet."""

@@ -5,12 +5,13 @@
     1       level
     2, 2    height, width [px], big-endian, before padding
     4       length of the y string
-    4       first bytes of the SHA-256 of integer latents and scale indexes
+    4       first bytes of the SHA-256 of integer latents, scale indexes and the codec's biases
     4       CRC-32 of all other bytes
     ...     y string, z string (CompressAI's range coder)
 
 The check matters because a float h_s gives other scale indexes on another CPU, thread count or
 runtime; the range decoder then reads garbage without noticing. A decode that disagrees is an error.
+So is one by another codec, even where both took their entropy model from one teacher.
 The CRC tells a damaged file from such a one before anything is decoded: a wrong size could ask for
 any amount of memory. Its 21 bytes of header count as bits, as a JPEG's do (0.0004 bpp at 768x512).
 """
@@ -18,7 +19,7 @@ any amount of memory. Its 21 bytes of header count as bits, as a JPEG's do (0.00
 import hashlib
 import struct
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +27,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.codecs.hyperprior import DOWNSAMPLING, Hyperprior, images_bits
+from kdbench.codecs.hyperprior import DOWNSAMPLING, Hyperprior
 from kdbench.errors import CodecError
 
 MAGIC = b"KDB1"
+PRECISION_BITS = 16  # of CompressAI's range coder
 HEADER = struct.Struct(">4sBHHI4sI")
 CRC_AT = HEADER.size - 4
 
@@ -40,7 +42,8 @@ class Expectation(NamedTuple):
     """What coding an image must come to.
 
     Attributes:
-        estimated_bits: -log2 of the model's likelihoods of the latents [bit].
+        estimated_bits: -log2 of the model's likelihoods of the latents, within the range coder's
+            precision [bit].
         reconstruction: What the decoder must give, exactly.
     """
 
@@ -63,9 +66,12 @@ def to_image(x_hat: Tensor, height: int, width: int) -> Image:
     return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
-def _check(y_hat: Tensor, indexes: Tensor) -> bytes:
+def _check(model: Hyperprior, y_hat: Tensor, indexes: Tensor) -> bytes:
     digest = hashlib.sha256(y_hat.cpu().to(torch.int32).contiguous().numpy().tobytes())
     digest.update(indexes.cpu().to(torch.int32).contiguous().numpy().tobytes())
+    for parameter in model.g_s.parameters():
+        if parameter.ndim == 1:  # few, and no two trainings end with the same
+            digest.update(parameter.detach().cpu().numpy().tobytes())
     return bytes(digest.digest()[:4])
 
 
@@ -80,7 +86,7 @@ def encode_image(model: Hyperprior, image: Image, level: int) -> bytes:
         )
     out = model.compress(to_tensor(image).to(_device(model)), level)
     y_string, z_string = out["strings"][0][0], out["strings"][1][0]  # type: ignore[index]
-    check = _check(out["y_hat"], out["indexes"])  # type: ignore[arg-type]
+    check = _check(model, out["y_hat"], out["indexes"])  # type: ignore[arg-type]
     header = HEADER.pack(MAGIC, level, height, width, len(y_string), check, 0)[:CRC_AT]
     strings: bytes = y_string + z_string
     return header + struct.pack(">I", zlib.crc32(header + strings)) + strings
@@ -102,7 +108,7 @@ def decode_image(model: Hyperprior, data: bytes) -> Image:
     shape = (-(-height // DOWNSAMPLING), -(-width // DOWNSAMPLING))
     y_string, z_string = (string + _slack(model, shape) for string in (y_string, z_string))
     out = model.decompress([[y_string], [z_string]], shape, level)
-    if _check(out["y_hat"], out["indexes"]) != check:
+    if _check(model, out["y_hat"], out["indexes"]) != check:
         raise CodecError(
             "the decoded latents are not the ones that were encoded",
             fix="decode with the same codec file, on the same kind of machine and thread count: "
@@ -125,8 +131,30 @@ def _slack(model: Hyperprior, shape: tuple[int, int]) -> bytes:
 def expectation(model: Hyperprior, image: Image, level: int) -> Expectation:
     """Estimated bits and reconstruction of `image`, without a bitstream."""
     out = model(to_tensor(image).to(_device(model)), level)
-    bits = float(images_bits(out["likelihoods"]).sum())
+    bits = _coder_bits(model, out)
     return Expectation(bits, to_image(out["x_hat"], *image.shape[:2]))
+
+
+def _coder_bits(model: Hyperprior, out: dict[str, Any]) -> float:
+    """Bits of the latents by the model's likelihoods, as far as a 16-bit range coder follows them.
+
+    Its frequencies have 16 bits, so no symbol of a table costs more, however unlikely. A latent
+    beyond its table (6.1 sigma) costs the escape symbol and its distance in groups of four bits.
+    Both are rare in a trained codec, and several percent of the bits in a hardly trained one. The
+    tables themselves are not looked at but for their ends, so wrong ones still show.
+    """
+    p_y, p_z = out["likelihoods"]["y"], out["likelihoods"]["z"]
+    prior = model.gaussian_conditional
+    ends = -prior._offset[prior.build_indexes(out["scales"]).long()]
+    beyond = out["y"].round().abs() - ends
+    raw = (2 * beyond - 1).clamp_min(1)
+    escape = 4 + 4 * torch.ceil((raw.log2().floor() + 1) / 4)
+    bits_y = _within_precision(p_y) + torch.where(beyond > 0, escape, torch.zeros(()))
+    return float(bits_y.sum() + _within_precision(p_z).sum())
+
+
+def _within_precision(p: Tensor) -> Tensor:
+    return -p.clamp_min(2.0**-PRECISION_BITS).log2()
 
 
 def payload_bits(data: bytes) -> int:

@@ -171,7 +171,8 @@ class Hyperprior(CompressionModel):  # type: ignore[misc]  # CompressAI has no t
 
         CompressAI codes each latent with the next larger of its 64 scales; we take the nearest, by
         raising what sigma is compared with half a step above the scales that the tables are for.
-        Measured on 2026-11-23: 1.8 % less bits at 0.34 bpp, 0.02 % over the estimate.
+        Measured on the built-in teacher, 2026-11-23: 0.46 % less bits at the lowest level, 0.13 %
+        at the highest; 1.8 % on a teacher whose scales were less certain.
         """
         self.eval()
         self.update(force=True, update_quantiles=True)

@@ -75,7 +75,7 @@ class CropList:
         except OSError as problem:
             raise StoreError(
                 f"cannot write {path}: {problem.strerror}",
-                fix=f"make room for {math.prod(shape) / 2**20:.0f} MiB in a writable --root, "
+                fix=f"make room for {math.ceil(math.prod(shape) / 2**20)} MiB in a writable --root, "
                 "or lower data.crops",
             ) from problem
         return np.memmap(path, dtype=np.uint8, mode="r", shape=shape)

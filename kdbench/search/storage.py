@@ -190,6 +190,8 @@ def _failed(url: URL, err: BaseException) -> StoreError:
     fix = "correct `--storage`, or leave it out to use a file in `--root`"
     if "full" in first:
         fix = "free some space and run the same command again: what is finished is kept"
+    elif "not a database" in first or "malformed" in first:
+        fix = f"move it away, `kdbench search` makes it again from the trials' folders; or {fix}"
     elif "no such table" in first or "does not exist" in first:
         fix = f"`kdbench search` makes its tables when it begins a study; or {fix}"
     elif url.get_backend_name() == "sqlite":

@@ -4,48 +4,60 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+from PIL import Image
+
+from kdbench.codecs.weights import codec_bytes
+from kdbench.config import load_study, settings
 from kdbench.data import Role, load_images
-from tests.support.codecs import architecture, save_teacher
-from tests.support.results import make_study
-from tests.unit.data.files import save
+from tests.support.codecs import architecture, trained
+from tests.support.results import SETTINGS, make_study
 
 ROLES: tuple[Role, ...] = ("train", "validation", "evaluation")
-RD_LAMBDAS = "[0.0018, 0.0035, 0.0067, 0.013, 0.025]"
+RD_LAMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025)
+ZOOM = 3
+TEACHER_STEPS = 60  # from here on the range coder writes what its model estimates
+SPACE = """\
+encoder: {width: [24, 32], kernel: 3, activation: gdn}
+decoder: {width: 32, kernel: 3, activation: gdn}
+hyper: {width: 16}
+latent: {channels: 64}
+distillation: {teacher: teacher:default, latent: 0.05}
+training: {learning_rate: 1.0e-3}
+"""
 QUICK = f"""\
-space:
-  name: alone
-  encoder: {{width: [8, 12], kernel: 3, activation: gdn}}
-  decoder: {{width: 8, kernel: 3, activation: gdn}}
-  hyper: {{width: 8}}
-  latent: {{channels: 16}}
-  training: {{learning_rate: 1.0e-3}}
+space: narrow
 objectives: [bd_rate_pct, kmac_per_px]
-anchor: jpeg
+anchor: teacher:default
 trials: 2
 workers: 1
-data: {{train: photos/train, validation: photos/validation, evaluation: photos/evaluation, crops: 16}}
-training: {{steps: 4, batch: 4, crop_px: 64, rd_lambdas: {RD_LAMBDAS}}}
+data: {{train: photos/train, validation: photos/validation, evaluation: photos/evaluation, crops: 64}}
+training: {{steps: 4, batch: 4, crop_px: 64, rd_lambdas: {list(RD_LAMBDAS)}}}
 energy: {{meter: none}}
 """
-"""A study without teacher, anchor file and meter: it begins within a second."""
+"""Two students that start beside a tiny teacher, and no meter: a trial takes seconds."""
 
 
-def make_photos(folder: Path, width: int = 96, height: int = 80) -> None:
-    """`folder`/ROLE: two small cuts of the built-in photos for each role."""
+def make_photos(folder: Path, n: int = 2, width: int = 192, height: int = 128) -> None:
+    """`folder`/ROLE: small cuts of the built-in photos, enlarged: what is smooth is easily coded."""
     for role in ROLES:
         photos = load_images("builtin", role)
-        for i in range(2):
-            save(folder / role / f"{i}.png", photos.image(i)[100 : 100 + height, 100 : 100 + width])
+        for i in range(n):
+            cut = Image.fromarray(photos.image(i)[: height // ZOOM, : width // ZOOM])
+            path = written(folder / role / f"{i}.png")
+            cut.resize((width, height), Image.Resampling.BICUBIC).save(path)
 
 
 def make_desk(folder: Path) -> None:
-    """Photos, the study `quick`, the stored study `tiny` in runs/, the teacher `small`."""
+    """Photos, space and study (`quick`), a stored study (`tiny`) in runs/, a teacher."""
     make_photos(folder / "photos")
-    (folder / "studies").mkdir()
-    (folder / "studies" / "quick.yaml").write_text(QUICK)
-    make_study(folder / "runs")
-    (folder / "teachers").mkdir()
-    save_teacher(folder / "teachers" / "small.safetensors", architecture())
+    written(folder / "search_spaces" / "narrow.yaml").write_text(SPACE)
+    written(folder / "studies" / "quick.yaml").write_text(QUICK)
+    stored = settings(load_study(folder / "studies" / "quick.yaml")) | SETTINGS
+    make_study(folder / "runs", settings=stored)
+    plan = architecture(32, hyper=16, latent=64, n_levels=len(RD_LAMBDAS))
+    path = written(folder / "teachers" / "default.safetensors")
+    card = {"training": {"rd_lambdas": list(RD_LAMBDAS)}, "licence": "CC0-1.0"}
+    path.write_bytes(codec_bytes(trained(plan, TEACHER_STEPS, rd_lambdas=RD_LAMBDAS), card))
 
 
 # --- what a row of the table may break before its command runs -----------------------------------

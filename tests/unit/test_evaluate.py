@@ -6,7 +6,7 @@ import pytest
 from PIL import Image as PillowImage
 
 from kdbench import evaluate
-from kdbench.codecs.bitfile import Expectation, decode_image, encode_image
+from kdbench.codecs.bitfile import Expectation, decode_image, encode_image, expectation
 from kdbench.codecs.classical import classical
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.weights import codec_bytes, load_codec
@@ -117,7 +117,7 @@ def test_tables_that_do_not_belong_to_the_weights_are_an_error(
 def test_a_fresh_process_that_gives_other_pixels_is_an_error(
     path: Path, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = evaluate.expectation
+    right = expectation
 
     def one_pixel_off(*arguments: object) -> Expectation:
         expect = right(*arguments)  # type: ignore[arg-type]
@@ -132,7 +132,7 @@ def test_a_fresh_process_that_gives_other_pixels_is_an_error(
 def test_a_fresh_process_that_cannot_decode_is_an_error_that_says_why(
     path: Path, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = evaluate.encode_image
+    right = encode_image
     monkeypatch.setattr(evaluate, "encode_image", lambda *a: right(*a)[:-5])
     with pytest.raises(CodecError, match=r"fresh process failed: .*damaged or cut short"):
         evaluate_learned(path, images)

@@ -41,7 +41,7 @@ def _no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _training(**changes: Any) -> Training:
-    values = {"steps": 4, "batch": 2, "crop_px": 64, "rd_lambdas": RD_LAMBDAS}
+    values: dict[str, Any] = {"steps": 4, "batch": 2, "crop_px": 64, "rd_lambdas": RD_LAMBDAS}
     return Training(**(values | {"learning_rate": 1e-3} | changes))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdbench import teacher as teacher_module
+from kdbench.cards import list_teachers
 from kdbench.codecs.weights import codec_bytes, file_sha
 from kdbench.data import CropList, draw_crops
 from kdbench.errors import CodecError, StoreError
@@ -16,7 +16,6 @@ from kdbench.teacher import (
     CHUNK,
     Teacher,
     TeacherCache,
-    list_teachers,
     load_teacher,
     teacher_architecture,
     teacher_outputs,
@@ -254,7 +253,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing_behind(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(teacher_module.os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(StoreError, match="cannot be written: No space left on device"):
         _open(teacher, crops, tmp_path)
     assert not _caches(tmp_path)

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def _same(a: Hyperprior, b: Hyperprior) -> bool:
     return all(torch.equal(left[name], right[name]) for name in left)
 
 
-class _Interrupted(Exception):
+class _InterruptedError(Exception):
     pass
 
 
@@ -79,7 +80,7 @@ def _stop_after(n_steps: int) -> Callable[[Progress], None]:
 
     def stop(progress: Progress) -> None:
         if progress.step == n_steps + 1:
-            raise _Interrupted
+            raise _InterruptedError
 
     return stop
 
@@ -131,13 +132,14 @@ def test_distillation_terms_are_added_to_the_loss_and_named_in_the_log() -> None
     plan = Distillation(teacher="teacher:tiny", latent=0.1, output=0.5)
     student = started(architecture())
     distiller = Distiller(plan, student.architecture, teacher.architecture)
-    connector = distiller.y_connector.weight.detach().clone()  # type: ignore[operator,union-attr]
+    connector: Tensor = distiller.y_connector.weight.detach().clone()  # type: ignore[operator]
     log = _run(student, distiller=distiller, batches=lambda step: _batch(step, targets))
     for row in log.rows:
         assert row["latent"] > 0
         assert row["output"] > 0
         assert row["loss"] == pytest.approx(row["rd_loss"] + row["latent"] + row["output"])
-    assert not torch.equal(distiller.y_connector.weight, connector)  # trained beside the student
+    moved: Tensor = distiller.y_connector.weight  # type: ignore[assignment]
+    assert not torch.equal(moved, connector)  # trained beside the student
     assert student.state_dict().keys() == Hyperprior(student.architecture).state_dict().keys()
 
 
@@ -150,8 +152,8 @@ def test_the_learning_rate_rises_over_the_first_steps_and_falls_to_one_percent(s
     rates = [learning_rate(step, training) for step in range(steps)]
     n_warm = min(100, max(1, steps // 4))
     assert rates[0] == pytest.approx(1e-3 / n_warm, rel=0.01)
-    assert all(a < b for a, b in zip(rates[:n_warm], rates[1:n_warm], strict=False))
-    assert all(a > b for a, b in zip(rates[n_warm:], rates[n_warm + 1 :], strict=False))
+    assert all(a < b for a, b in pairwise(rates[:n_warm]))
+    assert all(a > b for a, b in pairwise(rates[n_warm:]))
     assert max(rates) <= 1e-3
     assert learning_rate(steps, training) == pytest.approx(1e-3 * FINAL_RATE)
 
@@ -190,7 +192,7 @@ def at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 def checkpoint(tmp_path: Path, at_every_step: None) -> Path:
     """Of a training of 8 steps that was interrupted after 5."""
     path = tmp_path / "training.checkpoint"
-    with pytest.raises(_Interrupted):
+    with pytest.raises(_InterruptedError):
         _run(started(architecture()), checkpoint=path, on_progress=_stop_after(5))
     return path
 
@@ -203,7 +205,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
     training, path = _training(steps=16), tmp_path / "training.checkpoint"
     whole, resumed = started(architecture()), started(architecture())
     expected = _run(whole, training)
-    with pytest.raises(_Interrupted):
+    with pytest.raises(_InterruptedError):
         _run(started(architecture()), training, checkpoint=path, on_progress=_stop_after(n_steps))
     assert path.exists()
     found = _run(resumed, training, checkpoint=path)
@@ -223,7 +225,7 @@ def test_connectors_and_their_unit_are_resumed_too(tmp_path: Path, at_every_step
     plan = Distillation(
         teacher="teacher:tiny", latent=0.1, hyper_latent=0.1, entropy=0.1, temperature=2.0
     )
-    path, models = tmp_path / "training.checkpoint", []
+    path, models = tmp_path / "training.checkpoint", list[Hyperprior]()
     for stop in (None, 4, None):
         model = started(architecture())
         torch.manual_seed(0)
@@ -236,7 +238,7 @@ def test_connectors_and_their_unit_are_resumed_too(tmp_path: Path, at_every_step
                 checkpoint=path if models else None,
                 on_progress=_stop_after(stop) if stop else lambda _: None,
             )
-        except _Interrupted:
+        except _InterruptedError:
             assert stop is not None
         models.append(model)
     assert _same(models[0], models[2])
@@ -270,7 +272,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(
 @pytest.mark.parametrize("keep", [0, 10, 1000, -1000])
 def test_a_damaged_checkpoint_is_an_error_that_names_it(checkpoint: Path, keep: int) -> None:
     checkpoint.write_bytes(checkpoint.read_bytes()[:keep])
-    with pytest.raises(TrainingError, match="training.checkpoint cannot be read") as refused:
+    with pytest.raises(TrainingError, match=r"training\.checkpoint cannot be read") as refused:
         _run(started(architecture()), checkpoint=checkpoint)
     assert "remove it" in refused.value.fix
 
@@ -301,10 +303,10 @@ def test_a_gradient_that_is_no_number_ends_the_training_with_its_step() -> None:
 
     def batches(step: int) -> Batch:
         if step == 2:
-            model.g_a[0].bias.register_hook(lambda grad: grad * math.inf)  # type: ignore[operator,union-attr]
+            model.g_a[0].bias.register_hook(lambda grad: grad * math.inf)  # type: ignore[operator]
         return _batch(step)
 
-    with pytest.raises(TrainingError, match="the gradient became (inf|nan) at step 2 of 8"):
+    with pytest.raises(TrainingError, match=r"the gradient became (inf|nan) at step 2 of 8"):
         _run(model, batches=batches)
 
 

@@ -227,7 +227,7 @@ def test_a_header_that_cannot_be_read_is_an_error(path: Path, architecture_json:
 def test_weights_that_are_no_numbers_are_an_error(path: Path, value: float) -> None:
     broken = finished(architecture())
     with torch.no_grad():
-        broken.g_a[0].bias[3] = value  # type: ignore[index]
+        broken.g_a[0].bias[3] = value  # type: ignore[operator]
     path.write_bytes(codec_bytes(broken, CARD))
     with pytest.raises(CodecError, match="no numbers"):
         load_codec(path)

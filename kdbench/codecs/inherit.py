@@ -1,0 +1,76 @@
+"""A student's hyperprior from its teacher's: whole, or narrowed layer by layer.
+
+Each narrow layer keeps the teacher's strongest channels and is solved (`codecs.regression`) for
+what the teacher's layer gives there, from what the narrow layers before it really give: channel
+pruning as in He et al. 2017 (arXiv 1707.06168), with energy in the place of their LASSO.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.codecs.hyperprior import Hyperprior, rounded
+from kdbench.codecs.regression import solve_conv, solve_deconv
+
+
+@torch.no_grad()
+def inherit_hyperprior(
+    student: Hyperprior, teacher: Hyperprior, magnitudes: Tensor, channels: Tensor
+) -> None:
+    """Sets h_a, h_s and the factorised prior of `student` in place.
+
+    Args:
+        student: Its hyperprior is at most as wide as the teacher's.
+        teacher: Frozen, eval mode.
+        magnitudes: |y|, gained, of some hundred crops, (B, M_t, h, w).
+        channels: The teacher's latent channel of each of the student's, (M_s,).
+    """
+    n = student.architecture.hyper.width
+    _select(student.h_a[0], teacher.h_a[0], channels, _strongest(n, teacher.h_a[0](magnitudes)))
+    full, own = teacher.h_a[0](magnitudes), student.h_a[0](magnitudes[:, channels])
+    for i in (2, 4):
+        full, own = torch.relu(full), torch.relu(own)
+        full = teacher.h_a[i](full)
+        kept = _strongest(n, full)
+        _solve(student.h_a[i], teacher.h_a[i], own, full[:, kept])
+        own = student.h_a[i](own)
+    _take_prior(student, teacher, kept)
+    full, own = _decoded(teacher, full), _decoded(student, own)
+    for i in (0, 2, 4):
+        full = teacher.h_s[i](full)
+        kept = channels if i == 4 else _strongest(n, full)
+        _solve(student.h_s[i], teacher.h_s[i], own, full[:, kept])
+        full, own = torch.relu(full), torch.relu(student.h_s[i](own))
+
+
+def _strongest(n: int, values: Tensor) -> Tensor:
+    """The `n` channels of (B, C, h, w) with the most energy, ascending; all where C is n."""
+    energy = values.square().mean((0, 2, 3))
+    strongest: Tensor = energy.topk(n).indices
+    return strongest.sort().values
+
+
+def _select(own: nn.Module, teachers: nn.Module, channels: Tensor, kept: Tensor) -> None:
+    own.weight.copy_(teachers.weight[kept][:, channels])  # type: ignore[operator,index]
+    own.bias.copy_(teachers.bias[kept])  # type: ignore[operator,index]
+
+
+def _solve(own: nn.Module, teachers: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
+    """The teacher's layer itself where nothing was left out, else the solution."""
+    if own.weight.shape == teachers.weight.shape:
+        own.load_state_dict(teachers.state_dict())
+    elif isinstance(own, nn.ConvTranspose2d):
+        solve_deconv(own, inputs, outputs)
+    elif isinstance(own, nn.Conv2d):
+        solve_conv(own, inputs, outputs)
+
+
+def _take_prior(student: Hyperprior, teacher: Hyperprior, kept: Tensor) -> None:
+    prior = dict(teacher.entropy_bottleneck.named_parameters())
+    for name, parameter in student.entropy_bottleneck.named_parameters():
+        parameter.copy_(prior[name][kept])
+
+
+def _decoded(model: Hyperprior, z: Tensor) -> Tensor:
+    medians = model.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)
+    z_hat: Tensor = rounded(z - medians) + medians
+    return z_hat
