@@ -75,8 +75,8 @@ class CropList:
         except OSError as problem:
             raise StoreError(
                 f"cannot write {path}: {problem.strerror}",
-                fix=f"make room for {math.ceil(math.prod(shape) / 2**20)} MiB in a writable --root, "
-                "or lower data.crops",
+                fix=f"make room for {math.ceil(math.prod(shape) / 2**20)} MiB in a writable "
+                "--root, or lower data.crops",
             ) from problem
         return np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
 

@@ -120,6 +120,6 @@ def test_the_documentation_names_every_key() -> None:
     """docs/json.md lists the keys of both documents; one that is new must be told."""
     text = (SCHEMAS.parent / "json.md").read_text()
     for name in ("show", "bench"):
-        schema = validator(name).schema
+        schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
         keys = [*schema["properties"], *schema["$defs"].get("trial", {}).get("properties", {})]
         assert [key for key in keys if not re.search(rf"\b{key}\b", text)] == []
