@@ -95,7 +95,9 @@ def teach(
     )
     round_kernels(model)  # tables, curve and every later user see the stored weights
     model.finalise()
-    return _finish(model, training, photos, log, out=out, card=card, precision=precision, seed=seed)
+    _finish(model, training, photos, log, out=out, card=card, precision=precision, seed=seed)
+    checkpoint.unlink(missing_ok=True)
+    return out
 
 
 def command_line(
@@ -142,7 +144,7 @@ def _finish(
     card: Mapping[str, Any],
     precision: str,
     seed: int,
-) -> Path:
+) -> None:
     """Writes the teacher, measures the file, writes it again with the curve in its card."""
     from kdbench.evaluate import evaluate_learned
 
@@ -160,4 +162,3 @@ def _finish(
     evaluation = evaluate_learned(out, load_images("builtin", "evaluation"))
     full["rd"] = [plain(point) for point in evaluation.curve.points]
     write_atomic(out, codec_bytes(model, full, half=True))
-    return out

@@ -115,8 +115,9 @@ def train(
         seed: Of the quantisation noise.
         device: Where it trains.
         precision: `fp32` or `bf16`, of the transforms only.
-        checkpoint: File to resume from and to write every two minutes; removed at the end. A
-            resumed training may have another number of steps; nothing else may differ.
+        checkpoint: File to resume from and to write every two minutes; the caller removes it once
+            the codec is kept. A resumed training may have another number of steps; nothing else
+            may differ.
         on_progress: Called after each step.
         between_steps: Called after each step; lets a measurer in.
         log_every: Steps between two rows of the log.
@@ -151,8 +152,6 @@ def train(
     trainee.require_finite()
     model.to("cpu", memory_format=torch.contiguous_format)
     model.finalise()
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
     return log
 
 

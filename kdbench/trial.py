@@ -91,7 +91,7 @@ def run_trial(
             not overlap the anchor's, `TrainingError` if the loss became NaN.
     """
     watch, lease, cache = Stopwatch(), host_lease(), Path(bench.cache)
-    files = TrialFolder(folder)
+    files, checkpoint = TrialFolder(folder), folder / "training.checkpoint"
     folder.mkdir(parents=True, exist_ok=True)
     with _deterministic(bench.threads):
         photos = study_photos(
@@ -121,12 +121,13 @@ def run_trial(
                 seed=spec.seed,
                 device=bench.device,
                 precision=precision_of(bench),
-                checkpoint=folder / "training.checkpoint",
+                checkpoint=checkpoint,
                 on_progress=on_progress,
                 between_steps=lambda: lease.yield_if_wanted(bench.device),
             )
         weights = codec_bytes(model, {"spec": plain(spec)})
         write_atomic(files.student, weights)
+        checkpoint.unlink(missing_ok=True)
         _write_log(files, log)
         on_progress(Progress(stage="evaluation"))
         with watch.part("evaluation"), lease.shared():
