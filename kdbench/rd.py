@@ -15,8 +15,8 @@ from kdbench.errors import KdbenchError, QualityGapError
 from kdbench.records import BDRate, RDCurve
 
 MIN_POINTS = 3  # Akima's least; with two the package would silently draw a straight line
-MIN_OVERLAP_DB = 1.0
-MIN_OVERLAP_SHARE = 0.2  # of the longer curve's PSNR range
+MIN_OVERLAP_DB = 0.5
+MIN_OVERLAP_SHARE = 0.1  # of the longer curve's PSNR range
 INTERVAL = (0.025, 0.975)  # the 95 % interval, as quantiles
 
 Floats = Sequence[float] | npt.NDArray[np.float64]
