@@ -35,8 +35,8 @@ def bd_rate_pct(
     interval that both curves cover. Points may come in any order.
 
     Raises:
-        QualityGapError: The curves share less than 1 dB, or less than a fifth of the longer one's
-            PSNR range; or one of them is no curve: quality does not rise with its bits. The fifth
+        QualityGapError: The curves share less than 0.5 dB, or less than a tenth of the longer one's
+            PSNR range; or one of them is no curve: quality does not rise with its bits. The tenth
             keeps a search from winning with a codec that was compared on one end of the anchor
             only; measured on the longer curve, it judges a pair and its swap alike.
         KdbenchError: Under three points, or a number that no real file gives.

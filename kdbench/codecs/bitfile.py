@@ -141,16 +141,19 @@ def _coder_bits(model: Hyperprior, out: dict[str, Any]) -> float:
     Its frequencies have 16 bits, so no symbol of a table costs more, however unlikely. A latent
     beyond its table (6.1 sigma) costs the escape symbol and its distance in groups of four bits.
     Both are rare in a trained codec, and several percent of the bits in a hardly trained one. The
-    tables themselves are not looked at but for their ends, so wrong ones still show.
+    tables themselves are not looked at but for their ends, so wrong ones still show. A codec that
+    has no tables yet has no escapes.
     """
     p_y, p_z = out["likelihoods"]["y"], out["likelihoods"]["z"]
     prior = model.gaussian_conditional
+    bits = _within_precision(p_y).sum() + _within_precision(p_z).sum()
+    if not prior._offset.numel():
+        return float(bits)
     ends = -prior._offset[prior.build_indexes(out["scales"]).long()]
     beyond = out["y"].round().abs() - ends
     raw = (2 * beyond - 1).clamp_min(1)
     escape = 4 + 4 * torch.ceil((raw.log2().floor() + 1) / 4)
-    bits_y = _within_precision(p_y) + torch.where(beyond > 0, escape, torch.zeros(()))
-    return float(bits_y.sum() + _within_precision(p_z).sum())
+    return float(bits + escape[beyond > 0].sum())
 
 
 def _within_precision(p: Tensor) -> Tensor:

@@ -212,7 +212,7 @@ WRONG_VALUES = {
     "space.encoder=5": "space.encoder: got 5; must be a mapping with keys of: width, kernel, "
     "activation",
     "space=tinny": 'space: got "tinny"; there is no such space; known, nearest first: tiny, '
-    "hyperprior",
+    "hyperprior, smoke",
     "space=3": "space: got 3; must be a mapping with keys of: name, encoder, decoder, hyper, "
     "latent, distillation, training",
     "trials.x=3": "trials.x: trials has no keys; set it whole",

@@ -178,14 +178,14 @@ def test_no_trial_is_asked_more_than_there_are_parameters(space: SearchSpace, se
 def test_the_diagonal_is_uniform_ascending_and_rich(space: SearchSpace) -> None:
     specs = [sample(space, optuna.trial.FixedTrial(point)) for point in space.diagonal()]
     assert [spec.encoder.width for spec in specs] == [16, 24, 32, 48]
-    assert [spec.hyper.width for spec in specs] == [16, 16, 32, 32]
+    assert [spec.hyper.width for spec in specs] == [32, 32, 32, 32]
     for spec in specs:
         assert spec.encoder == spec.decoder
         assert (spec.encoder.kernel, spec.encoder.activation) == (5, "gdn")
         assert spec.latent.channels == 192
         assert spec.distillation.teacher == "teacher:default"
-        assert spec.distillation.latent == pytest.approx(0.1)  # geometric middle of 0.01 and 1
-        assert spec.distillation.output == 0.5
+        assert spec.distillation.latent == pytest.approx(0.03)  # geometric middle
+        assert spec.distillation.output == 0.25
         assert spec.distillation.temperature == pytest.approx(2**0.5)
 
 
@@ -224,9 +224,9 @@ def test_gdn_and_kernel_5_are_taken_only_where_the_space_has_them(tmp_path: Path
 
 
 def test_a_list_is_a_choice_a_mapping_a_range_a_value_fixed(space: SearchSpace) -> None:
-    assert space.hyper.width == Choice(values=(16, 32, 64))
-    assert space.distillation.output == FloatRange(low=0.0, high=1.0)
-    assert space.training.learning_rate == FloatRange(low=3e-4, high=2e-3, log=True)
+    assert space.hyper.width == Choice(values=(32, 64))
+    assert space.distillation.output == FloatRange(low=0.0, high=0.5)
+    assert space.training.learning_rate == FloatRange(low=1e-3, high=6e-3, log=True)
     assert IntRange(low=8, high=24, step=8).values == (8, 16, 24)
 
 
@@ -292,5 +292,5 @@ def test_an_unknown_space_lists_the_known_ones() -> None:
         load_space("hyperpriro")
     assert str(caught.value) == (
         'there is no search space "hyperpriro"\n'
-        "  fix: known here, nearest first: hyperprior; or give the path of a .yaml file"
+        "  fix: known here, nearest first: hyperprior, smoke; or give the path of a .yaml file"
     )

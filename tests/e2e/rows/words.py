@@ -1,0 +1,126 @@
+"""Words of the command line that make no sense, and studies and trials that are not there."""
+
+from tests.e2e.rows.row import Row
+from tests.support.desk import data, edited
+
+ALL = "`kdbench show --study tiny --all`"
+COMPLETE = "fix: choose one that `kdbench show` lists\n"
+DAMAGED = (
+    "  fix: restore it from a copy, or move its folder away; the rest of the study is intact\n"
+)
+TRIAL = "runs/tiny/trials/0"
+
+
+def usage(command: str, problem: str) -> Row:
+    """Wrong usage: exit code 2, and where help is."""
+    name = command.split(maxsplit=1)[0] if not problem.startswith(("there", "unrec")) else ""
+    prog = f"kdbench {name}".rstrip()
+    return Row(command=command, code=2, answer=f"{prog}: {problem}\n  fix: see `{prog} --help`\n")
+
+
+def of_study(command: str, name: str = "tinny") -> Row:
+    """A command on a study that has not begun."""
+    return Row(
+        command=command,
+        answer=f"no study {name!r} has begun in HERE/runs\n"
+        f"  fix: studies here, nearest first: tiny; start it with `kdbench search --study {name}`, "
+        "or name another folder with `--root`\n",
+    )
+
+
+def again(trial: str, answer: str) -> Row:
+    """`rerun` of a trial that cannot be run again."""
+    return Row(command=f"rerun --study tiny --trial {trial}", answer=answer)
+
+
+def damaged(name: str, content: bytes, why: str) -> Row:
+    """A file of a stored study that is not what was written."""
+    return Row(
+        broken=data(f"runs/tiny/{name}", content),
+        command="show --study tiny",
+        answer=f"HERE/runs/tiny/{name} is damaged: {why}\n{DAMAGED}",
+    )
+
+
+ROWS = {
+    "a command that nobody knows": usage(
+        "serch --study quick",
+        "there is no command 'serch'; there are, nearest first: "
+        "search, teach, bench, show, rerun, check, worker, doctor",
+    ),
+    "a search without a study": usage("search", "the following arguments are required: --study"),
+    "a bench without a codec": usage("bench", "the following arguments are required: CODEC"),
+    "a word for a number of trials": usage(
+        "search --study quick --trials many",
+        "argument --trials: invalid whole number value: 'many'",
+    ),
+    "no worker at all": usage(
+        "search --study quick --workers 0", "argument --workers: 0 is not at least 1"
+    ),
+    "no time at all": usage(
+        "search --study quick --timeout 0", "argument --timeout: 0 is not above 0"
+    ),
+    "an option that nobody knows": usage(
+        "show --study tiny --colour", "unrecognized arguments: --colour"
+    ),
+    "a teacher's name that is a path": usage(
+        "teach a/b", "argument NAME: 'a/b' has more than letters, digits, `-`, `_`, `.`"
+    ),
+    "a study to show that has not begun": of_study("show --study tinny"),
+    "a study to rerun that has not begun": of_study("rerun --study tinny"),
+    "a study to work on that has not begun": of_study("worker --study tinny"),
+    "a study to bench that has not begun": of_study("bench trial:tinny/0"),
+    "a study's name that leads elsewhere": Row(
+        command="show --study ..",
+        answer="'..' cannot name a study\n"
+        "  fix: use letters, digits, `-`, `_` and `.`; `cache` is taken\n",
+    ),
+    "a trial number that is not there": again(
+        "99",
+        "study 'tiny' has no trial 99\n"
+        f"  fix: there is, nearest first: 5, 4, 3, 2, 1; {ALL} lists its trials\n",
+    ),
+    "a trial that was infeasible": again(
+        "2",
+        "trial 2 has no result to compare with: params is 3,400,000, above the limit of 3,000,000"
+        f"\n  {COMPLETE}",
+    ),
+    "a trial that failed": again(
+        "4",
+        "trial 4 has no result to compare with: the loss became nan at step 312 of 800\n"
+        f"  {COMPLETE}",
+    ),
+    "a trial that runs": again(
+        "5", f"trial 5 has no result to compare with: it did not end\n  {COMPLETE}"
+    ),
+    "a trial that is a word": again(
+        "last",
+        "`last` names no trial\n"
+        f"  fix: use a number, best, best:OBJECTIVE or knee; {ALL} lists the trials\n",
+    ),
+    "the best of an objective that the study has not": again(
+        "best:params",
+        "`params` is no objective of study 'tiny'\n  fix: use best:OBJECTIVE with one of, "
+        "nearest first: kmac_per_px, bd_rate_pct, energy_j_per_mpx\n",
+    ),
+    "a result that was cut short": damaged(
+        "trials/0/result.json",
+        b'{"schema": 1',
+        "Expecting ',' delimiter: line 1 column 13 (char 12)",
+    ),
+    "a study file that is empty": damaged(
+        "study.json", b"", "Expecting value: line 1 column 1 (char 0)"
+    ),
+    "a spec that somebody edited": Row(
+        broken=edited(f"{TRIAL}/spec.json", '"width": 32', '"width": 33'),
+        command="show --study tiny",
+        answer=f"HERE/{TRIAL}/spec.json is damaged: its spec is not the one its hash names\n"
+        + DAMAGED,
+    ),
+    "a result of a newer kdbench": Row(
+        broken=edited(f"{TRIAL}/result.json", '"schema": 1', '"schema": 9'),
+        command="show --study tiny",
+        answer=f"HERE/{TRIAL}/result.json has schema 9, this kdbench reads up to 1\n"
+        "  fix: use the newer kdbench that wrote it: `pip install --upgrade kdbench`\n",
+    ),
+}
