@@ -64,12 +64,13 @@ def bench(cfg: StudyConfig, ground: Ground, store: Store) -> Bench:
 
 
 def survey(cfg: StudyConfig, store: Store) -> Ground:
-    """What `cfg` finds on this machine; loads torch, reads photos and teacher headers.
+    """What `cfg` finds on this machine; loads torch, reads photos, teachers and anchor.
 
     Raises:
         KdbenchError: What is missing here: device, photos, teacher, anchor, meter.
     """
-    from kdbench.anchor import anchor_sha
+    from kdbench.anchor import anchor_sha, codec_path
+    from kdbench.codecs.weights import load_codec
     from kdbench.device import fingerprint, resolve
     from kdbench.lesson import study_crops, study_photos
     from kdbench.teacher import load_teacher
@@ -79,6 +80,8 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
     teachers = {name: load_teacher(name) for name in names}
     for teacher in teachers.values():
         teacher.levels_for(cfg.training.rd_lambdas)
+    if (anchor := codec_path(cfg.anchor, store)) is not None:
+        load_codec(anchor)  # a damaged one is better told now than by a worker
     latents = {name: t.model.architecture.latent.channels for name, t in teachers.items()}
     _require_usable(cfg, latents)
     data, crop_px = cfg.data, cfg.training.crop_px

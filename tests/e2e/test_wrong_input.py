@@ -74,10 +74,15 @@ def here(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     for name in ("KDBENCH_ROOT", "KDBENCH_STORAGE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    forget_photos()
+    yield folder
+    forget_photos()
+
+
+def forget_photos() -> None:
+    """This process remembers photos and teachers by names that are relative to the desk."""
     lesson.study_photos.cache_clear()
     lesson._teacher.cache_clear()
-    yield folder
-    lesson.study_photos.cache_clear()  # remembers relative names
 
 
 def in_this_process(command: str, capsys: Capture) -> tuple[int, str, str]:
@@ -137,6 +142,7 @@ def test_a_wrong_input_is_answered_with_its_problem_and_its_fix_and_nothing_is_l
 ) -> None:
     row = ROWS[name]
     row.broken(here)
+    forget_photos()
     before = content(here)
     assert_is_answer(row, in_this_process(row.command, capsys), here)
     assert before.items() <= content(here).items()
@@ -231,9 +237,9 @@ def test_a_real_disk_that_is_full_or_read_only_is_told(
 
 
 def test_a_loss_that_becomes_nan_fails_its_trial_with_its_step_and_the_study_goes_on(
-    here: Path,
+    here: Path, capsys: Capture
 ) -> None:
-    code, out, err = in_its_own(f"{SEARCH} --trials 1 --set '{WILD}'")
+    code, out, err = in_this_process(f"{SEARCH} --trials 1 --set '{WILD}'", capsys)
     assert (code, err) == (0, "")
     assert out.startswith("study quick: 1 on the front of 1 complete trial (")
     trials = Store(here / "runs").trials("quick")
@@ -246,9 +252,12 @@ def test_a_loss_that_becomes_nan_fails_its_trial_with_its_step_and_the_study_goe
         assert trial.folder.spec.is_file()
 
 
-def test_a_study_whose_every_loss_becomes_nan_ends_and_says_so(here: Path) -> None:
-    code, out, err = in_its_own(f"{SEARCH} --set space.training.learning_rate=1.0e+30 --workers 1")
+def test_a_study_whose_every_loss_becomes_nan_ends_and_says_so(here: Path, capsys: Capture) -> None:
+    command = f"{SEARCH} --set space.training.learning_rate=1.0e+30"
+    code, out, err = in_this_process(command, capsys)
     assert (code, out) == (1, "")
-    assert re.search(r"\ntrials? .*the loss became (nan|inf) at step \d+ of 40\n", err), err
+    assert re.search(
+        r"3 trials in a row failed: the loss became (nan|inf) at step \d+ of 40\n", err
+    ), err
     assert "\n  fix: lower `training.learning_rate`" in err
     assert "Traceback" not in err

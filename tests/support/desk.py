@@ -1,4 +1,4 @@
-"""A user's working folder: small photos, a quick study, a stored one, a teacher, and much rubbish."""
+"""A user's working folder: small photos, a quick study, a stored one, teachers, and rubbish."""
 
 import pickle
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from kdbench.codecs.weights import codec_bytes
 from kdbench.config import load_study, settings
 from kdbench.data import Role, load_images
 from tests.support.codecs import architecture, trained
-from tests.support.results import SETTINGS, make_study
+from tests.support.results import OBJECTIVES, STUDY, make_study
 
 ROLES: tuple[Role, ...] = ("train", "validation", "evaluation")
 RD_LAMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025)
@@ -29,7 +29,11 @@ objectives: [bd_rate_pct, kmac_per_px]
 anchor: teacher:weak
 trials: 2
 workers: 1
-data: {{train: photos/train, validation: photos/validation, evaluation: photos/evaluation, crops: 64}}
+data:
+  train: photos/train
+  validation: photos/validation
+  evaluation: photos/evaluation
+  crops: 64
 training: {{steps: 40, batch: 4, crop_px: 64, rd_lambdas: {list(RD_LAMBDAS)}}}
 energy: {{meter: none}}
 """
@@ -55,8 +59,9 @@ def make_desk(folder: Path) -> None:
     make_photos(folder / "photos")
     written(folder / "search_spaces" / "narrow.yaml").write_text(SPACE)
     written(folder / "studies" / "quick.yaml").write_text(QUICK)
-    stored = settings(load_study("quick")) | SETTINGS
-    make_study(folder / "runs", settings=stored)
+    objectives = f"objectives=[{','.join(OBJECTIVES)}]"
+    stored = load_study("quick", ["energy.meter=auto", objectives, f"name={STUDY}"])
+    make_study(folder / "runs", settings=settings(stored))
     plan = architecture(24, 16, hyper=16, latent=48, n_levels=len(RD_LAMBDAS))
     card = {"training": {"rd_lambdas": list(RD_LAMBDAS)}, "licence": "CC0-1.0"}
     for name, share in (("default", 1.0), ("weak", 0.25)):

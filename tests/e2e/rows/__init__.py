@@ -1,1 +1,1 @@
-"""The table of wrong inputs: what is broken, the command that meets it, the answer word for word."""
+"""The table of wrong inputs: what is broken, which command meets it, the answer word for word."""

@@ -146,7 +146,7 @@ ROWS = {
     ),
     "energy minimised without a meter": Row(
         command="search --study quick --set 'objectives=[energy_j_per_mpx]'",
-        answer='studies/quick.yaml:8: energy.meter: got "none"; energy_j_per_mpx needs a meter\n'
+        answer='studies/quick.yaml:12: energy.meter: got "none"; energy_j_per_mpx needs a meter\n'
         + FIX,
     ),
     "several problems, told at once": in_file(DEMO, "4 problems:\n  " + "\n  ".join(IN_DEMO)),

@@ -29,15 +29,13 @@ OTHER = "  fix: go on with the settings it began with, or begin another one: `--
 SHARED = "sqlite:///shared.db"
 
 
-def begun(root: str = "runs", url: str | None = None, *, asked: bool = False) -> Prepare:
-    """The study `quick` has begun; `asked`: its database knows a trial."""
+def begun(root: str = "runs", url: str | None = None) -> Prepare:
+    """The study `quick` has begun: its first specs are in the queue."""
 
     def start(folder: Path) -> None:
         cfg, store = load_study("quick"), Store(folder / root)
         address = url or store.database_url(cfg.name)
-        study, _ = begin(cfg, store, address, lambda: ground.survey(cfg, store))
-        if asked:
-            study.ask()
+        begin(cfg, store, address, lambda: ground.survey(cfg, store))
 
     return start
 
@@ -165,7 +163,7 @@ ROWS = {
         f"  seed: stored 0, now 1\n{OTHER}",
     ),
     "a database of a study whose folders are elsewhere": Row(
-        broken=begun("elsewhere", SHARED, asked=True),
+        broken=begun("elsewhere", SHARED),
         command=f"{SEARCH} --storage {SHARED}",
         answer="the database knows trials of study 'quick', whose folder is not in HERE/runs\n"
         "  fix: name the root that has it with `--root`, or another study with "

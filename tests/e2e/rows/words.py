@@ -112,7 +112,7 @@ ROWS = {
         "study.json", b"", "Expecting value: line 1 column 1 (char 0)"
     ),
     "a spec that somebody edited": Row(
-        broken=edited(f"{TRIAL}/spec.json", '"width": 32', '"width": 33'),
+        broken=edited(f"{TRIAL}/spec.json", '"seed": 0', '"seed": 7'),
         command="show --study tiny",
         answer=f"HERE/{TRIAL}/spec.json is damaged: its spec is not the one its hash names\n"
         + DAMAGED,
