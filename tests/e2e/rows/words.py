@@ -101,7 +101,7 @@ ROWS = {
     "the best of an objective that the study has not": again(
         "best:params",
         "`params` is no objective of study 'tiny'\n  fix: use best:OBJECTIVE with one of, "
-        "nearest first: kmac_per_px, bd_rate_pct, energy_j_per_mpx\n",
+        "nearest first: bd_rate_pct, energy_j_per_mpx, kmac_per_px\n",
     ),
     "a result that was cut short": damaged(
         "trials/0/result.json",
