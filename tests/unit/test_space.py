@@ -177,8 +177,8 @@ def test_no_trial_is_asked_more_than_there_are_parameters(space: SearchSpace, se
 
 def test_the_diagonal_is_uniform_ascending_and_rich(space: SearchSpace) -> None:
     specs = [sample(space, optuna.trial.FixedTrial(point)) for point in space.diagonal()]
-    assert [spec.encoder.width for spec in specs] == [16, 24, 32, 48]
-    assert [spec.hyper.width for spec in specs] == [64, 64, 64, 64]
+    assert [spec.encoder.width for spec in specs] == [16, 24, 32, 48, 64]
+    assert [spec.hyper.width for spec in specs] == [64] * 5
     for spec in specs:
         assert spec.encoder == spec.decoder
         assert (spec.encoder.kernel, spec.encoder.activation) == (5, "gdn")
@@ -196,7 +196,7 @@ def test_an_enqueued_point_is_what_the_sampler_then_gives(space: SearchSpace) ->
     for point in points:
         study.enqueue_trial(point)
     specs = [sample(space, study.ask()) for _ in points]
-    assert [spec.decoder.width for spec in specs] == [16, 24, 32, 48]
+    assert [spec.decoder.width for spec in specs] == [16, 24, 32, 48, 64]
 
 
 def test_a_long_diagonal_is_thinned_to_five_points_with_both_ends(tmp_path: Path) -> None:
