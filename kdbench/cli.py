@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as why:  # the only one in kdbench: a traceback helps us, not the user
+    except Exception as why:  # a traceback helps us, not the user
         what = f"{type(why).__name__}: {why}"
         print(f"a bug in kdbench: {what}; {_kept_traceback()}", file=sys.stderr)
         return 1

@@ -250,14 +250,3 @@ def test_a_loss_that_becomes_nan_fails_its_trial_with_its_step_and_the_study_goe
         assert trial.state == "failed"
         assert re.fullmatch(r"the loss became (nan|inf) at step \d+ of 40", trial.reason or "")
         assert trial.folder.spec.is_file()
-
-
-def test_a_study_whose_every_loss_becomes_nan_ends_and_says_so(here: Path, capsys: Capture) -> None:
-    command = f"{SEARCH} --set space.training.learning_rate=1.0e+30"
-    code, out, err = in_this_process(command, capsys)
-    assert (code, out) == (1, "")
-    assert re.search(
-        r"3 trials in a row failed: the loss became (nan|inf) at step \d+ of 40\n", err
-    ), err
-    assert "\n  fix: lower `training.learning_rate`" in err
-    assert "Traceback" not in err

@@ -1,3 +1,5 @@
+"""The distillation terms: zero for the teacher itself, in one unit, with a gradient."""
+
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,3 +1,5 @@
+"""Curves from real bitstreams: any size of image, and what must agree for a curve to be one."""
+
 import hashlib
 from pathlib import Path
 

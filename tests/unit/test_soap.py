@@ -1,3 +1,5 @@
+"""SOAP: it finds minima, on matrices as on vectors, and resumes."""
+
 from collections.abc import Callable
 
 import pytest

@@ -1,3 +1,5 @@
+"""Teaching: a card that says how, checks before hours are spent."""
+
 import shlex
 import shutil
 from pathlib import Path

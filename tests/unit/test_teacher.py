@@ -1,3 +1,5 @@
+"""Teachers by name, and their cached outputs: what the live teacher would have given."""
+
 import errno
 import os
 import subprocess

@@ -1,3 +1,5 @@
+"""The training loop: it learns, resumes, repeats itself and says when it diverges."""
+
 import math
 from collections.abc import Callable
 from itertools import pairwise

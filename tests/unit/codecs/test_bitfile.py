@@ -1,3 +1,5 @@
+"""The .kdb file: coded and decoded to the same pixels, damage noticed."""
+
 import copy
 import struct
 import zlib

@@ -1,3 +1,5 @@
+"""The student family: CompressAI's scale hyperprior where it should be, levels elsewhere."""
+
 import itertools
 import math
 from collections.abc import Iterator

@@ -1,3 +1,5 @@
+"""The KLT start: energy-ordered, invertible, for every kernel, activation and width."""
+
 import itertools
 
 import pytest

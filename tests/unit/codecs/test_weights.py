@@ -1,3 +1,5 @@
+"""Codec files: read back exactly, refused if damaged, never unpickled."""
+
 import copy
 import dataclasses
 import io

@@ -1,3 +1,5 @@
+"""Crops: the same for the same photos and seed, cached once, whole."""
+
 import errno
 import io
 import os

@@ -1,3 +1,5 @@
+"""Folders of photos: usable ones are used, the others named with their reason."""
+
 import csv
 import shutil
 import subprocess

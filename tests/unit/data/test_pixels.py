@@ -1,3 +1,5 @@
+"""One image file as 8-bit RGB, whatever is in it."""
+
 import warnings
 from pathlib import Path
 
