@@ -5,7 +5,7 @@ runs/<study>/study.json        what the study was resolved to, written once
 runs/<study>/optuna.db         Optuna's own memory; can be rebuilt from the folders
 runs/<study>/workers/<i>.json  what worker i does just now
 runs/<study>/trials/<n>/       spec.json, then result.json or failure.json; log.jsonl;
-                               student.safetensors
+                               student.safetensors; energy_trained.json of the front's members
 """
 
 import os
@@ -19,7 +19,7 @@ from typing import Any, Literal
 from kdbench.errors import StoreError
 from kdbench.files import cached as cached  # noqa: PLC0414 (offered here too)
 from kdbench.files import damaged, load, require_writable, write_json, write_once
-from kdbench.records import SCHEMA, Progress, TrialResult, TrialSpec
+from kdbench.records import SCHEMA, CodecEnergy, Progress, TrialResult, TrialSpec
 
 State = Literal["complete", "infeasible", "failed", "running"]
 CACHE = "cache"
@@ -84,6 +84,14 @@ class _SpecFile:
     schema: int = SCHEMA
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _EnergyFile:
+    """Energy of a trained student."""
+
+    energy: CodecEnergy
+    schema: int = SCHEMA
+
+
 @dataclass(frozen=True, slots=True)
 class TrialFolder:
     """The files of one trial."""
@@ -120,15 +128,26 @@ class TrialFolder:
         """The trained codec."""
         return self.path / "student.safetensors"
 
+    @property
+    def trained_energy(self) -> Path:
+        """Energy of the trained codec, of members of the front only."""
+        return self.path / "energy_trained.json"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTrial:
-    """One trial as its folder tells it, no database asked."""
+    """One trial as its folder tells it, no database asked.
+
+    Attributes:
+        trained_energy: Measured again after training; `result.energy` is from before. None of
+            trials that were not on the front when their search ended.
+    """
 
     folder: TrialFolder
     spec: TrialSpec
     result: TrialResult | None = None
     failure: Failure | None = None
+    trained_energy: CodecEnergy | None = None
 
     @property
     def number(self) -> int:
@@ -141,6 +160,14 @@ class StoredTrial:
         if self.result is not None:
             return "complete"
         return "running" if self.failure is None else self.failure.state
+
+    @property
+    def energy_shift_pct(self) -> float | None:
+        """Energy after training over that before [%]; None where one is missing."""
+        before = None if self.result is None else self.result.energy
+        if before is None or self.trained_energy is None:
+            return None
+        return 100 * (self.trained_energy.j_per_mpx / before.j_per_mpx - 1)
 
     @property
     def reason(self) -> str | None:
@@ -260,6 +287,10 @@ class Store:
         """Keep why a trial has no result."""
         write_json(self.trial(study, number).failure, failure)
 
+    def save_trained_energy(self, study: str, number: int, energy: CodecEnergy) -> None:
+        """Keep the energy of a trained member of the front, beside the one from before."""
+        write_json(self.trial(study, number).trained_energy, _EnergyFile(energy=energy))
+
     def load_trial(self, study: str, number: int) -> StoredTrial:
         """One trial.
 
@@ -316,9 +347,11 @@ def _load_trial(folder: TrialFolder) -> StoredTrial:
     if stored.schema == SCHEMA and stored.spec.hash != stored.hash:
         raise damaged(folder.spec, "its spec is not the one its hash names")
     done, broke = folder.result.is_file(), folder.failure.is_file()
+    again = folder.trained_energy
     return StoredTrial(
         folder=folder,
         spec=stored.spec,
         result=load(folder.result, TrialResult) if done else None,
         failure=load(folder.failure, Failure) if broke and not done else None,
+        trained_energy=load(again, _EnergyFile).energy if again.is_file() else None,
     )

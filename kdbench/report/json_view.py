@@ -55,6 +55,7 @@ def trial_json(found: Overview, trial: StoredTrial) -> Json:
         "on_front": trial.number in found.front,
         "objectives": found.values(trial),
         "energy": energy_json(result.energy) if result else None,
+        "energy_trained": energy_json(trial.trained_energy),
         "rd": rd_json(result.rd) if result else [],
         "bd_rate": bd_rate_json(result.bd_rate) if result else None,
         "complexity": complexity_json(result.complexity) if result else None,

@@ -32,6 +32,7 @@ def show_text(found: Overview, *, all_trials: bool, width: int) -> str:
         parts += [_figures(found, shown, width), _savings(found, shown)]
     if all_trials:
         parts += _unfinished(found, width)
+    parts += _energy_again(found, width)
     if "model" in _sources(shown.values()):
         parts.append(wrapped("", MODEL_NOTE, width, indent=0))
     return "\n\n".join(parts) + "\n"
@@ -162,6 +163,21 @@ def _energy_change_pct(ours: CodecEnergy | None, theirs: CodecEnergy | None) -> 
     if (ours.source, ours.decode.meter) != (theirs.source, theirs.decode.meter):
         return None
     return change_pct(ours.j_per_mpx, theirs.j_per_mpx)
+
+
+def _energy_again(found: Overview, width: int) -> list[str]:
+    """How far the front's energy moved in training; nothing where nobody looked."""
+    front = [trial for trial in found.trials if trial.number in found.front]
+    shifts = {t.number: shift for t in front if (shift := t.energy_shift_pct) is not None}
+    if not shifts:
+        return []
+    number = max(shifts, key=lambda n: abs(shifts[n]))
+    text = (
+        f"energy is measured before training; measured again after it, on {len(shifts)} of the "
+        f"{len(front)} students on the front, it moved by {percent(shifts[number])} % at most "
+        f"(trial {number})."
+    )
+    return [wrapped("", text, width, indent=0)]
 
 
 # --- trials without a result -----------------------------------------------------------------

@@ -11,6 +11,7 @@ from kdbench.errors import StoreError
 from kdbench.store import Store
 
 ASK = "ask"
+FRONT = "front"
 COORDINATOR = "coordinator"
 POLL_S = 0.02
 
@@ -58,7 +59,7 @@ class StudyLocks:
         self._study = study
 
     def lock(self, name: str | int) -> Lock:
-        """The lock of a worker, or `ASK`, or `COORDINATOR`; not taken yet."""
+        """The lock of a worker, or `ASK`, `FRONT`, `COORDINATOR`; not taken yet."""
         return Lock(self._folder / f"{name}.lock")
 
     def log(self, index: int) -> Path:

@@ -41,5 +41,9 @@ class Reporter:
 
     def begin(self, trial: int | None, stage: str) -> None:
         """Another trial, or none."""
+        self.tell(trial, Progress(stage=stage))
+
+    def tell(self, trial: int | None, progress: Progress) -> None:
+        """Tell it at once, of another trial or none."""
         self.trial, self._said = trial, -math.inf
-        self(Progress(stage=stage))
+        self(progress)

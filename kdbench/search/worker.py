@@ -14,9 +14,10 @@ from kdbench.errors import KdbenchError, StoreError
 from kdbench.search.attributes import BY, INTERRUPTED
 from kdbench.search.budget import Verdict, verdict
 from kdbench.search.dead import enqueue_again, host, settle
+from kdbench.search.front import measure_front
 from kdbench.search.ground import measure_anchor
 from kdbench.search.interrupt import Interrupt
-from kdbench.search.locks import ASK, StudyLocks
+from kdbench.search.locks import ASK, FRONT, StudyLocks
 from kdbench.search.reporter import Reporter
 from kdbench.search.samplers import make_sampler
 from kdbench.search.storage import connect, quiet, storage_errors
@@ -41,8 +42,9 @@ def work(
 ) -> Verdict:
     """Run trials of a study that has begun until its budget is spent; says what ended it.
 
-    The first worker measures the anchor before its first trial, while the others begin theirs. It
-    is not the coordinator's to do: some energy meters count the children of who measures.
+    The first worker measures the anchor before its first trial, while the others begin theirs; who
+    ends first measures the trained members of the front. Neither is the coordinator's to do: some
+    energy meters count the children of who measures.
 
     Args:
         name: The study.
@@ -86,7 +88,12 @@ def work(
             objective.report.begin(None, "anchor")
             with interrupt.allowed():
                 measure_anchor(cfg, ground, store)
-        return _Worker(study, objective).loop()
+        ended = _Worker(study, objective).loop()
+        if run is None and locks.lock(FRONT).take():  # kept until this process ends
+            with interrupt.allowed():
+                measure_front(study, cfg, ground, store, objective.report.tell)
+            objective.report.begin(None, "done")
+        return ended
 
 
 def _run_trial() -> Run:

@@ -156,6 +156,7 @@ def make_study(
     )
     store.save_failure(STUDY, 2, refused)
     store.save_result(STUDY, 3, result(12.25, 64, 12.0, seconds=104.7))
+    store.save_trained_energy(STUDY, 3, energy(12.3))
     broke = Failure(
         state="failed",
         problem="the loss became nan at step 312 of 800",
