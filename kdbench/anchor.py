@@ -10,6 +10,7 @@ from kdbench.data import ImageSet
 from kdbench.errors import CodecError
 from kdbench.evaluate import Evaluation, evaluate_classical, evaluate_learned
 from kdbench.files import cached
+from kdbench.lease import host_lease
 from kdbench.records import MEASUREMENT_PROTOCOL, RDCurve, content_hash
 from kdbench.store import Store
 from kdbench.teacher import teacher_path
@@ -62,15 +63,21 @@ def evaluate_by_name(
     store: Store | None = None,
     on_progress: Callable[[int, int], None] = lambda done, n: None,
 ) -> Evaluation:
-    """The curve of any codec over `images`, from real bitstreams.
+    """The curve of any codec over `images`, from real bitstreams, while nobody measures energy.
 
     Raises:
         CodecError: No codec of this name, or its bitstreams do not decode.
     """
-    path = codec_path(name, store)
-    if path is None:
-        return evaluate_classical(classical(name), images, on_progress=on_progress)
-    return evaluate_learned(path, images, device=device, on_progress=on_progress)
+    path, lease = codec_path(name, store), host_lease()
+
+    def coded(done: int, n: int) -> None:
+        on_progress(done, n)
+        lease.yield_if_wanted(device)
+
+    with lease.shared():
+        if path is None:
+            return evaluate_classical(classical(name), images, on_progress=coded)
+        return evaluate_learned(path, images, device=device, on_progress=coded)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

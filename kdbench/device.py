@@ -50,7 +50,21 @@ def resolve(name: str) -> str:
             f"device `{name}`: this machine shows {n_gpus} GPU(s), counted from 0",
             fix=f"use `--device cuda:{n_gpus - 1}` or lower, or widen CUDA_VISIBLE_DEVICES",
         )
+    _exact_cuda()
     return f"cuda:{index}"
+
+
+def _exact_cuda() -> None:
+    """Lets this process compute fp32 in fp32, and the same way each time.
+
+    cuDNN rounds convolutions to TF32 by default, and cuBLAS needs a workspace of fixed size to be
+    deterministic: https://docs.nvidia.com/cuda/cublas/#results-reproducibility.
+    """
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def fingerprint(device: str, *, threads: int) -> dict[str, str]:

@@ -104,7 +104,7 @@ def run_trial(
         on_progress(Progress(stage="cache"))
         with watch.part("cache"):
             crops = study_crops(photos["train"], bench.data.crops, spec.training.crop_px)
-            lesson = Lesson.open(spec, bench, crops, on_progress)
+            lesson = Lesson.open(spec, bench, crops, on_progress, lease.shared)
         with watch.part("start"), lease.shared():
             model = lesson.started()
         on_progress(Progress(stage="energy"))
@@ -130,15 +130,14 @@ def run_trial(
         checkpoint.unlink(missing_ok=True)
         _write_log(files, log)
         on_progress(Progress(stage="evaluation"))
+
+        def coded(step: int, n: int) -> None:
+            on_progress(Progress(stage="evaluation", step=step, n_steps=n))
+            lease.yield_if_wanted(bench.device)
+
         with watch.part("evaluation"), lease.shared():
             evaluation = evaluate_learned(
-                files.student,
-                photos["evaluation"],
-                device=bench.device,
-                on_progress=lambda i, n: on_progress(
-                    Progress(stage="evaluation", step=i, n_steps=n)
-                ),
-                between_images=lambda: lease.yield_if_wanted(bench.device),
+                files.student, photos["evaluation"], device=bench.device, on_progress=coded
             )
             losses = {
                 "train": estimated_loss(model, crops.crops(cache)[:N_LOSS_CROPS], spec),
