@@ -127,8 +127,7 @@ def live(batches: Batches, teacher: Teacher, spec: TrialSpec, *, gradients: bool
         batch = batches(step)
         with torch.set_grad_enabled(gradients):
             out = model(batch.x.contiguous(), levels[batch.levels])
-        targets = Targets(y=out["y"], z=out["z"], scales=out["scales"], x_hat=out["x_hat"])
-        return batch._replace(targets=targets)
+        return batch._replace(targets=Targets.of(out))
 
     return taught
 

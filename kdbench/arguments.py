@@ -157,6 +157,12 @@ def _teach(command: argparse.ArgumentParser) -> None:
     command.add_argument("--latent", type=_count, default=192, metavar="M", help="channels of y")
     command.add_argument("--hyper", type=_count, default=64, metavar="N", help="width")
     command.add_argument(
+        "--prior",
+        choices=("scale", "mean_scale"),
+        default="scale",
+        help="what h_s predicts (scale)",
+    )
+    command.add_argument(
         "--rd-lambdas",
         type=_positive,
         nargs="+",

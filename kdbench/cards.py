@@ -5,6 +5,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from kdbench.records import Coordinates
+
 BUILTIN = Path(__file__).parent / "assets" / "teachers"
 LENGTH = struct.Struct("<Q")  # safetensors: bytes of the JSON header that follows
 MAX_HEADER_BYTES = 100 << 20
@@ -24,17 +26,19 @@ def list_teachers() -> dict[str, Path]:
     return found
 
 
-def teacher_latents() -> dict[str, int]:
-    """Latent channels of every readable teacher, by the name a study knows it by.
+def teacher_coordinates() -> dict[str, Coordinates]:
+    """Coordinates of every readable teacher's latent, by the name a study knows it by.
 
     Damaged ones are left out; `codecs.weights.load_codec` says what is wrong with them.
     """
-    latents = {}
+    found = {}
     for name, path in list_teachers().items():
         architecture = _architecture(path)
         if architecture is not None:
-            latents[f"teacher:{name}"] = int(architecture["latent"]["channels"])
-    return latents
+            found[f"teacher:{name}"] = Coordinates(
+                int(architecture["latent"]["channels"]), architecture["hyper"].get("prior", "scale")
+            )
+    return found
 
 
 def _architecture(path: Path) -> dict[str, Any] | None:
@@ -44,7 +48,7 @@ def _architecture(path: Path) -> dict[str, Any] | None:
             (length,) = LENGTH.unpack(file.read(LENGTH.size))
             header = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
         architecture: dict[str, Any] = json.loads(header["__metadata__"]["architecture"])
-        int(architecture["latent"]["channels"])
+        int(architecture["latent"]["channels"] + architecture["hyper"]["width"])
     except (OSError, ValueError, KeyError, TypeError, struct.error):
         return None
     return architecture

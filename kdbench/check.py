@@ -5,29 +5,32 @@ from pathlib import Path
 
 from kdbench import recipes
 from kdbench.config import read_study
+from kdbench.records import Coordinates
 from kdbench.space import SearchSpace, read_space
 from kdbench.yamlfile import Problem, Recipe, nearest_first, show
 
 
 def check_files(
     names_or_paths: Iterable[str | Path] = (),
-    teacher_latents: Mapping[str, int] | None = None,
+    teacher_coordinates: Mapping[str, Coordinates] | None = None,
 ) -> list[Problem]:
     """Every problem of these study and space files; of all known ones if none is named.
 
     Args:
         names_or_paths: Names of studies or spaces, or paths of their files.
-        teacher_latents: Latent channels of the teachers on this machine; where given, teachers
-            and entropy terms that no trial could use are problems too.
+        teacher_coordinates: Of the teachers on this machine; where given, teachers and entropy
+            terms that no trial could use are problems too.
     """
     named = list(names_or_paths)
     if not named:
         named = [*recipes.known("search_spaces").values(), *recipes.known("studies").values()]
-    problems = [p for each in named for p in _check(each, teacher_latents)]
+    problems = [p for each in named for p in _check(each, teacher_coordinates)]
     return list(dict.fromkeys(problems))  # a study shares the problems of its space
 
 
-def _check(name_or_path: str | Path, teacher_latents: Mapping[str, int] | None) -> list[Problem]:
+def _check(
+    name_or_path: str | Path, teacher_coordinates: Mapping[str, Coordinates] | None
+) -> list[Problem]:
     studies, spaces = recipes.known("studies"), recipes.known("search_spaces")
     name = str(name_or_path)
     paths = [files[name] for files in (studies, spaces) if name in files]
@@ -37,13 +40,13 @@ def _check(name_or_path: str | Path, teacher_latents: Mapping[str, int] | None) 
         near = ", ".join(nearest_first(Path(name).stem, list({**studies, **spaces})))
         rule = f"there is no such study, space or file; known, nearest first: {near}"
         return [Problem("check", None, "", show(name), rule)]
-    return [p for path in paths for p in _check_file(path, teacher_latents)]
+    return [p for path in paths for p in _check_file(path, teacher_coordinates)]
 
 
-def _check_file(path: Path, teacher_latents: Mapping[str, int] | None) -> list[Problem]:
+def _check_file(path: Path, teacher_coordinates: Mapping[str, Coordinates] | None) -> list[Problem]:
     recipe, space, prefix = _read(path)
-    if space is not None and teacher_latents is not None:
-        for key, rule in space.unusable(teacher_latents):
+    if space is not None and teacher_coordinates is not None:
+        for key, rule in space.unusable(teacher_coordinates):
             recipe.report((*prefix, *key.split(".")), rule)
     return recipe.problems
 

@@ -245,7 +245,7 @@ def teach(arguments: Namespace) -> int:
             Architecture(
                 encoder=side,
                 decoder=side,
-                hyper=Hyper(width=arguments.hyper),
+                hyper=Hyper(width=arguments.hyper, prior=arguments.prior),
                 latent=Latent(channels=arguments.latent),
                 n_levels=len(arguments.rd_lambdas),
             ),
@@ -276,10 +276,10 @@ def teach(arguments: Namespace) -> int:
 def check(arguments: Namespace) -> int:
     """Every problem of every study and space file."""
     from kdbench import recipes
-    from kdbench.cards import teacher_latents
+    from kdbench.cards import teacher_coordinates
     from kdbench.check import check_files
 
-    problems = check_files(arguments.files, teacher_latents())
+    problems = check_files(arguments.files, teacher_coordinates())
     if arguments.json:
         _print_json({"problems": [asdict(problem) for problem in problems]})
     elif problems:

@@ -89,14 +89,13 @@ def part_inputs(codec: nn.Module) -> Mapping[str, Shapes]:
     x = torch.empty(1, 3, HEIGHT_PX, WIDTH_PX, device="meta")
     y = parts["g_a"](x)
     z = parts["h_a"](y)
-    scales = parts["h_s"](z)
     inputs = {
         "g_a": [x],
         "h_a": [y],
         "h_s": [z],
         "g_s": [y],
         "entropy_bottleneck": [z],
-        "gaussian_conditional": [y, scales],
+        "gaussian_conditional": [y, y],  # values and scales
     }
     return {name: [tuple(t.shape) for t in tensors] for name, tensors in inputs.items()}
 

@@ -22,10 +22,17 @@ import numpy as np
 import torch
 
 from kdbench.codecs.base import ImageCodec
-from kdbench.codecs.bitfile import Image, decode_image, encode_image, expectation, payload_bits
+from kdbench.codecs.bitfile import (
+    Image,
+    analyse_image,
+    decode_image,
+    encode_analysed,
+    expectation,
+    payload_bits,
+)
 from kdbench.codecs.weights import load_codec
 from kdbench.data import ImageSet
-from kdbench.device import one_thread, synchronise
+from kdbench.device import one_thread, resolve, synchronise
 from kdbench.errors import CodecError
 from kdbench.rd import psnr_db
 from kdbench.records import RDCurve, RDPoint
@@ -40,7 +47,7 @@ class Evaluation:
     """A curve and what proves it.
 
     Attributes:
-        bitstreams_sha: SHA-256 over all coded files, in order of level and image.
+        bitstreams_sha: SHA-256 over all coded files, in the order they were coded.
     """
 
     curve: RDCurve
@@ -89,9 +96,15 @@ def evaluate_learned(
     *,
     device: str = "cpu",
     on_progress: Callable[[int, int], None] = lambda done, n: None,
-    between_images: Callable[[], object] = lambda: None,
 ) -> Evaluation:
     """The curve of the codec file `path` over `images`, all levels.
+
+    Args:
+        path: Of the codec.
+        images: Photos of any size.
+        device: Where it codes.
+        on_progress: Called after each coded file, the device idle: who holds a lease may let others
+            in.
 
     Raises:
         CodecError: The fresh decoder gives other latents or pixels, or real and estimated bits
@@ -104,22 +117,26 @@ def evaluate_learned(
     expected: dict[str, str] = {}
     coded_bits, estimated_bits, encode_s = 0, 0.0, []
     with one_thread(), tempfile.TemporaryDirectory(prefix="kdbench-evaluate-") as folder:
-        for level in levels:
-            for i in range(images.n):
-                image = images.image(i)
+        for i in range(images.n):
+            image = images.image(i)
+            began = time.perf_counter()
+            analysed = analyse_image(model, image)
+            synchronise(device)
+            analysis_s = time.perf_counter() - began
+            for level in levels:
                 began = time.perf_counter()
-                data = encode_image(model, image, level)
+                data = encode_analysed(model, analysed, level)
                 synchronise(device)
-                encode_s.append((time.perf_counter() - began) / image[..., 0].size * 1e6)
-                expect = expectation(model, image, level)
+                coding_s = time.perf_counter() - began
+                encode_s.append((analysis_s + coding_s) / image[..., 0].size * 1e6)
+                expect = expectation(model, analysed, level)
                 name = f"{level}-{i}.kdb"
                 (Path(folder) / name).write_bytes(data)
                 expected[name] = _pixels_sha(expect.reconstruction)
                 coded_bits += payload_bits(data)
                 estimated_bits += expect.estimated_bits
                 tally.add(level, data, image, expect.reconstruction)
-                on_progress(level * images.n + i + 1, len(levels) * images.n)
-                between_images()
+                on_progress(i * len(levels) + level + 1, len(levels) * images.n)
         decode_s = _decode_in_fresh_process(path, Path(folder), expected, device)
     _check_bits(coded_bits, estimated_bits, n_files=len(expected))
     curve = tally.curve(
@@ -228,7 +245,7 @@ def _decode_folder(path: Path, folder: Path, device: str) -> None:
     """Decodes every .kdb in `folder` and prints SHA-256 of the pixels and seconds as JSON."""
     torch.set_num_threads(1)
     model, _ = load_codec(path)
-    model.to(device)
+    model.to(resolve(device))
     shas, seconds = {}, 0.0
     for file in sorted(folder.glob("*.kdb")):
         data = file.read_bytes()

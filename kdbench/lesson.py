@@ -5,6 +5,7 @@ cached; which crops a step draws depends on the trial's seed and the step alone.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from kdbench.codecs.align import align, strongest_channels
 from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.codecs.inherit import can_inherit
 from kdbench.codecs.start import klt_start, scale_start
 from kdbench.data import CropList, ImageSet, disjoint, draw_crops, load_images
 from kdbench.distill import Distiller
@@ -68,7 +70,9 @@ class Lesson:
         bench: Bench,
         crops: CropList,
         on_progress: Callable[[Progress], None],
+        turn: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> "Lesson":
+        """Builds the teacher's cache first, if nobody has; `turn` as in `TeacherCache.open`."""
         folder, name = Path(bench.cache), spec.distillation.teacher
         if name is None:
             return cls(spec, bench.device, crops.crops(folder), None, None)
@@ -79,6 +83,7 @@ class Lesson:
             spec.training.rd_lambdas,
             folder,
             cache_gib=bench.data.cache_gib,
+            turn=turn,
             on_progress=lambda i, n: on_progress(Progress(stage="cache", step=i, n_steps=n)),
         )
         return cls(spec, bench.device, crops.crops(folder), teacher, cache)
@@ -95,7 +100,7 @@ class Lesson:
         first = torch.from_numpy(np.array(self._pixels[:N_START_CROPS])).float() / 255
         features = klt_start(model, first, spec.training.rd_lambdas)
         channels = self._align(model, first, features)
-        if channels is None or self._hyper_is_wider:
+        if channels is None or not self._inherits_hyperprior:
             scale_start(model, first)
         if self._teacher is not None:
             self.distiller = Distiller(
@@ -104,11 +109,11 @@ class Lesson:
         return model
 
     @property
-    def _hyper_is_wider(self) -> bool:
-        """Whether the hyperprior is wider than the teacher's, so that none is inherited."""
+    def _inherits_hyperprior(self) -> bool:
         teacher = self._teacher
-        own = self._spec.hyper.width
-        return teacher is not None and own > teacher.model.architecture.hyper.width
+        return teacher is not None and can_inherit(
+            self._spec.hyper, teacher.model.architecture.hyper
+        )
 
     def _align(self, model: Hyperprior, crops: Tensor, features: Tensor) -> list[int] | None:
         """The teacher's latent channel of each of the student's; None where they do not meet."""

@@ -1,6 +1,7 @@
 """What travels between stages and onto disk. Units are part of every name.
 
 `SCHEMA` history, newest first:
+    2  hyperpriors that predict means (`hyper.prior`); front members' energy after training
     1  first light (November 2026)
 """
 
@@ -10,13 +11,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-SCHEMA = 1
+SCHEMA = 2
 MEASUREMENT_PROTOCOL = 1  # of evaluation and energy together; reports refuse to mix two
 
 Source = Literal["counter", "sampled", "model", "replay"]
 Activation = Literal["gdn", "relu"]
+Prior = Literal["scale", "mean_scale"]
 Operation = Literal["encode", "decode"]
 
 
@@ -63,9 +65,16 @@ class Transform:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hyper:
-    """The hyperprior: channels of h_a, h_s and of the hyper-latent z."""
+    """The hyperprior.
+
+    Attributes:
+        width: Channels of h_a, h_s and of the hyper-latent z.
+        prior: What h_s predicts of each latent: its scale (Balle et al. 2018), or its mean, too
+            (Minnen et al. 2018).
+    """
 
     width: int
+    prior: Prior = "scale"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +82,13 @@ class Latent:
     """The latent y."""
 
     channels: int
+
+
+class Coordinates(NamedTuple):
+    """What two codecs must share for their entropy models to be compared channel by channel."""
+
+    channels: int
+    prior: Prior
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +105,11 @@ class Architecture:
     def hash(self) -> str:
         """Names this architecture in caches."""
         return content_hash(self)
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """Of its latent."""
+        return Coordinates(self.latent.channels, self.hyper.prior)
 
 
 # --- what a trial is told --------------------------------------------------------------------

@@ -14,16 +14,26 @@ from kdbench.parameters import (
     Kernel,
     Parameter,
     Positive,
+    PriorName,
     Suggests,
     Teacher,
     Weight,
     Width,
 )
-from kdbench.records import Distillation, Hyper, Latent, Training, Transform, TrialSpec
+from kdbench.records import (
+    Coordinates,
+    Distillation,
+    Hyper,
+    Latent,
+    Training,
+    Transform,
+    TrialSpec,
+)
 from kdbench.yamlfile import Recipe, nearest_first, read, show
 
 N_DIAGONAL = 5  # more would spend a default study before its sampler has a say
 _NONE = Choice(values=(NO_TEACHER,))
+_SCALE: PriorName = Choice(values=("scale",))
 _OFF, _ONE = Choice(values=(0.0,)), Choice(values=(1.0,))
 
 
@@ -49,6 +59,14 @@ class HyperSpace:
     """The hyperprior."""
 
     width: Width
+    prior: PriorName = _SCALE
+
+    def sample(self, trial: Suggests) -> Hyper:
+        """One hyperprior."""
+        return Hyper(
+            width=self.width.sample("hyper.width", trial),
+            prior=self.prior.sample("hyper.prior", trial),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +88,7 @@ class DistillationSpace:
     temperature: Positive = _ONE
 
     def sample(
-        self, trial: Suggests, channels: int, teacher_latents: Mapping[str, int]
+        self, trial: Suggests, own: Coordinates, teacher_coordinates: Mapping[str, Coordinates]
     ) -> Distillation:
         """What matters is asked for, the rest stays off.
 
@@ -84,14 +102,14 @@ class DistillationSpace:
         teacher: str = ask("teacher")
         if teacher == NO_TEACHER:
             return Distillation()
-        if teacher not in teacher_latents:
-            near = nearest_first(teacher, list(teacher_latents))
+        if teacher not in teacher_coordinates:
+            near = nearest_first(teacher, list(teacher_coordinates))
             raise ConfigError(
                 f"distillation.teacher: there is no teacher {show(teacher)}",
                 fix=f"known here, nearest first: {', '.join(near) or 'none'}",
             )
         weights = {name: ask(name) for name in ("latent", "hyper_latent", "output")}
-        entropy = ask("entropy") if channels == teacher_latents[teacher] else 0.0
+        entropy = ask("entropy") if own == teacher_coordinates[teacher] else 0.0
         temperature = ask("temperature") if entropy > 0 else 1.0
         return Distillation(teacher=teacher, **weights, entropy=entropy, temperature=temperature)
 
@@ -153,7 +171,7 @@ class SearchSpace:
         *,
         plan: TrainingPlan,
         seed: int,
-        teacher_latents: Mapping[str, int],
+        teacher_coordinates: Mapping[str, Coordinates],
         stands_on: Mapping[str, str],
     ) -> TrialSpec:
         """One resolved trial.
@@ -162,14 +180,15 @@ class SearchSpace:
             trial: Answers the questions: a sampler, or recorded values.
             plan: What is fixed.
             seed: Of the trial.
-            teacher_latents: Latent channels of every teacher by its name in the space.
+            teacher_coordinates: Of the latent of every teacher, by its name in the space.
             stands_on: See `TrialSpec`.
         """
         encoder = self.encoder.sample("encoder", trial)
         decoder = self.decoder.sample("decoder", trial)
-        hyper = Hyper(width=self.hyper.width.sample("hyper.width", trial))
+        hyper = self.hyper.sample(trial)
         latent = Latent(channels=self.latent.channels.sample("latent.channels", trial))
-        distillation = self.distillation.sample(trial, latent.channels, teacher_latents)
+        coordinates = Coordinates(latent.channels, hyper.prior)
+        distillation = self.distillation.sample(trial, coordinates, teacher_coordinates)
         training = Training(
             steps=plan.steps,
             batch=plan.batch,
@@ -188,21 +207,24 @@ class SearchSpace:
             stands_on=stands_on,
         )
 
-    def unusable(self, teacher_latents: Mapping[str, int]) -> list[tuple[str, str]]:
+    def unusable(self, teacher_coordinates: Mapping[str, Coordinates]) -> list[tuple[str, str]]:
         """What no trial of this space could use: dotted key and broken rule."""
         teachers = [name for name in self.distillation.teacher.values if name != NO_TEACHER]
-        unknown = [t for t in teachers if t.startswith("teacher:") and t not in teacher_latents]
-        near = [nearest_first(name, list(teacher_latents)) for name in unknown]
+        unknown = [t for t in teachers if t.startswith("teacher:") and t not in teacher_coordinates]
+        near = [nearest_first(name, list(teacher_coordinates)) for name in unknown]
         problems = [
             ("distillation.teacher", f"there is no {t}; known, nearest first: {', '.join(names)}")
             for t, names in zip(unknown, near, strict=True)
         ]
-        latents = {teacher_latents[name] for name in teachers if name in teacher_latents}
-        entropy = self.distillation.entropy
-        if latents and entropy != _OFF and not latents & {*self.latent.channels.values}:
-            rule = (
-                f"needs a latent.channels of {', '.join(map(str, sorted(latents)))}, the teacher's"
-            )
+        theirs = {teacher_coordinates[name] for name in teachers if name in teacher_coordinates}
+        own = {
+            Coordinates(channels, prior)
+            for channels in self.latent.channels.values
+            for prior in self.hyper.prior.values
+        }
+        if theirs and self.distillation.entropy != _OFF and not theirs & own:
+            needed = (f"{each.channels} with hyper.prior {each.prior}" for each in sorted(theirs))
+            rule = f"needs a latent.channels of {' or '.join(needed)}, the teacher's"
             problems.append(("distillation.entropy", rule))
         return problems
 

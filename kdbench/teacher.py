@@ -5,6 +5,7 @@ A cache folder holds, for n crops and the L levels of the study (M, H: the teach
     y.f16       (n, M, h, w)             latent before the gain: the levels share it
     z.f16       (L, n, H, h/4, w/4)      hyper-latent before rounding
     scales.f16  (L, n, M, h, w)          sigma
+    means.f16   (L, n, M, h, w)          mu, of a teacher that predicts it
     x_hat.u8    (L, n, 3, H, W)          reconstruction, 8 bit
 
 Its name is the hash of teacher file, levels and crops, so nothing stale is ever read.
@@ -18,6 +19,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +30,14 @@ import torch
 from torch import Tensor
 
 from kdbench.cards import list_teachers
-from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.codecs.hyperprior import Hyperprior, quantised
 from kdbench.codecs.weights import file_sha, load_codec, read_card
 from kdbench.data import CropList
 from kdbench.distill import Targets
 from kdbench.errors import CodecError, StoreError
 from kdbench.records import Architecture, content_hash
 
+SHARED = "y"  # what the levels share; all else is stored for each
 CHUNK = 16  # crops the teacher sees at a time; part of what the cache's values depend on
 
 
@@ -121,7 +124,7 @@ def teacher_architecture(name: str) -> Architecture:
 
 @torch.no_grad()
 def teacher_outputs(model: Hyperprior, crops: Tensor, levels: Sequence[int]) -> dict[str, Tensor]:
-    """What the cache stores of `crops`, in the types it stores them in.
+    """What the cache stores of `crops`, by name and in the types it stores them in.
 
     Args:
         model: The teacher.
@@ -130,17 +133,17 @@ def teacher_outputs(model: Hyperprior, crops: Tensor, levels: Sequence[int]) -> 
     """
     x = crops.float() / 255
     y = model.g_a(x)
-    columns: dict[str, list[Tensor]] = {"z": [], "scales": [], "x_hat": []}
+    by_level: list[dict[str, Tensor]] = []
     for level in levels:
         gained = y * model.gain(level)
-        z = model.h_a(gained.abs())
-        medians = model.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)
-        scales = model.h_s((z - medians).round() + medians)
-        x_hat = model.g_s(gained.round() * model.inverse_gain(level))
-        columns["z"].append(z.half())
-        columns["scales"].append(scales.half())
-        columns["x_hat"].append(x_hat.clamp(0, 1).mul(255).round().to(torch.uint8))
-    return {"y": y.half()} | {name: torch.stack(parts) for name, parts in columns.items()}
+        z = model.hyper_latent(gained)
+        scales, means = model.gaussians(model.rounded_hyper_latent(z))
+        x_hat = model.g_s(quantised(gained, means) * model.inverse_gain(level))
+        found = {"z": z, "scales": scales} | ({} if means is None else {"means": means})
+        by_level.append({name: values.half() for name, values in found.items()})
+        by_level[-1]["x_hat"] = x_hat.clamp(0, 1).mul(255).round().to(torch.uint8)
+    stacked = {name: torch.stack([at[name] for at in by_level]) for name in by_level[0]}
+    return {SHARED: y.half()} | stacked
 
 
 class TeacherCache:
@@ -160,9 +163,19 @@ class TeacherCache:
         folder: Path,
         *,
         cache_gib: float,
+        turn: Callable[[], AbstractContextManager[object]] = nullcontext,
         on_progress: Callable[[int, int], None] = lambda done, n: None,
     ) -> "TeacherCache":
         """The cache of `teacher` on `crops` under `folder`; workers that come later wait for it.
+
+        Args:
+            teacher: Whose outputs.
+            crops: On which crops.
+            rd_lambdas: The levels, by what they are trained for.
+            folder: Where caches lie.
+            cache_gib: Upper bound of its size [GiB].
+            turn: Entered for each chunk of crops: this host's turn to compute (`Lease.shared`).
+            on_progress: Told the crops done and their number.
 
         Raises:
             StoreError: It would be larger than `cache_gib`, or cannot be written.
@@ -182,14 +195,22 @@ class TeacherCache:
             folder.mkdir(parents=True, exist_ok=True)
             with _locked(folder / f"teacher-{key}.lock"):
                 if not _is_whole(target, shapes):
-                    _build(teacher.model, crops, levels, shapes, target, on_progress=on_progress)
+                    _build(
+                        teacher.model,
+                        crops,
+                        levels,
+                        shapes,
+                        target,
+                        turn=turn,
+                        on_progress=on_progress,
+                    )
         except OSError as why:
             raise StoreError(
                 f"the teacher cache {target} cannot be written: {why.strerror or why}",
                 fix=f"make room for {gib:.2f} GiB in a writable --root, or lower data.crops",
             ) from None
         arrays = {
-            name: np.memmap(target / name, dtype=dtype, mode="r", shape=shape)
+            name: np.memmap(target / _file(name), dtype=dtype, mode="r", shape=shape)
             for name, (shape, dtype) in shapes.items()
         }
         return cls(teacher, levels, arrays)
@@ -200,20 +221,21 @@ class TeacherCache:
 
         def rows(name: str) -> Tensor:
             array = self._arrays[name]
-            values = array[indices] if name == "y.f16" else array[at, indices]
+            values = array[indices] if name == SHARED else array[at, indices]
             return torch.from_numpy(np.ascontiguousarray(values)).to(device).float()
 
         gains = self._gains[levels.cpu()].to(device)
         return Targets(
-            y=rows("y.f16") * gains,
-            z=rows("z.f16"),
-            scales=rows("scales.f16"),
-            x_hat=rows("x_hat.u8") / 255,
+            y=rows(SHARED) * gains,
+            z=rows("z"),
+            scales=rows("scales"),
+            means=rows("means") if "means" in self._arrays else None,
+            x_hat=rows("x_hat") / 255,
         )
 
     def latents(self, n: int) -> Tensor:
         """Latents before the gain of the first `n` crops, (n, M, h, w) fp32."""
-        return torch.from_numpy(np.array(self._arrays["y.f16"][:n])).float()
+        return torch.from_numpy(np.array(self._arrays[SHARED][:n])).float()
 
 
 def _shapes(
@@ -221,12 +243,16 @@ def _shapes(
 ) -> dict[str, tuple[tuple[int, ...], str]]:
     n, px = crops.n, crops.crop_px
     M, H = architecture.latent.channels, architecture.hyper.width
-    return {
-        "y.f16": ((n, M, px // 16, px // 16), "<f2"),
-        "z.f16": ((n_levels, n, H, px // 64, px // 64), "<f2"),
-        "scales.f16": ((n_levels, n, M, px // 16, px // 16), "<f2"),
-        "x_hat.u8": ((n_levels, n, 3, px, px), "|u1"),
+    latents = (n, M, px // 16, px // 16)
+    shapes: dict[str, tuple[tuple[int, ...], str]] = {
+        SHARED: (latents, "<f2"),
+        "z": ((n_levels, n, H, px // 64, px // 64), "<f2"),
+        "scales": ((n_levels, *latents), "<f2"),
+        "x_hat": ((n_levels, n, 3, px, px), "|u1"),
     }
+    if architecture.hyper.prior == "mean_scale":
+        shapes["means"] = ((n_levels, *latents), "<f2")
+    return shapes
 
 
 def _build(
@@ -236,6 +262,7 @@ def _build(
     shapes: dict[str, tuple[tuple[int, ...], str]],
     target: Path,
     *,
+    turn: Callable[[], AbstractContextManager[object]],
     on_progress: Callable[[int, int], None],
 ) -> None:
     temporary = target.with_suffix(".building")
@@ -244,15 +271,16 @@ def _build(
     try:
         temporary.mkdir()
         arrays = {
-            name: _writable(temporary / name, shape, dtype)
+            name: _writable(temporary / _file(name), shape, dtype)
             for name, (shape, dtype) in shapes.items()
         }
         for first in range(0, crops.n, CHUNK):
             chunk = slice(first, min(first + CHUNK, crops.n))
-            out = teacher_outputs(model, torch.from_numpy(np.array(pixels[chunk])), levels)
-            arrays["y.f16"][chunk] = out["y"].numpy()
-            for name, key in (("z.f16", "z"), ("scales.f16", "scales"), ("x_hat.u8", "x_hat")):
-                arrays[name][:, chunk] = out[key].numpy()
+            with turn():
+                out = teacher_outputs(model, torch.from_numpy(np.array(pixels[chunk])), levels)
+            for name, values in out.items():
+                at = chunk if name == SHARED else (slice(None), chunk)
+                arrays[name][at] = values.numpy()
             on_progress(chunk.stop, crops.n)
         for array in arrays.values():
             array.flush()
@@ -273,9 +301,13 @@ def _writable(path: Path, shape: tuple[int, ...], dtype: str) -> "np.memmap[Any,
 def _is_whole(target: Path, shapes: dict[str, tuple[tuple[int, ...], str]]) -> bool:
     sizes = {name: math.prod(s) * np.dtype(t).itemsize for name, (s, t) in shapes.items()}
     return (target / "complete.json").is_file() and all(
-        (target / name).is_file() and (target / name).stat().st_size == size
+        (target / _file(name)).is_file() and (target / _file(name)).stat().st_size == size
         for name, size in sizes.items()
     )
+
+
+def _file(name: str) -> str:
+    return f"{name}.u8" if name == "x_hat" else f"{name}.f16"
 
 
 @contextlib.contextmanager

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kdbench.codecs.hyperprior import Hyperprior
-from kdbench.codecs.inherit import inherit_hyperprior
+from kdbench.codecs.hyperprior import Hyperprior, quantised
+from kdbench.codecs.inherit import can_inherit, inherit_hyperprior
 from kdbench.codecs.regression import solve_conv, solve_deconv
 
 CHUNK = 32  # crops at a time through g_a: bounds the memory of its first layer
@@ -54,8 +54,7 @@ def align(
         levels: The teacher's level for each of the student's.
         channels: The teacher's channels the student takes, (M_s,).
     """
-    top = levels[-1]
-    decoded = (y * teacher.gain(top)).round() * teacher.inverse_gain(top)
+    decoded = _decoded(teacher, y, levels[-1])
     last: nn.Conv2d = student.g_a[-1]  # type: ignore[assignment]
     chunks = torch.split(crops, CHUNK)
     solve_conv(last, torch.cat([student.g_a[:-1](x) for x in chunks]), y[:, channels])
@@ -69,9 +68,16 @@ def align(
     if student.architecture.n_levels > 1:
         student.log_gain.copy_(_log(teacher, "log_gain", rows)[:, channels])
         student.log_inverse_gain.copy_(_log(teacher, "log_inverse_gain", rows)[:, channels])
-    if student.architecture.hyper.width <= teacher.architecture.hyper.width:
+    if can_inherit(student.architecture.hyper, teacher.architecture.hyper):
         gained = torch.cat([y * teacher.gain(level) for level in levels])
-        inherit_hyperprior(student, teacher, gained.abs(), channels)
+        inherit_hyperprior(student, teacher, gained, channels)
+
+
+def _decoded(teacher: Hyperprior, y: Tensor, level: int) -> Tensor:
+    """What the teacher's g_s is given for latents `y` at `level`."""
+    gained = y * teacher.gain(level)
+    z_hat = teacher.rounded_hyper_latent(teacher.hyper_latent(gained))
+    return quantised(gained, teacher.gaussians(z_hat).means) * teacher.inverse_gain(level)
 
 
 def _log(teacher: Hyperprior, name: str, rows: Tensor) -> Tensor:

@@ -5,7 +5,7 @@
     1       level
     2, 2    height, width [px], big-endian, before padding
     4       length of the y string
-    4       first bytes of the SHA-256 of integer latents, scale indexes and the codec's biases
+    4       first bytes of the SHA-256 of coded symbols, scale indexes and the codec's biases
     4       CRC-32 of all other bytes
     ...     y string, z string (CompressAI's range coder)
 
@@ -38,6 +38,19 @@ CRC_AT = HEADER.size - 4
 Image = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 
 
+class Analysed(NamedTuple):
+    """An image after g_a, which all levels share.
+
+    Attributes:
+        latent: Before the gain, (1, M, H'/16, W'/16).
+        height, width: Of the image [px].
+    """
+
+    latent: Tensor
+    height: int
+    width: int
+
+
 class Expectation(NamedTuple):
     """What coding an image must come to.
 
@@ -66,8 +79,8 @@ def to_image(x_hat: Tensor, height: int, width: int) -> Image:
     return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
-def _check(model: Hyperprior, y_hat: Tensor, indexes: Tensor) -> bytes:
-    digest = hashlib.sha256(y_hat.cpu().to(torch.int32).contiguous().numpy().tobytes())
+def _check(model: Hyperprior, symbols: Tensor, indexes: Tensor) -> bytes:
+    digest = hashlib.sha256(symbols.cpu().to(torch.int32).contiguous().numpy().tobytes())
     digest.update(indexes.cpu().to(torch.int32).contiguous().numpy().tobytes())
     for parameter in model.g_s.parameters():
         if parameter.ndim == 1:  # few, and no two trainings end with the same
@@ -76,18 +89,34 @@ def _check(model: Hyperprior, y_hat: Tensor, indexes: Tensor) -> bytes:
 
 
 @torch.no_grad()
-def encode_image(model: Hyperprior, image: Image, level: int) -> bytes:
-    """The .kdb file of `image`; what a camera would run, and what encode energy is measured on."""
+def analyse_image(model: Hyperprior, image: Image) -> Analysed:
+    """The part of encoding that does not depend on the level.
+
+    Raises:
+        CodecError: The image is larger than a .kdb file can say.
+    """
     height, width = image.shape[:2]
     if max(height, width) > 65535:
         raise CodecError(
             f"the image is {width}x{height} px; a .kdb file holds at most 65535 px a side",
             fix="cut the image into tiles",
         )
-    out = model.compress(to_tensor(image).to(_device(model)), level)
+    return Analysed(model.g_a(to_tensor(image).to(_device(model))), height, width)
+
+
+def encode_image(model: Hyperprior, image: Image, level: int) -> bytes:
+    """The .kdb file of `image`; what a camera would run, and what encode energy is measured on."""
+    return encode_analysed(model, analyse_image(model, image), level)
+
+
+@torch.no_grad()
+def encode_analysed(model: Hyperprior, image: Analysed, level: int) -> bytes:
+    """The .kdb file of an image whose latent is known."""
+    out = model.compress_latent(image.latent, level)
     y_string, z_string = out["strings"][0][0], out["strings"][1][0]  # type: ignore[index]
-    check = _check(model, out["y_hat"], out["indexes"])  # type: ignore[arg-type]
-    header = HEADER.pack(MAGIC, level, height, width, len(y_string), check, 0)[:CRC_AT]
+    check = _check(model, out["symbols"], out["indexes"])  # type: ignore[arg-type]
+    size = image.height, image.width
+    header = HEADER.pack(MAGIC, level, *size, len(y_string), check, 0)[:CRC_AT]
     strings: bytes = y_string + z_string
     return header + struct.pack(">I", zlib.crc32(header + strings)) + strings
 
@@ -108,7 +137,7 @@ def decode_image(model: Hyperprior, data: bytes) -> Image:
     shape = (-(-height // DOWNSAMPLING), -(-width // DOWNSAMPLING))
     y_string, z_string = (string + _slack(model, shape) for string in (y_string, z_string))
     out = model.decompress([[y_string], [z_string]], shape, level)
-    if _check(model, out["y_hat"], out["indexes"]) != check:
+    if _check(model, out["symbols"], out["indexes"]) != check:
         raise CodecError(
             "the decoded latents are not the ones that were encoded",
             fix="decode with the same codec file, on the same kind of machine and thread count: "
@@ -128,11 +157,11 @@ def _slack(model: Hyperprior, shape: tuple[int, int]) -> bytes:
 
 
 @torch.no_grad()
-def expectation(model: Hyperprior, image: Image, level: int) -> Expectation:
-    """Estimated bits and reconstruction of `image`, without a bitstream."""
-    out = model(to_tensor(image).to(_device(model)), level)
-    bits = _coder_bits(model, out)
-    return Expectation(bits, to_image(out["x_hat"], *image.shape[:2]))
+def expectation(model: Hyperprior, image: Analysed, level: int) -> Expectation:
+    """Estimated bits and reconstruction of an image, without a bitstream."""
+    out = model.forward_latent(image.latent, level)
+    x_hat: Tensor = out["x_hat"]  # type: ignore[assignment]
+    return Expectation(_coder_bits(model, out), to_image(x_hat, image.height, image.width))
 
 
 def _coder_bits(model: Hyperprior, out: dict[str, Any]) -> float:
@@ -150,7 +179,8 @@ def _coder_bits(model: Hyperprior, out: dict[str, Any]) -> float:
     if not prior._offset.numel():
         return float(bits)
     ends = -prior._offset[prior.build_indexes(out["scales"]).long()]
-    beyond = out["y"].round().abs() - ends
+    symbols = (out["y"] - out["means"] if model.has_means else out["y"]).round()
+    beyond = symbols.abs() - ends
     raw = (2 * beyond - 1).clamp_min(1)
     escape = 4 + 4 * torch.ceil((raw.log2().floor() + 1) / 4)
     return float(bits + escape[beyond > 0].sum())

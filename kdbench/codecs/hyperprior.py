@@ -1,18 +1,30 @@
-"""The scale hyperprior codec: every student and every built-in teacher is one of these.
+"""The hyperprior codec: every student and every built-in teacher is one of these.
 
 Balle et al. 2018 (arXiv 1802.01436) with the variable rate of Cui et al. 2021 (arXiv 2003.02012).
 For quality level l, with gains a_l > 0 and inverse gains b_l > 0, one of each per latent channel:
 
-    y     = a_l * g_a(x)             the gained latent: its unit is the quantisation step
-    z     = h_a(|y|)                 differs by level because y does
-    z_hat = Q(z)                     factorised prior, shared by the levels
-    sigma = h_s(z_hat)               scale of the *gained* y, so scale indexes need no level
-    y_hat = Q(y) ~ N(0, sigma^2)
-    x_hat = g_s(b_l * y_hat)
+    y         = a_l * g_a(x)         the gained latent: its unit is the quantisation step
+    z         = h_a(|y|)             differs by level because y does
+    z_hat     = Q(z)                 factorised prior, shared by the levels
+    sigma     = h_s(z_hat)           scale of the *gained* y, so scale indexes need no level
+    y_hat     = Q(y) ~ N(0, sigma^2)
+    x_hat     = g_s(b_l * y_hat)
 
-With one level there are no gains and the class equals CompressAI's `ScaleHyperprior`: same
-state-dict names, same outputs. Shapes are named in `codecs.base`.
+That is the prior `scale`. With `mean_scale` (Minnen et al. 2018, arXiv 1809.02736) h_a keeps the
+signs and h_s predicts means, too; what is coded is the distance from them:
+
+    z         = h_a(y)
+    sigma, mu = h_s(z_hat)
+    y_hat     = mu + Q(y - mu) ~ N(mu, sigma^2)
+
+h_s is then H wide up to its last layer, where CompressAI's `MeanScaleHyperprior` is 1.5 M wide and
+costs a small student more than its whole synthesis.
+
+With one level there are no gains, and with the prior `scale` the class equals CompressAI's
+`ScaleHyperprior`: same state-dict names, same outputs. Shapes are named in `codecs.base`.
 """
+
+from typing import NamedTuple
 
 import torch
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
@@ -29,7 +41,19 @@ DOWNSAMPLING = 64  # g_a halves four times, h_a twice: H and W of x are multiple
 
 def rounded(values: Tensor) -> Tensor:
     """`values` rounded, with the gradient of the identity (straight through)."""
-    return values + (values.round() - values).detach()
+    return values.round() + (values - values.detach())
+
+
+class Gaussians(NamedTuple):
+    """What h_s predicts of the gained latent, each (B, M, h, w); without means if `scale`."""
+
+    scales: Tensor
+    means: Tensor | None
+
+
+def quantised(y: Tensor, means: Tensor | None) -> Tensor:
+    """y_hat: `y` rounded where it lies from its mean; the gradient is the identity's."""
+    return rounded(y) if means is None else rounded(y - means) + means
 
 
 def _activation(transform: Transform, *, inverse: bool) -> nn.Module:
@@ -40,7 +64,7 @@ def _activation(transform: Transform, *, inverse: bool) -> nn.Module:
 
 
 class Hyperprior(CompressionModel):  # type: ignore[misc]  # CompressAI has no types
-    """Variable-rate scale hyperprior with encoder, decoder and hyper widths of their own.
+    """Variable-rate hyperprior with encoder, decoder and hyper widths of their own.
 
     Args:
         architecture: What to build. `n_levels == 1` builds no gains.
@@ -78,14 +102,12 @@ class Hyperprior(CompressionModel):  # type: ignore[misc]  # CompressAI has no t
             nn.ReLU(inplace=True),
             conv(H, H),
         )
-        self.h_s = nn.Sequential(
-            deconv(H, H),
-            nn.ReLU(inplace=True),
-            deconv(H, H),
-            nn.ReLU(inplace=True),
-            conv(H, M, stride=1, kernel_size=3),
-            nn.ReLU(inplace=True),
-        )
+        layers = [deconv(H, H), nn.ReLU(inplace=True), deconv(H, H), nn.ReLU(inplace=True)]
+        if self.has_means:
+            layers += [conv(H, 2 * M, stride=1, kernel_size=3)]
+        else:
+            layers += [conv(H, M, stride=1, kernel_size=3), nn.ReLU(inplace=True)]
+        self.h_s = nn.Sequential(*layers)
         if architecture.n_levels > 1:
             self.log_gain = nn.Parameter(torch.zeros(architecture.n_levels, M))
             self.log_inverse_gain = nn.Parameter(torch.zeros(architecture.n_levels, M))
@@ -121,9 +143,37 @@ class Hyperprior(CompressionModel):  # type: ignore[misc]  # CompressAI has no t
             return torch.ones(batch, 1, 1, 1, device=next(self.parameters()).device)
         return self.log_inverse_gain[levels].exp()[:, :, None, None]
 
+    # --- hyperprior ------------------------------------------------------------------------------
+
+    @property
+    def has_means(self) -> bool:
+        """Whether h_s predicts means."""
+        return self.architecture.hyper.prior == "mean_scale"
+
+    def hyper_latent(self, y: Tensor) -> Tensor:
+        """The z of a gained latent, before rounding, (B, H, h / 4, w / 4) fp32."""
+        z: Tensor = self.h_a(y if self.has_means else torch.abs(y)).float()
+        return z
+
+    def gaussians(self, z_hat: Tensor) -> Gaussians:
+        """What a decoded hyper-latent says of the gained latent, fp32."""
+        predicted = self.h_s(z_hat).float()
+        return Gaussians(*predicted.chunk(2, 1)) if self.has_means else Gaussians(predicted, None)
+
+    def rounded_hyper_latent(self, z: Tensor) -> Tensor:
+        """z_hat as the decoder sees it; the gradient is the identity's."""
+        medians: Tensor = self.entropy_bottleneck._get_medians().detach().reshape(1, -1, 1, 1)
+        return rounded(z - medians) + medians
+
     # --- training and estimating -----------------------------------------------------------------
 
     def forward(self, x: Tensor, level: Tensor | int = 0) -> dict[str, Tensor | dict[str, Tensor]]:
+        """See `forward_latent`; `x` is (B, 3, H, W) in [0, 1], H and W multiples of 64."""
+        return self.forward_latent(self.g_a(x).float(), level)
+
+    def forward_latent(
+        self, latent: Tensor, level: Tensor | int = 0
+    ) -> dict[str, Tensor | dict[str, Tensor]]:
         """Reconstruction, likelihoods and latents; CompressAI's contract and three keys more.
 
         In training the rate sees uniform noise and the synthesis sees rounded latents with a
@@ -131,35 +181,33 @@ class Hyperprior(CompressionModel):  # type: ignore[misc]  # CompressAI has no t
         see the rounded ones. Latents, scales and likelihoods are fp32 under autocast too.
 
         Args:
-            x: (B, 3, H, W) in [0, 1], H and W multiples of 64.
+            latent: g_a(x), before the gain, (B, M, h, w); the levels share it.
             level: One level, or one a sample (B,).
 
         Returns:
             `x_hat` (B, 3, H, W) not clamped; `likelihoods` {`y` (B, M, h, w), `z`}; `y` before
-            rounding, `z` before rounding, `scales` sigma as the decoder sees it.
+            rounding, `z` before rounding, `scales` sigma as the decoder sees it, and with the prior
+            `mean_scale` `means` likewise.
         """
-        gain = self.gain(level, x.shape[0])
-        y = self.g_a(x).float() * gain
-        z = self.h_a(torch.abs(y)).float()
-        z_noisy, z_likelihoods = self.entropy_bottleneck(z)
+        batch = latent.shape[0]
+        y = latent * self.gain(level, batch)
+        z = self.hyper_latent(y)
+        z_hat, z_likelihoods = self.entropy_bottleneck(z)
         if self.training:
-            medians = self.entropy_bottleneck._get_medians().detach()[None]
-            medians = medians.reshape(1, -1, 1, 1)
-            z_hat = rounded(z - medians) + medians
-        else:
-            z_hat = z_noisy
-        scales = self.h_s(z_hat).float()
-        y_hat, y_likelihoods = self.gaussian_conditional(y, scales)
+            z_hat = self.rounded_hyper_latent(z)
+        scales, means = self.gaussians(z_hat)
+        y_hat, y_likelihoods = self.gaussian_conditional(y, scales, means)
         if self.training:
-            y_hat = rounded(y)
-        x_hat = self.g_s(y_hat * self.inverse_gain(level, x.shape[0])).float()
-        return {
+            y_hat = quantised(y, means)
+        x_hat = self.g_s(y_hat * self.inverse_gain(level, batch)).float()
+        out = {
             "x_hat": x_hat,
             "likelihoods": {"y": y_likelihoods, "z": z_likelihoods},
             "y": y,
             "z": z,
             "scales": scales,
         }
+        return out if means is None else out | {"means": means}
 
     # --- real bitstreams -------------------------------------------------------------------------
 
@@ -180,34 +228,41 @@ class Hyperprior(CompressionModel):  # type: ignore[misc]  # CompressAI has no t
         self.gaussian_conditional.scale_table = scales * (scales[1] / scales[0]).sqrt()
 
     def compress(self, x: Tensor, level: int = 0) -> dict[str, object]:
-        """Coded strings of one batch.
+        """Coded strings of one batch; see `compress_latent`."""
+        return self.compress_latent(self.g_a(x), level)
+
+    def compress_latent(self, latent: Tensor, level: int = 0) -> dict[str, object]:
+        """Coded strings of `latent`, g_a(x) before the gain.
 
         Returns:
-            `strings` [[y bytes a sample], [z bytes a sample]]; `shape` of z (h, w); `y_hat` the
-            integer latents and `indexes` their scale indexes, both (B, M, h, w).
+            `strings` [[y bytes a sample], [z bytes a sample]]; `shape` of z (h, w); `symbols` the
+            integers that are coded and `indexes` of their scales, both (B, M, h, w).
         """
-        y = self.g_a(x) * self.gain(level)
-        z = self.h_a(torch.abs(y))
+        y = latent * self.gain(level)
+        z = self.hyper_latent(y)
         z_strings = self.entropy_bottleneck.compress(z)
         z_hat = self.entropy_bottleneck.decompress(z_strings, z.shape[-2:])
-        indexes = self.gaussian_conditional.build_indexes(self.h_s(z_hat))
-        y_strings = self.gaussian_conditional.compress(y, indexes)
+        scales, means = self.gaussians(z_hat)
+        prior = self.gaussian_conditional
+        indexes = prior.build_indexes(scales)
         return {
-            "strings": [y_strings, z_strings],
+            "strings": [prior.compress(y, indexes, means), z_strings],
             "shape": tuple(z.shape[-2:]),
-            "y_hat": y.round(),
+            "symbols": prior.quantize(y, "symbols", means),
             "indexes": indexes,
         }
 
     def decompress(
         self, strings: list[list[bytes]], shape: tuple[int, int], level: int = 0
     ) -> dict[str, Tensor]:
-        """Reconstruction `x_hat` clamped to [0, 1], with `y_hat` and `indexes` as decoded."""
+        """Reconstruction `x_hat` clamped to [0, 1], with `symbols` and `indexes` as decoded."""
         z_hat = self.entropy_bottleneck.decompress(strings[1], shape)
-        indexes = self.gaussian_conditional.build_indexes(self.h_s(z_hat))
-        y_hat = self.gaussian_conditional.decompress(strings[0], indexes, z_hat.dtype)
+        scales, means = self.gaussians(z_hat)
+        indexes = self.gaussian_conditional.build_indexes(scales)
+        symbols = self.gaussian_conditional.decompress(strings[0], indexes, z_hat.dtype)
+        y_hat = symbols if means is None else symbols + means
         x_hat = self.g_s(y_hat * self.inverse_gain(level)).clamp(0, 1)
-        return {"x_hat": x_hat, "y_hat": y_hat, "indexes": indexes}
+        return {"x_hat": x_hat, "symbols": symbols, "indexes": indexes}
 
 
 def images_bits(likelihoods: dict[str, Tensor]) -> Tensor:

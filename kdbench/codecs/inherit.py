@@ -8,25 +8,33 @@ pruning as in He et al. 2017 (arXiv 1707.06168), with energy in the place of the
 import torch
 from torch import Tensor, nn
 
-from kdbench.codecs.hyperprior import Hyperprior, rounded
+from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.regression import solve_conv, solve_deconv
+from kdbench.records import Hyper
+
+
+def can_inherit(student: Hyper, teacher: Hyper) -> bool:
+    """Whether a student's hyperprior can start as its teacher's, whole or narrowed."""
+    return student.prior == teacher.prior and student.width <= teacher.width
 
 
 @torch.no_grad()
 def inherit_hyperprior(
-    student: Hyperprior, teacher: Hyperprior, magnitudes: Tensor, channels: Tensor
+    student: Hyperprior, teacher: Hyperprior, y: Tensor, channels: Tensor
 ) -> None:
     """Sets h_a, h_s and the factorised prior of `student` in place.
 
     Args:
-        student: Its hyperprior is at most as wide as the teacher's.
+        student: See `can_inherit`.
         teacher: Frozen, eval mode.
-        magnitudes: |y|, gained, of some hundred crops, (B, M_t, h, w).
+        y: Gained latents of some hundred crops, (B, M_t, h, w).
         channels: The teacher's latent channel of each of the student's, (M_s,).
     """
     n = student.architecture.hyper.width
-    _select(student.h_a[0], teacher.h_a[0], channels, _strongest(n, teacher.h_a[0](magnitudes)))
-    full, own = teacher.h_a[0](magnitudes), student.h_a[0](magnitudes[:, channels])
+    seen = y if teacher.has_means else y.abs()
+    full = teacher.h_a[0](seen)
+    _select(student.h_a[0], teacher.h_a[0], channels, _strongest(n, full))
+    own = student.h_a[0](seen[:, channels])
     for i in (2, 4):
         full, own = torch.relu(full), torch.relu(own)
         full = teacher.h_a[i](full)
@@ -34,10 +42,13 @@ def inherit_hyperprior(
         _solve(student.h_a[i], teacher.h_a[i], own, full[:, kept])
         own = student.h_a[i](own)
     _take_prior(student, teacher, kept)
-    full, own = _decoded(teacher, full), _decoded(student, own)
+    full, own = teacher.rounded_hyper_latent(full), student.rounded_hyper_latent(own)
+    predicted = channels  # of scales, and behind them of means
+    if teacher.has_means:
+        predicted = torch.cat([channels, channels + teacher.architecture.latent.channels])
     for i in (0, 2, 4):
         full = teacher.h_s[i](full)
-        kept = channels if i == 4 else _strongest(n, full)
+        kept = predicted if i == 4 else _strongest(n, full)
         _solve(student.h_s[i], teacher.h_s[i], own, full[:, kept])
         full, own = torch.relu(full), torch.relu(student.h_s[i](own))
 
@@ -68,9 +79,3 @@ def _take_prior(student: Hyperprior, teacher: Hyperprior, kept: Tensor) -> None:
     prior = dict(teacher.entropy_bottleneck.named_parameters())
     for name, parameter in student.entropy_bottleneck.named_parameters():
         parameter.copy_(prior[name][kept])
-
-
-def _decoded(model: Hyperprior, z: Tensor) -> Tensor:
-    medians = model.entropy_bottleneck._get_medians().reshape(1, -1, 1, 1)
-    z_hat: Tensor = rounded(z - medians) + medians
-    return z_hat

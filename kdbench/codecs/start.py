@@ -170,6 +170,8 @@ def scale_start(model: Hyperprior, images: Tensor) -> None:
         (y * model.gain(level)).transpose(0, 1).flatten(1).std(1)
         for level in range(model.architecture.n_levels)
     ]
+    scales = torch.stack(deviations).mean(0)
     last = _strided(model.h_s)[-1]
     last.weight.mul_(KERNEL_NOISE)  # type: ignore[operator]
-    last.bias.copy_(torch.stack(deviations).mean(0))  # type: ignore[operator]
+    means = [torch.zeros_like(scales)] if model.has_means else []
+    last.bias.copy_(torch.cat([scales, *means]))  # type: ignore[operator]

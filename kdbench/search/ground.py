@@ -8,7 +8,7 @@ from kdbench import config, recipes
 from kdbench.config import StudyConfig
 from kdbench.errors import MeterError
 from kdbench.parameters import NO_TEACHER
-from kdbench.records import Bench
+from kdbench.records import Bench, Coordinates
 from kdbench.store import Store
 from kdbench.yamlfile import Place, Recipe
 
@@ -22,7 +22,7 @@ class Ground:
     Attributes:
         device: Resolved: `cpu` or `cuda:N`.
         teachers: SHA-256 of the file of each teacher of the space, by its name there.
-        teacher_latents: Latent channels of each.
+        teacher_coordinates: Of the latent of each.
         crops: Hash of the training crops.
         anchor: SHA-256 of the anchor's file, or its name.
         meter: Which meter, and the source of its joules; None without one.
@@ -31,7 +31,7 @@ class Ground:
 
     device: str
     teachers: Mapping[str, str]
-    teacher_latents: Mapping[str, int]
+    teacher_coordinates: Mapping[str, Coordinates]
     crops: str
     anchor: str
     meter: str | None
@@ -82,14 +82,14 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
         teacher.levels_for(cfg.training.rd_lambdas)
     if (anchor := codec_path(cfg.anchor, store)) is not None:
         load_codec(anchor)  # a damaged one is better told now than by a worker
-    latents = {name: t.model.architecture.latent.channels for name, t in teachers.items()}
-    _require_usable(cfg, latents)
+    coordinates = {name: t.model.architecture.coordinates for name, t in teachers.items()}
+    _require_usable(cfg, coordinates)
     data, crop_px = cfg.data, cfg.training.crop_px
     photos = study_photos(data.train, data.validation, data.evaluation, crop_px)
     return Ground(
         device=device,
         teachers={name: teacher.sha for name, teacher in teachers.items()},
-        teacher_latents=latents,
+        teacher_coordinates=coordinates,
         crops=study_crops(photos["train"], data.crops, crop_px).hash,
         anchor=anchor_sha(cfg.anchor, store),
         meter=_meter(cfg, device),
@@ -117,10 +117,10 @@ def _meter(cfg: StudyConfig, device: str) -> str | None:
     return None
 
 
-def _require_usable(cfg: StudyConfig, teacher_latents: Mapping[str, int]) -> None:
+def _require_usable(cfg: StudyConfig, teacher_coordinates: Mapping[str, Coordinates]) -> None:
     """Raises ConfigError for what no trial of the space could use."""
     recipe = Recipe({}, {(): Place(f"study {cfg.name}")})
-    for key, rule in cfg.space.unusable(teacher_latents):
+    for key, rule in cfg.space.unusable(teacher_coordinates):
         recipe.report(("space", *key.split(".")), rule)
     if recipe.problems:
         recipes.fail(recipe.problems)

@@ -78,7 +78,7 @@ def _told(stored: StoredTrial | None, cfg: StudyConfig, ground: Ground) -> Froze
         answers,
         plan=cfg.training,
         seed=cfg.seed,
-        teacher_latents=ground.teacher_latents,
+        teacher_coordinates=ground.teacher_coordinates,
         stands_on={},
     )
     attributes: dict[str, Any] = {SPEC_HASH: stored.spec.hash}

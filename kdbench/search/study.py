@@ -5,6 +5,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
+from pydantic import TypeAdapter
 
 from kdbench import config
 from kdbench.config import StudyConfig
@@ -54,7 +55,7 @@ def begin(
             fix="name the root that has it with `--root`, or another study with `--set name=NAME`",
         )
     if stored is not None and n_complete(study) >= cfg.trials:
-        return study, Ground(**study.user_attrs[GROUND])
+        return study, _ground(study)
     ground = find_ground()
     _require_same_ground(cfg, stored, ground)
     store.create_study(
@@ -90,7 +91,11 @@ def join(name: str, storage: RDBStorage, store: Store) -> tuple[optuna.Study, St
             "same `--storage` and `--root`",
         )
     cfg = config.from_settings(study.user_attrs[SETTINGS], f"the database, study {name}")
-    return study, cfg, Ground(**study.user_attrs[GROUND])
+    return study, cfg, _ground(study)
+
+
+def _ground(study: optuna.Study) -> Ground:
+    return TypeAdapter(Ground).validate_python(study.user_attrs[GROUND])
 
 
 def start_points(cfg: StudyConfig) -> list[dict[str, Any]]:

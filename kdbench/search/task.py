@@ -97,7 +97,7 @@ class Objective:
             trial,
             plan=self.cfg.training,
             seed=self.cfg.seed,
-            teacher_latents=self.ground.teacher_latents,
+            teacher_coordinates=self.ground.teacher_coordinates,
             stands_on={},
         )
         return replace(spec, stands_on=self.ground.stands_on(spec.distillation.teacher))

@@ -51,7 +51,7 @@ def first_losses(*, distilled: bool) -> list[float]:
         if not distilled:
             return Batch(x, levels, None)
         out = teacher(x, levels)
-        return Batch(x, levels, Targets(*(out[name] for name in Targets._fields)))
+        return Batch(x, levels, Targets.of(out))
 
     log = train(
         student,

@@ -14,7 +14,7 @@ from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.start import klt_start, scale_start
 from kdbench.codecs.weights import codec_bytes
 from kdbench.data import ImageSet, draw_crops, load_images
-from kdbench.records import Activation, Architecture, Hyper, Latent, Training, Transform
+from kdbench.records import Activation, Architecture, Hyper, Latent, Prior, Training, Transform
 from kdbench.train import Batch, levels_of_step, step_rng, to_tensor, train
 
 RD_LAMBDAS = (0.0018, 0.025)
@@ -30,6 +30,7 @@ def architecture(
     n_levels: int = len(RD_LAMBDAS),
     kernel: int = 5,
     activation: Activation = "gdn",
+    prior: Prior = "scale",
 ) -> Architecture:
     """A tiny codec; the decoder is as wide as the encoder unless told otherwise."""
 
@@ -39,7 +40,7 @@ def architecture(
     return Architecture(
         encoder=side(encoder),
         decoder=side(decoder or encoder),
-        hyper=Hyper(width=hyper),
+        hyper=Hyper(width=hyper, prior=prior),
         latent=Latent(channels=latent),
         n_levels=n_levels,
     )

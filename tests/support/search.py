@@ -38,7 +38,7 @@ energy: {meter: none}
 GROUND = Ground(
     device="cpu",
     teachers={},
-    teacher_latents={},
+    teacher_coordinates={},
     crops="c0ffee",
     anchor="jpeg",
     meter=None,

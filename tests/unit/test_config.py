@@ -23,6 +23,7 @@ from kdbench.config import (
 )
 from kdbench.errors import ConfigError
 from kdbench.parameters import Choice, FloatRange
+from kdbench.records import Coordinates
 
 REPOSITORY = Path(__file__).parents[2]
 SPACE = """\
@@ -338,7 +339,10 @@ def test_an_unknown_study_lists_the_known_ones_nearest_first(name: str) -> None:
 
 def test_check_finds_nothing_wrong_with_what_is_right() -> None:
     assert check_files() == []
-    assert check_files(["demo", "tiny", "hyperprior"], {"teacher:default": 192}) == []
+    assert (
+        check_files(["demo", "tiny", "hyperprior"], {"teacher:default": Coordinates(192, "scale")})
+        == []
+    )
 
 
 def test_check_lists_the_problems_of_all_files_and_each_one_once() -> None:
@@ -364,12 +368,12 @@ def test_check_of_an_unknown_name_is_a_problem_like_another() -> None:
 
 def test_check_refuses_what_no_trial_could_use() -> None:
     write("search_spaces/tiny.yaml", SPACE + "distillation: {teacher: teacher:big, entropy: 0.1}")
-    assert check_files(["tiny"], {"teacher:big": 192}) == []
-    assert list(map(str, check_files(["tiny"], {"teacher:big": 320}))) == [
-        "search_spaces/tiny.yaml:6: distillation.entropy: needs a latent.channels of 320, the "
-        "teacher's"
+    assert check_files(["tiny"], {"teacher:big": Coordinates(192, "scale")}) == []
+    assert list(map(str, check_files(["tiny"], {"teacher:big": Coordinates(320, "scale")}))) == [
+        "search_spaces/tiny.yaml:6: distillation.entropy: needs a latent.channels of 320 with "
+        "hyper.prior scale, the teacher's"
     ]
-    assert list(map(str, check_files(["demo"], {"teacher:bug": 192}))) == [
+    assert list(map(str, check_files(["demo"], {"teacher:bug": Coordinates(192, "scale")}))) == [
         "search_spaces/tiny.yaml:6: distillation.teacher: there is no teacher:big; known, nearest "
         "first: teacher:bug"
     ]

@@ -16,13 +16,14 @@ from kdbench.distill import (
     Distiller,
     Targets,
     discretised_kl_bits,
+    mean_shift_bits,
     output_bpp,
     rate_distortion,
     squared_steps_bpp,
     summed_kl_bits,
 )
 from kdbench.errors import TrainingError
-from kdbench.records import Distillation
+from kdbench.records import Distillation, Prior
 from tests.support.codecs import architecture, as_tensor, crops, finished
 
 TERMS = ("latent", "hyper_latent", "output", "entropy")
@@ -35,9 +36,9 @@ def x() -> Tensor:
     return as_tensor(crops(2))
 
 
-@pytest.fixture(scope="module")
-def teacher() -> Hyperprior:
-    model = finished(architecture())
+@pytest.fixture(scope="module", params=["scale", "mean_scale"])
+def teacher(request: pytest.FixtureRequest) -> Hyperprior:
+    model = finished(architecture(prior=request.param))
     with torch.no_grad():
         model.h_s[4].weight.mul_(1000)  # type: ignore[operator]  # scales that differ
     return model
@@ -47,15 +48,15 @@ def teacher() -> Hyperprior:
 @torch.no_grad()
 def targets(teacher: Hyperprior, x: Tensor) -> Targets:
     out = teacher(x, LEVELS)
-    return Targets(*(out[name] for name in Targets._fields))
+    return Targets.of(out)
 
 
 def _alone(term: str, *, weight: float = 1.0, temperature: float = 1.0) -> Distillation:
     return Distillation(teacher="teacher:tiny", temperature=temperature, **{term: weight})
 
 
-def _distiller(plan: Distillation) -> Distiller:
-    return Distiller(plan, architecture(), architecture())
+def _distiller(plan: Distillation, *, prior: Prior = "scale") -> Distiller:
+    return Distiller(plan, architecture(prior=prior), architecture(prior=prior))
 
 
 def _perturbed(teacher: Hyperprior) -> Hyperprior:
@@ -76,7 +77,9 @@ def _perturbed(teacher: Hyperprior) -> Hyperprior:
 def test_a_term_is_zero_where_student_and_teacher_are_one(
     term: str, teacher: Hyperprior, targets: Targets, x: Tensor
 ) -> None:
-    found = _distiller(_alone(term))(teacher(x, LEVELS), targets, RD_LAMBDA)
+    found = _distiller(_alone(term), prior=teacher.architecture.hyper.prior)(
+        teacher(x, LEVELS), targets, RD_LAMBDA
+    )
     assert list(found) == [term]
     assert found[term].item() == 0.0
 
@@ -86,7 +89,9 @@ def test_a_term_is_positive_and_moves_the_part_it_is_about(
     term: str, teacher: Hyperprior, targets: Targets, x: Tensor
 ) -> None:
     student = _perturbed(teacher)
-    value = _distiller(_alone(term))(student(x, LEVELS), targets, RD_LAMBDA)[term]
+    value = _distiller(_alone(term), prior=teacher.architecture.hyper.prior)(
+        student(x, LEVELS), targets, RD_LAMBDA
+    )[term]
     assert value.item() > 0
     value.backward()
     last = {"latent": "g_a.6", "hyper_latent": "h_a.4", "output": "g_s.6", "entropy": "h_s.4"}
@@ -110,9 +115,11 @@ def _is_after(part: str, of: str) -> bool:
 def test_nothing_flows_back_to_the_teacher(term: str, teacher: Hyperprior, x: Tensor) -> None:
     """Its outputs come from the cache; should they ever be live, they are constants."""
     student, out = _perturbed(teacher), teacher(x, LEVELS)
-    live = Targets(*(out[name] for name in Targets._fields))
-    assert all(target.requires_grad for target in live)
-    value = _distiller(_alone(term))(student(x, LEVELS), live, RD_LAMBDA)[term]
+    live = Targets.of(out)
+    assert all(target.requires_grad for target in live if target is not None)
+    value = _distiller(_alone(term), prior=teacher.architecture.hyper.prior)(
+        student(x, LEVELS), live, RD_LAMBDA
+    )[term]
     value.backward()
     assert all(p.grad is None for p in teacher.parameters())
 
@@ -290,6 +297,56 @@ def test_the_unit_of_the_first_batch_is_kept_and_travels_in_the_state_dict() -> 
     assert float(resumed.entropy_unit) == unit
 
 
+# --- means -------------------------------------------------------------------------------------
+
+
+def _brute_force_shift_bits(shift: float, sigma: float) -> float:
+    """KL of two discretised Gaussians of one scale, less that of no shift, in float64."""
+    k = np.arange(-int(40 * sigma + 60), int(40 * sigma + 60) + 1)
+
+    def log_mass(mean: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        distance = np.abs(k - mean)
+        low, high = log_ndtr(-(distance - 0.5) / sigma), log_ndtr(-(distance + 0.5) / sigma)
+        return np.asarray(low + np.log1p(-np.exp(high - low)))
+
+    log_p, log_q = log_mass(shift), log_mass(0.0)
+    return float((np.exp(log_p) * (log_p - log_q)).sum() / math.log(2))
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 3.0, 20.0])
+@pytest.mark.parametrize("shift", [0.05, 0.3, 1.0, 3.0])
+def test_a_shifted_mean_costs_what_the_sum_over_bins_says(shift: float, sigma: float) -> None:
+    found = float(mean_shift_bits(torch.tensor(shift), torch.tensor(sigma)))
+    assert found == pytest.approx(_brute_force_shift_bits(shift, sigma), rel=0.1)
+
+
+def test_a_bin_that_is_wide_hides_small_shifts() -> None:
+    """What the docstring owns up to: under half a step the term says more than the coder pays."""
+    found = float(mean_shift_bits(torch.tensor(0.2), torch.tensor(0.15)))
+    assert found > 2 * _brute_force_shift_bits(0.2, 0.15)
+
+
+def test_temperature_moves_the_entropy_term_from_means_to_scales() -> None:
+    """At a high temperature a mean that is off counts less, a scale that is off as much."""
+    scales = torch.tensor([[[[0.5, 2.0]]]])
+
+    def shares(tau: float) -> float:
+        distiller = _distiller(_alone("entropy", temperature=tau), prior="mean_scale")
+        distiller.entropy_unit.fill_(1.0)
+        of_scales = distiller.entropy_bpp(1.3 * scales, scales, 1, torch.zeros_like(scales))
+        both = distiller.entropy_bpp(1.3 * scales, scales, 1, torch.full_like(scales, 0.5))
+        return float((both - of_scales) / of_scales)
+
+    assert shares(0.5) > 2 * shares(1.0) > 4 * shares(2.0) > 0
+
+
+def test_the_entropy_term_between_codecs_with_and_without_means_is_refused() -> None:
+    with pytest.raises(
+        TrainingError, match=r"16 latent channels \(scale\) and its teacher 16 \(mean"
+    ):
+        Distiller(_alone("entropy"), architecture(), architecture(prior="mean_scale"))
+
+
 # --- connectors --------------------------------------------------------------------------------
 
 
@@ -328,6 +385,8 @@ def test_a_connector_is_trained_by_the_terms_it_serves(targets: Targets, x: Tens
 
 
 def test_the_entropy_term_between_latents_of_other_widths_is_refused() -> None:
-    with pytest.raises(TrainingError, match="8 latent channels and its teacher 16") as refused:
+    with pytest.raises(
+        TrainingError, match=r"8 latent channels \(scale\) and its teacher 16"
+    ) as refused:
         Distiller(_alone("entropy"), architecture(latent=8), architecture(latent=16))
     assert "distillation.entropy" in refused.value.fix

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from kdbench.errors import ConfigError
 from kdbench.parameters import Choice, FloatRange, IntRange
-from kdbench.records import Distillation, TrialSpec
+from kdbench.records import Coordinates, Distillation, TrialSpec
 from kdbench.space import SearchSpace, TrainingPlan, load_space
 
 PLAN = TrainingPlan(steps=10, batch=4, crop_px=64, rd_lambdas=(0.01, 0.02, 0.03, 0.04, 0.05))
-TEACHERS = {"teacher:default": 192}
+TEACHERS = {"teacher:default": Coordinates(192, "scale")}
 FIXED = """\
 encoder: {width: 32, kernel: 5, activation: gdn}
 decoder: {width: 32, kernel: 5, activation: gdn}
@@ -56,7 +56,7 @@ def space() -> SearchSpace:
 
 def sample(space: SearchSpace, trial: Any) -> TrialSpec:
     return space.sample(
-        trial, plan=PLAN, seed=7, teacher_latents=TEACHERS, stands_on={"teacher": "ab"}
+        trial, plan=PLAN, seed=7, teacher_coordinates=TEACHERS, stands_on={"teacher": "ab"}
     )
 
 
@@ -136,13 +136,33 @@ def test_a_teacher_that_is_not_here_is_named_with_those_that_are(space: SearchSp
             Dice(0, **{"distillation.teacher": "teacher:default"}),
             plan=PLAN,
             seed=0,
-            teacher_latents={"teacher:defalt": 192, "file:x": 96},
+            teacher_coordinates={
+                "teacher:defalt": Coordinates(192, "scale"),
+                "file:x": Coordinates(96, "scale"),
+            },
             stands_on={},
         )
     assert str(caught.value) == (
         'distillation.teacher: there is no teacher "teacher:default"\n'
         "  fix: known here, nearest first: teacher:defalt, file:x"
     )
+
+
+def test_no_entropy_term_between_codecs_with_and_without_means(tmp_path: Path) -> None:
+    both = FIXED.replace("hyper: {width: 32}", "hyper: {width: 32, prior: [scale, mean_scale]}")
+    space = written(tmp_path, f"{both}distillation: {{teacher: teacher:default, entropy: 0.5}}\n")
+    found = {}
+    for prior in ("scale", "mean_scale"):
+        spec = sample(space, Dice(0, **{"hyper.prior": prior}))
+        found[spec.hyper.prior] = spec.distillation.entropy
+    assert found == {"scale": 0.5, "mean_scale": 0.0}
+    assert space.unusable(TEACHERS) == []
+    assert space.unusable({"teacher:default": Coordinates(128, "mean_scale")}) == [
+        (
+            "distillation.entropy",
+            "needs a latent.channels of 128 with hyper.prior mean_scale, the teacher's",
+        )
+    ]
 
 
 def test_fixed_parameters_are_never_asked_for(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from kdbench.cards import list_teachers
 from kdbench.codecs.weights import codec_bytes, file_sha
 from kdbench.data import CropList, draw_crops
 from kdbench.errors import CodecError, StoreError
+from kdbench.records import Hyper
 from kdbench.teacher import (
     CHUNK,
     Teacher,
@@ -39,6 +41,20 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def teacher(path: Path) -> Teacher:
     return load_teacher(f"file:{path}")
+
+
+@pytest.fixture(scope="module")
+def with_means(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
+    plan = replace(PLAN, hyper=Hyper(width=8, prior="mean_scale"))
+    path = tmp_path_factory.mktemp("teachers") / "means.safetensors"
+    return load_teacher(f"file:{save_teacher(path, plan, rd_lambdas=RD_LAMBDAS)}")
+
+
+@pytest.fixture(params=["teacher", "with_means"])
+def either(request: pytest.FixtureRequest) -> Teacher:
+    """A teacher without means, or with them."""
+    found: Teacher = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -114,36 +130,42 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_what_is_cached_is_what_a_forward_pass_gives(teacher: Teacher, crops: CropList) -> None:
+def test_what_is_cached_is_what_a_forward_pass_gives(either: Teacher, crops: CropList) -> None:
     pixels = torch.from_numpy(np.stack([crops.crop(i) for i in range(4)]))
-    out = teacher_outputs(teacher.model, pixels, (2, 0))
+    out = teacher_outputs(either.model, pixels, (2, 0))
     for i, level in enumerate((2, 0)):
-        full = teacher.model(pixels.float() / 255, level)
-        ungained = full["y"] / teacher.model.gain(level)
+        full = either.model(pixels.float() / 255, level)
+        ungained = full["y"] / either.model.gain(level)
         torch.testing.assert_close(out["y"], ungained.half(), rtol=2e-3, atol=1e-4)
         torch.testing.assert_close(out["z"][i], full["z"].half(), rtol=2e-3, atol=1e-4)
         torch.testing.assert_close(out["scales"][i], full["scales"].half(), rtol=2e-3, atol=1e-4)
+        assert ("means" in out) is ("means" in full)
+        if "means" in out:
+            torch.testing.assert_close(out["means"][i], full["means"].half(), rtol=2e-3, atol=1e-4)
         x_hat = (full["x_hat"].clamp(0, 1) * 255).round().to(torch.uint8)
         assert torch.equal(out["x_hat"][i], x_hat)
 
 
 def test_the_cache_gives_exactly_what_the_live_teacher_gives(
-    teacher: Teacher, crops: CropList, tmp_path: Path
+    either: Teacher, crops: CropList, tmp_path: Path
 ) -> None:
-    cache = _open(teacher, crops, tmp_path)
+    cache = _open(either, crops, tmp_path)
     pixels = torch.from_numpy(np.array(crops.crops(tmp_path)))
-    levels = teacher.levels_for(RD_LAMBDAS)
-    live = [teacher_outputs(teacher.model, chunk, levels) for chunk in pixels.split(CHUNK)]  # type: ignore[no-untyped-call]
+    levels = either.levels_for(RD_LAMBDAS)
+    live = [teacher_outputs(either.model, chunk, levels) for chunk in pixels.split(CHUNK)]  # type: ignore[no-untyped-call]
     y = torch.cat([out["y"] for out in live])
-    rest = {name: torch.cat([out[name] for out in live], 1) for name in ("z", "scales", "x_hat")}
+    rest = {name: torch.cat([out[name] for out in live], 1) for name in live[0] if name != "y"}
     indices = np.array([0, 3, CHUNK - 1, CHUNK, N_CROPS - 1])
     drawn = torch.tensor([2, 0, 1, 2, 0])
     found = cache.targets(indices, drawn, "cpu")
-    gains = torch.cat([teacher.model.gain(int(level)) for level in drawn])
+    gains = torch.cat([either.model.gain(int(level)) for level in drawn])
     assert torch.equal(found.y, y[indices].float() * gains)
     assert torch.equal(found.z, rest["z"][drawn, indices].float())
     assert torch.equal(found.scales, rest["scales"][drawn, indices].float())
     assert torch.equal(found.x_hat, rest["x_hat"][drawn, indices].float() / 255)
+    if found.means is not None:
+        assert torch.equal(found.means, rest["means"][drawn, indices].float())
+    assert (found.means is None) is ("means" not in rest)
     assert torch.equal(cache.latents(5), y[:5].float())
 
 
@@ -157,7 +179,8 @@ def test_the_levels_of_a_cache_are_the_studys(
     expected = every.targets(indices, torch.tensor([1, 2]), "cpu")
     found = some.targets(indices, torch.tensor([0, 1]), "cpu")
     assert some.levels == (1, 2)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    for a, b in zip(found, expected, strict=True):
+        assert (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))
 
 
 # --- the cache on disk -------------------------------------------------------------------------

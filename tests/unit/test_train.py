@@ -129,7 +129,7 @@ def test_distillation_terms_are_added_to_the_loss_and_named_in_the_log() -> None
     @torch.no_grad()
     def targets(x: Tensor, levels: Tensor) -> Targets:
         out = teacher(x, levels)
-        return Targets(*(out[name] for name in Targets._fields))
+        return Targets.of(out)
 
     plan = Distillation(teacher="teacher:tiny", latent=0.1, output=0.5)
     student = started(architecture())
@@ -222,7 +222,7 @@ def test_connectors_and_their_unit_are_resumed_too(tmp_path: Path, at_every_step
     @torch.no_grad()
     def targets(x: Tensor, levels: Tensor) -> Targets:
         out = teacher(x, levels)
-        return Targets(*(out[name] for name in Targets._fields))
+        return Targets.of(out)
 
     plan = Distillation(
         teacher="teacher:tiny", latent=0.1, hyper_latent=0.1, entropy=0.1, temperature=2.0

@@ -9,7 +9,7 @@ import torch
 from compressai.models import ScaleHyperprior
 from torch import Tensor
 
-from kdbench.codecs.bitfile import decode_image, encode_image, expectation
+from kdbench.codecs.bitfile import analyse_image, decode_image, encode_image, expectation
 from kdbench.codecs.hyperprior import Hyperprior, images_bits
 from kdbench.errors import CodecError
 from kdbench.records import Architecture, Hyper, Latent, Training, Transform
@@ -230,7 +230,67 @@ def test_every_student_of_the_default_space_trains_a_step_and_round_trips(
     image = crops(1)[0].transpose(1, 2, 0)[:50, :40]
     for level in range(2):
         decoded = decode_image(model, encode_image(model, image, level))
-        assert (decoded == expectation(model, image, level).reconstruction).all()
+        assert (
+            decoded == expectation(model, analyse_image(model, image), level).reconstruction
+        ).all()
+
+
+# --- means -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_means() -> Hyperprior:
+    """Predicts means that matter: up to some steps."""
+    torch.manual_seed(0)
+    model = finished(architecture(prior="mean_scale"))
+    with torch.no_grad():
+        model.h_s[4].weight[LATENT:].normal_(0, 3)  # type: ignore[index]
+        model.h_s[4].bias[LATENT:].uniform_(-2, 2)  # type: ignore[index]
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("level", [0, 1])
+def test_with_means_the_decoder_gives_what_was_expected(with_means: Hyperprior, level: int) -> None:
+    image = crops(1)[0].transpose(1, 2, 0)[:50, :40]
+    analysed = analyse_image(with_means, image)
+    expected = expectation(with_means, analysed, level).reconstruction
+    assert (decode_image(with_means, encode_image(with_means, image, level)) == expected).all()
+
+
+@torch.no_grad()
+def test_with_means_the_distance_from_them_is_coded(with_means: Hyperprior, x: Tensor) -> None:
+    out, coded = with_means(x, 1), with_means.compress(x, 1)
+    assert out["means"].std() > 0.5
+    assert torch.equal(coded["symbols"], (out["y"] - out["means"]).round().int())  # type: ignore[arg-type]
+    decoded = with_means.decompress(coded["strings"], coded["shape"], 1)  # type: ignore[arg-type]
+    torch.testing.assert_close(decoded["x_hat"], out["x_hat"].clamp(0, 1))
+
+
+@torch.no_grad()
+def test_means_that_are_right_save_bits(with_means: Hyperprior, x: Tensor) -> None:
+    out = with_means(x, 1)
+    prior, y = with_means.gaussian_conditional, out["y"]
+    scales = torch.full_like(y, 0.3)
+    right = -prior(y, scales, y + 0.1 * torch.randn_like(y))[1].log2().sum()
+    assert right < -prior(y, scales, None)[1].log2().sum()
+
+
+def test_means_get_a_gradient(x: Tensor) -> None:
+    model = started(architecture(prior="mean_scale")).train()
+    bits = images_bits(model(x, torch.tensor([0, 1]))["likelihoods"]).sum()
+    bits.backward()  # type: ignore[no-untyped-call]
+    assert model.h_s[4].bias.grad[LATENT:].abs().min() > 0
+
+
+def test_means_start_at_zero_and_scales_at_their_deviation(x: Tensor) -> None:
+    model = started(architecture(prior="mean_scale"))
+    bias: Tensor = model.h_s[4].bias  # type: ignore[assignment]
+    assert not bias[LATENT:].any()
+    assert torch.equal(bias[:LATENT], started(architecture()).h_s[4].bias)  # type: ignore[arg-type]
+
+
+# --- bits --------------------------------------------------------------------------------------
 
 
 @torch.no_grad()

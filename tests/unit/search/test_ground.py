@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kdbench.errors import ConfigError, MeterError
+from kdbench.records import Coordinates
 from kdbench.search.ground import Ground, _meter, _require_usable
 from tests.support import search as stub
 
@@ -17,7 +18,10 @@ def ground() -> Ground:
     return Ground(
         device="cpu",
         teachers={"teacher:a": "aaaa", "teacher:b": "bbbb"},
-        teacher_latents={"teacher:a": 64, "teacher:b": 128},
+        teacher_coordinates={
+            "teacher:a": Coordinates(64, "scale"),
+            "teacher:b": Coordinates(128, "scale"),
+        },
         crops="c0ffee",
         anchor="a2c4",
         meter="powercap (counter)",
@@ -62,9 +66,9 @@ def test_a_space_that_no_teacher_here_serves_is_refused_with_all_its_problems(
     tmp_path: Path,
 ) -> None:
     cfg = stub.study(tmp_path, TEACHERS)
-    _require_usable(cfg, {"teacher:a": 64})
+    _require_usable(cfg, {"teacher:a": Coordinates(64, "scale")})
     with pytest.raises(ConfigError, match=r"space.distillation.entropy: .*latent.channels of 128"):
-        _require_usable(cfg, {"teacher:a": 128})
+        _require_usable(cfg, {"teacher:a": Coordinates(128, "scale")})
 
 
 def test_watching_workers_needs_no_torch() -> None:

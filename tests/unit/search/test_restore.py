@@ -21,7 +21,7 @@ def mixed(spec: TrialSpec) -> None:
 
 def test_a_spec_gives_back_the_answers_it_was_made_from(lab: Lab) -> None:
     cfg = lab.config()
-    more = {"teacher_latents": {}, "stands_on": {}, "plan": cfg.training, "seed": cfg.seed}
+    more = {"teacher_coordinates": {}, "stands_on": {}, "plan": cfg.training, "seed": cfg.seed}
     for params in cfg.space.diagonal():
         spec = cfg.space.sample(FixedTrial(params), **more)  # type: ignore[arg-type]
         answers = Answers(spec)
