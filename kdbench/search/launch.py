@@ -182,8 +182,8 @@ class _Watch:
             self._notices.append(f"{name} was killed by signal {-code}{_hint(code)}; {then}")
         elif code == INTERRUPTED_CODE:
             self._notices.append(f"{name} was interrupted; the others go on")
-        else:
-            self._notices.append(f"{name} ended with an error ({member.log}):\n{member.last_lines}")
+        elif crew.is_running:  # else the error that follows says it
+            self._notices.append(f"{name} ended with an error ({member.log}); the others go on")
 
     def _settle(self) -> None:
         for number in settle(self._study, self._store, self._locks.is_alive):

@@ -1,0 +1,254 @@
+"""What distillation gives a small codec: students against their twins, several seeds each.
+
+    python -m benchmarks.distillation run --root DIR [--only short]    about 70 minutes on one core
+    python -m benchmarks.distillation report --root DIR                a few seconds
+
+`run` trains each case with each seed through `run_trial`, as a study would, and keeps every result
+in DIR; started again it goes on with what is missing. A case is a student, a number of steps, and
+weights of the distillation terms. Its twin has the same architecture, start, seed, crops and steps,
+and all weights 0. Twins and the case `all` try three learning rates with the first seed, and keep
+the one with the lowest loss on validation crops; the other cases take their twin's.
+`alone` has no teacher at all: it tells what the start in the teacher's coordinates and the
+inherited hyperprior give.
+
+`report` compares curves on the built-in evaluation photos, from real bitstreams: the mean over
+seeds of the BD-rate against the twin of the same seed, with a 95 % bootstrap interval over seeds
+and photos together, and the spread over seeds of the BD-rate against the teacher.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from benchmarks.publish import add_out, markdown, publish
+from kdbench.errors import KdbenchError
+from kdbench.files import load, write_json
+from kdbench.rd import bd_rate_over_seeds
+from kdbench.records import (
+    Bench,
+    Data,
+    Distillation,
+    EnergyPlan,
+    Hyper,
+    Latent,
+    Training,
+    Transform,
+    TrialResult,
+    TrialSpec,
+)
+from kdbench.teacher import load_teacher
+from kdbench.trial import run_trial
+
+TEACHER = "teacher:default"
+SEEDS = (0, 1, 2)
+RATES = (2.4e-3, 4.8e-3, 9.6e-3)
+TWIN, ALL, ALONE = "twin", "all", "alone"
+TUNED = (TWIN, ALL, ALONE)
+CASES: dict[str, dict[str, float]] = {
+    TWIN: {},
+    ALL: {"latent": 0.03, "hyper_latent": 0.05, "output": 0.2, "entropy": 0.2},
+    "latent 0.03": {"latent": 0.03},
+    "latent 0.3": {"latent": 0.3},
+    "hyper-latent 0.1": {"hyper_latent": 0.1},
+    "output 0.3": {"output": 0.3},
+    "entropy 0.3": {"entropy": 0.3},
+    "entropy 0.3, tau 0.5": {"entropy": 0.3, "temperature": 0.5},
+    "entropy 0.3, tau 4": {"entropy": 0.3, "temperature": 4.0},
+    ALONE: {},
+}
+STUDENTS = {"16": (16, 16), "32": (32, 32), "48 > 16": (48, 16)}
+SHORT, LONG = 300, 1200
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    student: str
+    steps: int
+    case: str
+    seed: int
+
+
+def runs(only: str | None) -> Iterator[Run]:
+    """Every run, those first that say most."""
+    for seed in SEEDS:
+        if only != "long":
+            for student in STUDENTS:
+                cases = list(CASES) if student != "48 > 16" else [TWIN, ALL]
+                yield from (Run(student, SHORT, case, seed) for case in cases)
+        if only != "short":
+            for student in ("16", "32"):
+                yield from (Run(student, LONG, case, seed) for case in (TWIN, ALL, "output 0.3"))
+
+
+def spec_of(run: Run, learning_rate: float, rd_lambdas: tuple[float, ...]) -> TrialSpec:
+    encoder, decoder = STUDENTS[run.student]
+    teacher = None if run.case == ALONE else TEACHER
+    return TrialSpec(
+        encoder=Transform(width=encoder),
+        decoder=Transform(width=decoder),
+        hyper=Hyper(width=64),
+        latent=Latent(channels=192),
+        distillation=Distillation(teacher=teacher, **CASES[run.case]),
+        training=Training(
+            steps=run.steps,
+            batch=8,
+            crop_px=128,
+            rd_lambdas=rd_lambdas,
+            learning_rate=learning_rate,
+        ),
+        seed=run.seed,
+    )
+
+
+class Laboratory:
+    """Runs what is missing; knows what was found."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._rd_lambdas = load_teacher(TEACHER).rd_lambdas
+        self._bench = Bench(
+            data=Data(crops=512),
+            anchor=TEACHER,
+            energy=EnergyPlan(meter="none"),
+            device="cpu",
+            precision="auto",
+            threads=1,
+            cache=str(root / "cache"),
+        )
+
+    def found(self, run: Run) -> tuple[TrialResult, float] | None:
+        """Result and learning rate of a run; None if it is still to be made."""
+        rates = self._rates(run)
+        results = [self._load(run, rate) for rate in rates]
+        if not rates or any(result is None for result in results):
+            return None
+        known = [(r, rate) for r, rate in zip(results, rates, strict=True) if r is not None]
+        return min(known, key=lambda pair: pair[0].losses["validation"])
+
+    def make(self, run: Run) -> None:
+        """Trains whatever `run` lacks."""
+        for rate in self._rates(run):
+            if self._load(run, rate) is None:
+                folder = self._folder(run, rate)
+                spec = spec_of(run, rate, self._rd_lambdas)
+                result = run_trial(spec, self._bench, lambda rung: True, folder)
+                write_json(folder / "result.json", result)
+                seconds = result.seconds["training"]
+                print(run, rate, f"{result.bd_rate.pct:+.1f} %, {seconds:.0f} s", flush=True)
+
+    def _rates(self, run: Run) -> tuple[float, ...]:
+        """Learning rates to try: all with the first seed of a tuned case, else the one it chose."""
+        tuned = run.case if run.case in TUNED else TWIN
+        first = replace(run, case=tuned, seed=SEEDS[0])
+        if run == first:
+            return RATES
+        best = self.found(first)
+        return () if best is None else (best[1],)
+
+    def _folder(self, run: Run, rate: float) -> Path:
+        return self._root / f"{run.student} {run.steps} {run.case} {run.seed} {rate:g}"
+
+    def _load(self, run: Run, rate: float) -> TrialResult | None:
+        path = self._folder(run, rate) / "result.json"
+        return load(path, TrialResult) if path.is_file() else None
+
+
+# --- report ----------------------------------------------------------------------------------
+
+
+def compared(laboratory: Laboratory, student: str, steps: int, case: str) -> dict[str, Any] | None:
+    """One case against its twin over the seeds that both have; None if there is none."""
+    pairs = []
+    for seed in SEEDS:
+        own = laboratory.found(Run(student, steps, case, seed))
+        twin = laboratory.found(Run(student, steps, TWIN, seed))
+        if own is not None and twin is not None:
+            pairs.append((own, twin))
+    if not pairs:
+        return None
+    results = [own for (own, _), _ in pairs]
+    against = bd_rate_over_seeds([r.rd for r in results], [t.rd for _, (t, _) in pairs])
+    to_teacher = [result.bd_rate.pct for result in results]
+    return {
+        "student": student,
+        "steps": steps,
+        "case": case,
+        "n_seeds": len(pairs),
+        "learning_rate": pairs[0][0][1],
+        "against_twin_pct": against.pct,
+        "low_pct": against.low_pct,
+        "high_pct": against.high_pct,
+        "against_teacher_pct": fmean(to_teacher),
+        "spread_over_seeds_pct": stdev(to_teacher) if len(to_teacher) > 1 else None,
+        "validation_loss": fmean(r.losses["validation"] for r in results),
+        "training_s": fmean(r.seconds["training"] for r in results),
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """One line a case."""
+    cells = []
+    for row in rows:
+        interval = "-"
+        if row["low_pct"] is not None and row["case"] != TWIN:
+            interval = f"{row['low_pct']:+.1f}, {row['high_pct']:+.1f}"
+        spread = row["spread_over_seeds_pct"]
+        cells.append(
+            [
+                row["student"],
+                str(row["steps"]),
+                row["case"],
+                str(row["n_seeds"]),
+                f"{row['learning_rate']:g}",
+                "" if row["case"] == TWIN else f"{row['against_twin_pct']:+.1f}",
+                interval,
+                f"{row['against_teacher_pct']:+.1f}",
+                "-" if spread is None else f"{spread:.1f}",
+                f"{row['validation_loss']:.4f}",
+                f"{row['training_s']:.0f}",
+            ]
+        )
+    heads = ["student", "steps", "case", "seeds", "rate", "BD-rate % to twin", "95 %"]
+    heads += ["to teacher", "spread", "validation loss", "train s"]
+    return markdown(heads, cells, left=3)
+
+
+def report(laboratory: Laboratory) -> list[dict[str, Any]]:
+    """Every case that has a seed, twins first."""
+    cases = dict.fromkeys((r.student, r.steps, r.case) for r in runs(None))
+    order = sorted(cases, key=lambda c: (c[1], list(STUDENTS).index(c[0]), list(CASES).index(c[2])))
+    found = [compared(laboratory, *case) for case in order]
+    return [row for row in found if row is not None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["run", "report"])
+    parser.add_argument("--root", type=Path, required=True, help="where results are kept")
+    parser.add_argument("--only", choices=["short", "long"])
+    add_out(parser, "distillation")
+    arguments = parser.parse_args()
+    laboratory = Laboratory(arguments.root)
+    if arguments.what == "report":
+        rows = report(laboratory)
+        if not rows:
+            sys.exit("nothing has been run yet")
+        publish(arguments, table(rows), {"cases": rows})
+        return
+    for run in runs(arguments.only):
+        try:
+            laboratory.make(run)
+        except KdbenchError as why:
+            print(run, why, flush=True)
+
+
+if __name__ == "__main__":
+    main()
