@@ -78,7 +78,7 @@ def bd_rate_over_seeds(
     Of the curves averaged over seeds and images. The bootstrap of `bd_rate`, crossed: a draw takes
     seeds with replacement and images with replacement, the same ones on both sides, and every seed
     it took sees every image it took. With one seed it is `bd_rate`, and tells nothing of others;
-    with few, percentile intervals are somewhat narrow (of two seeds, half the draws take one twice).
+    with few, percentile intervals are somewhat narrow (half the draws of two take one twice).
 
     Args:
         tests: One curve a seed.
