@@ -8,17 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kdbench import rd
 from kdbench.cli import main
 from kdbench.config import bench, load_study, settings
 from kdbench.errors import KdbenchError, StoreError, TrainingError
+from kdbench.lesson import Lesson
 from kdbench.records import Bench, Distillation, Progress, RDCurve, TrialResult, TrialSpec
 from kdbench.seeds import FreshSeeds, fresh_seeds
 from kdbench.store import Store, StoredTrial
 from kdbench.twin import RATE_FACTORS, Control, against_twin, steps_of_equal_seconds, twin_of
-from tests.support.results import OBJECTIVES, STUDY, curve, make_study, result
+from tests.support.results import OBJECTIVES, SPEC, STUDY, curve, make_study, result
 
 Capture = pytest.CaptureFixture[str]
 PHOTOS = 6
@@ -166,6 +168,15 @@ def test_a_trial_that_is_not_distilled_has_no_twin(
     with pytest.raises(KdbenchError, match=problem):
         lab.compare()
     assert lab.specs == []
+
+
+def test_a_twin_reads_no_targets_while_it_trains() -> None:
+    """Its seconds would be its student's, and equal seconds too few."""
+    pixels = np.zeros((8, 3, 64, 64), np.uint8)
+    cache: Any = object()  # has none
+    assert Lesson(twin_of(SPEC), "cpu", pixels, None, cache).batch(0).targets is None
+    with pytest.raises(AttributeError, match="targets"):
+        Lesson(SPEC, "cpu", pixels, None, cache).batch(0)
 
 
 # --- its learning rate -----------------------------------------------------------------------
