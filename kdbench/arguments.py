@@ -140,6 +140,12 @@ def _rerun(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="a number; best: each on the front (default); best:OBJECTIVE; knee",
     )
+    command.add_argument(
+        "--seeds", type=_count, metavar="K", help="train K fresh seeds; with --twin, K each"
+    )
+    command.add_argument(
+        "--twin", action="store_true", help="train it without distillation, too, and compare"
+    )
     _device(command)
     _common(command)
 

@@ -136,7 +136,7 @@ class Lesson:
         levels = levels_of_step(rng, training.batch, len(training.rd_lambdas))
         x = to_tensor(self._pixels[indices], self._device)
         targets = None
-        if self._cache is not None:
+        if self._cache is not None and not self._spec.distillation.is_off:
             targets = self._cache.targets(indices, levels, self._device)
         return Batch(x, levels.to(self._device), targets)
 

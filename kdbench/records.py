@@ -131,6 +131,11 @@ class Distillation:
     entropy: float = 0.0
     temperature: float = 1.0
 
+    @property
+    def is_off(self) -> bool:
+        """No term has a weight; a teacher, if there is one, gives the start alone."""
+        return self.latent == self.hyper_latent == self.output == self.entropy == 0.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
@@ -227,8 +232,9 @@ class BDRate:
     """Mean extra bits at equal PSNR; negative saves bits.
 
     Attributes:
-        low_pct, high_pct: 95 % paired bootstrap interval over images; None with one image, or where
-            over 2.5 % of the resamples cannot be compared.
+        low_pct, high_pct: 95 % paired bootstrap interval over images, and over seeds where several
+            were trained; None with one image, or where over 2.5 % of the resamples cannot be
+            compared.
         overlap_db: Length of the PSNR interval both curves cover [dB].
     """
 

@@ -73,12 +73,7 @@ def reproduction(
         now: Those of today.
     """
     same = {name: second.hashes.get(name) == value for name, value in first.hashes.items()}
-    before, after = {**first.environment, **then}, {**second.environment, **now}
-    changed = {
-        name: (before.get(name), after.get(name))
-        for name in sorted({*before, *after})
-        if before.get(name) != after.get(name)
-    }
+    changed = changes({**first.environment, **then}, {**second.environment, **now})
     difference, why_not = None, None
     if not all(same.values()):
         try:
@@ -94,6 +89,17 @@ def reproduction(
         difference=difference,
         why_not=why_not,
     )
+
+
+def changes(
+    then: Mapping[str, str], now: Mapping[str, str]
+) -> dict[str, tuple[str | None, str | None]]:
+    """What is not as it was: name -> (then, now)."""
+    return {
+        name: (then.get(name), now.get(name))
+        for name in sorted({*then, *now})
+        if then.get(name) != now.get(name)
+    }
 
 
 def run_again(
@@ -118,20 +124,43 @@ def run_again(
     """
     from kdbench.trial import run_trial
 
+    first = recorded(trial)
+    then, now = stood_on(trial.spec, bench, anchor_sha)
+    files = TrialFolder(folder / str(trial.number))
+    again = run_trial(trial.spec, bench, lambda rung: True, files.path, on_progress)
+    write_json(files.result, again)
+    return reproduction(trial.number, first, again, then, now)
+
+
+def recorded(trial: StoredTrial) -> TrialResult:
+    """What `trial` found.
+
+    Raises:
+        KdbenchError: Nothing.
+    """
     if trial.result is None:
         raise KdbenchError(
             f"trial {trial.number} has no result to compare with: "
             f"{trial.reason or 'it did not end'}",
             fix="choose one that `kdbench show` lists",
         )
-    then, now = dict(trial.spec.stands_on), _stands_on_now(trial.spec, bench)
+    return trial.result
+
+
+def stood_on(
+    spec: TrialSpec, bench: Bench, anchor_sha: str | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Hashes of teacher, crops, code and anchor as `spec` knew them, and the same of today.
+
+    Args:
+        spec: Of a stored trial.
+        bench: What its study's trials share, here and now.
+        anchor_sha: Of the anchor the study began with; None if nobody knows.
+    """
+    then, now = dict(spec.stands_on), _stands_on_now(spec, bench)
     if anchor_sha is not None:
         then["anchor"] = anchor_sha
-    known = {name: value for name, value in now.items() if name in then}
-    files = TrialFolder(folder / str(trial.number))
-    again = run_trial(trial.spec, bench, lambda rung: True, files.path, on_progress)
-    write_json(files.result, again)
-    return reproduction(trial.number, trial.result, again, then, known)
+    return then, {name: value for name, value in now.items() if name in then}
 
 
 def _stands_on_now(spec: TrialSpec, bench: Bench) -> dict[str, str]:

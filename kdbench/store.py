@@ -6,6 +6,8 @@ runs/<study>/optuna.db         Optuna's own memory; can be rebuilt from the fold
 runs/<study>/workers/<i>.json  what worker i does just now
 runs/<study>/trials/<n>/       spec.json, then result.json or failure.json; log.jsonl;
                                student.safetensors; energy_trained.json of the front's members
+runs/<study>/reruns/<k>/<n>/   what `rerun` trained again: one run of trial n, or with --seeds and
+                               --twin a folder for each training
 """
 
 import os
@@ -271,7 +273,7 @@ class Store:
             StoreError: There is a trial of this number: the database is older than the folders.
         """
         folder = self.trial(study, number)
-        if not write_once(folder.spec, _SpecFile(hash=spec.hash, spec=spec)):
+        if not keep_spec(folder, spec):
             raise StoreError(
                 f"{folder.path} holds a trial already, which the database does not know",
                 fix="keep the database and the folders of a study together: restore optuna.db, or "
@@ -340,6 +342,11 @@ class Store:
         """Forget the workers of an earlier run."""
         for path in (self.study_folder(study) / "workers").glob("*.json"):
             path.unlink(missing_ok=True)
+
+
+def keep_spec(folder: TrialFolder, spec: TrialSpec) -> bool:
+    """Write what a training is told; False, and nothing is changed, if the folder has a spec."""
+    return write_once(folder.spec, _SpecFile(hash=spec.hash, spec=spec))
 
 
 def _load_trial(folder: TrialFolder) -> StoredTrial:

@@ -1,4 +1,4 @@
-"""The JSON that others read: `show --json` and `bench --json`, as docs/schemas/ describe them."""
+"""The JSON that others read; docs/json.md lists it, docs/schemas/ describe `show` and `bench`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,9 +14,12 @@ from kdbench.records import (
     RDCurve,
     plain,
 )
+from kdbench.report.controls import curse, verdicts
 from kdbench.report.overview import Overview
 from kdbench.rerun import Reproduction
+from kdbench.seeds import FreshSeeds, Run
 from kdbench.store import StoredTrial
+from kdbench.twin import Control, Match, Side
 
 Json = dict[str, Any]
 
@@ -115,6 +118,84 @@ def rerun_json(runs: Sequence[Reproduction], study: str) -> Json:
             }
             for run in runs
         ],
+    }
+
+
+def seeds_json(found: Sequence[FreshSeeds], study: str) -> Json:
+    """What `rerun --seeds --json` prints."""
+    return {
+        "study": study,
+        "seeds": [
+            {
+                "number": fresh.number,
+                "recorded": bd_rate_json(fresh.recorded.bd_rate),
+                "runs": [_run_json(run) for run in fresh.runs],
+                "mean_pct": fresh.mean_pct,
+                "spread_pct": fresh.spread_pct,
+                "winners_curse_pct": fresh.winners_curse_pct,
+                "changed": {k: {"then": a, "now": b} for k, (a, b) in fresh.changed.items()},
+                "verdict": curse(fresh),
+                "wall_s": fresh.wall_s,
+            }
+            for fresh in found
+        ],
+    }
+
+
+def twin_json(controls: Sequence[Control], study: str) -> Json:
+    """What `rerun --twin --json` prints."""
+    return {"study": study, "twins": [_control_json(control) for control in controls]}
+
+
+def _control_json(control: Control) -> Json:
+    longer, said = control.equal_seconds, verdicts(control)
+    return {
+        "number": control.number,
+        "verdict": {name.replace(" ", "_"): text for name, text in said.items()},
+        "equal_steps": _match_json(control.equal_steps),
+        "equal_seconds": None if longer is None else _match_json(longer),
+        "tuning": [_run_json(run) for run in control.tried],
+        "learning_rate": control.learning_rate,
+        "training_s": {
+            "student": control.equal_steps.student.training_s,
+            "twin": control.equal_steps.twin.training_s,
+            "tuning": control.tuning_s,
+        },
+        "cache_s": control.cache_s,
+        "wall_s": control.wall_s,
+    }
+
+
+def _match_json(match: Match) -> Json:
+    return {
+        "outcome": match.outcome,
+        "bd_rate": bd_rate_json(match.bd_rate) if match.bd_rate else None,
+        "why_no_bd_rate": match.why_not,
+        "by_seed": [found and bd_rate_json(found) for found in match.by_seed],
+        "student": _side_json(match.student),
+        "twin": _side_json(match.twin),
+    }
+
+
+def _side_json(side: Side) -> Json:
+    return {
+        "steps": side.steps,
+        "mean_pct": side.mean_pct,
+        "spread_pct": side.spread_pct,
+        "training_s": side.training_s,
+        "runs": [_run_json(run) for run in side.runs],
+    }
+
+
+def _run_json(run: Run) -> Json:
+    return {
+        "seed": run.spec.seed,
+        "learning_rate": run.spec.training.learning_rate,
+        "spec_hash": run.spec.hash,
+        "bd_rate": bd_rate_json(run.result.bd_rate) if run.result else None,
+        "validation_loss": run.validation_loss,
+        "training_s": run.training_s,
+        "why_not": run.why_not,
     }
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,9 @@ from kdbench.records import (
     TrialSpec,
     canonical_json,
 )
-from kdbench.store import TrialFolder
+from kdbench.store import StoredTrial, TrialFolder
 from kdbench.trial import TrialStopped, run_trial
+from kdbench.twin import against_twin
 from tests.support.codecs import architecture, trained
 
 RD_LAMBDAS = (0.0002, 0.0015, 0.009)
@@ -184,6 +186,35 @@ def test_the_same_spec_gives_the_same_bits_again(
     assert again.rd.points == ran.result.rd.points
     assert again.bd_rate == ran.result.bd_rate
     assert again.losses == ran.result.losses
+
+
+def test_a_twin_starts_and_draws_as_its_student_and_distils_nothing(
+    ran: _Watched, spec: TrialSpec, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole of `rerun --twin` on one seed, at one learning rate for the sake of time."""
+    monkeypatch.setattr("kdbench.twin.RATE_FACTORS", (1.0,))
+    stored = StoredTrial(folder=ran.files, spec=spec, result=ran.result)
+    found = against_twin(
+        stored, bench, tmp_path, 1, study=[stored], watch=lambda _: nullcontext(lambda _: None)
+    )
+    (student,), (twin,) = found.equal_steps.student.runs, found.equal_steps.twin.runs
+    assert student.result is not None
+    assert student.result.hashes == ran.result.hashes
+    assert found.equal_steps.by_seed == (found.equal_steps.bd_rate,)
+    assert found.equal_steps.bd_rate is not None
+    assert found.equal_steps.bd_rate.pct != 0.0
+    assert found.cache_s is not None
+    assert found.cache_s >= ran.result.seconds["cache"]
+    logs = [
+        json.loads(TrialFolder(tmp_path / "0" / name / "seed-0").log.read_text().splitlines()[0])
+        for name in ("student", "twin/rate-x1")
+    ]
+    assert logs[0]["rd_loss"] == logs[1]["rd_loss"]  # the first step: one start, one batch
+    assert logs[0]["loss"] > logs[0]["rd_loss"]
+    assert logs[1]["loss"] == logs[1]["rd_loss"]
+    assert twin.spec.distillation.is_off
+    if found.equal_seconds is not None:  # seconds are the machine's
+        assert found.equal_seconds.twin.steps > STEPS
 
 
 def _stop(rung: Rung) -> bool:

@@ -15,8 +15,15 @@ from scipy.interpolate import Akima1DInterpolator
 
 from kdbench import rd
 from kdbench.errors import KdbenchError, QualityGapError
-from kdbench.rd import bd_rate, bd_rate_pct, hypervolume, non_dominated, psnr_db
-from kdbench.records import RDCurve, RDPoint
+from kdbench.rd import (
+    bd_rate,
+    bd_rate_over_seeds,
+    bd_rate_pct,
+    hypervolume,
+    non_dominated,
+    psnr_db,
+)
+from kdbench.records import BDRate, RDCurve, RDPoint
 
 BPP = np.array([0.1, 0.2, 0.4, 0.8, 1.6])
 PSNR = np.array([28.0, 30.5, 33.0, 35.4, 38.1])
@@ -44,6 +51,11 @@ def photos(n_images: int = 8, *, gain_db: float = 0.0, spread: float = 0.05) -> 
 
 def k_times(k: float, anchor: RDCurve) -> RDCurve:
     return curve(k * np.array(anchor.image_bpp), np.array(anchor.image_psnr_db))
+
+
+def fewer_levels() -> RDCurve:
+    found = photos()
+    return curve(np.array(found.image_bpp)[1:], np.array(found.image_psnr_db)[1:])
 
 
 # --- BD-rate ---------------------------------------------------------------------------------
@@ -245,6 +257,95 @@ def test_a_thousand_draws_take_under_two_seconds() -> None:
 def test_curves_of_other_photos_are_refused_with_one_that_differs() -> None:
     with pytest.raises(KdbenchError, match=r"test has 8 images, anchor 9.*8\.png"):
         bd_rate(photos(8), photos(9))
+
+
+# --- over seeds ------------------------------------------------------------------------------
+
+
+def seeds(*lucks_db: float) -> list[RDCurve]:
+    """One codec trained several times: each seed is better by its luck on every photo."""
+    return [curve(np.array(photos().image_bpp), lifted(luck_db)) for luck_db in lucks_db]
+
+
+def lifted(luck_db: float) -> npt.NDArray[np.float64]:
+    return np.array(photos().image_psnr_db) + luck_db
+
+
+def ends(found: BDRate) -> tuple[float, float]:
+    assert found.low_pct is not None
+    assert found.high_pct is not None
+    return found.low_pct, found.high_pct
+
+
+def test_the_same_curves_differ_by_nothing_whatever_the_seeds() -> None:
+    found = bd_rate_over_seeds(seeds(0.0, 0.4, -0.3), seeds(0.0, 0.4, -0.3), n_resamples=100)
+    assert [found.pct, *ends(found)] == pytest.approx([0.0, 0.0, 0.0], abs=1e-9)
+
+
+@given(k=st.floats(0.2, 5.0))
+@settings(max_examples=10, deadline=None)
+def test_k_times_the_bits_of_every_seed_leaves_no_doubt(k: float) -> None:
+    twins = seeds(0.0, 0.4, -0.3)
+    found = bd_rate_over_seeds([k_times(k, twin) for twin in twins], twins, n_resamples=50)
+    assert [found.pct, *ends(found)] == pytest.approx([100 * (k - 1)] * 3, abs=1e-6)
+
+
+def test_one_seed_is_the_bootstrap_over_images() -> None:
+    test, anchor = photos(gain_db=0.3), photos()
+    assert bd_rate_over_seeds([test], [anchor]) == bd_rate(test, anchor)
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_more_seeds_of_the_same_data_neither_widen_nor_narrow_the_interval(n: int) -> None:
+    test, anchor = photos(gain_db=0.3), photos()
+    one, several = bd_rate(test, anchor), bd_rate_over_seeds([test] * n, [anchor] * n)
+    assert [several.pct, *ends(several)] == pytest.approx([one.pct, *ends(one)])
+
+
+def test_what_both_sides_of_a_seed_share_is_no_doubt_but_what_one_has_alone_is() -> None:
+    students, lucky = seeds(0.1, 0.5, -0.2), seeds(0.0, 0.4, -0.3)
+    paired = ends(bd_rate_over_seeds(students, lucky))
+    unpaired = ends(bd_rate_over_seeds(students, [lucky[1], lucky[2], lucky[0]]))
+    assert (unpaired[1] - unpaired[0]) > 5 * (paired[1] - paired[0])
+    assert paired[1] < 0.0 < unpaired[1]
+
+
+def test_the_order_of_the_seeds_does_not_move_the_figure() -> None:
+    students, twins = seeds(0.1, 0.5, -0.2), seeds(0.0, 0.4, -0.3)
+    there = bd_rate_over_seeds(students, twins, n_resamples=10)
+    back = bd_rate_over_seeds(students[::-1], twins[::-1], n_resamples=10)
+    assert back.pct == pytest.approx(there.pct)
+
+
+def test_several_seeds_on_one_photo_have_no_interval() -> None:
+    """It would tell of seeds alone, and look narrow."""
+    found = bd_rate_over_seeds([photos(1, gain_db=0.3)] * 3, [photos(1)] * 3)
+    assert (found.low_pct, found.high_pct) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("tests", "anchors", "problem"),
+    [
+        ([], [], "test has 0 seeds, anchor 0"),
+        ([photos()] * 2, [photos()], "test has 2 seeds, anchor 1"),
+        ([photos(), photos(9)], [photos()] * 2, "test has 9 images, anchor 8"),
+        ([photos()] * 2, [photos(), photos(9)], "test has 9 images, anchor 8"),
+        ([photos(), fewer_levels()], [photos()] * 2, "the seeds of the test curve have 4 to 5"),
+    ],
+)
+def test_seeds_that_are_no_pairs_are_refused(
+    tests: list[RDCurve], anchors: list[RDCurve], problem: str
+) -> None:
+    with pytest.raises(KdbenchError, match=problem):
+        bd_rate_over_seeds(tests, anchors)
+
+
+def test_a_thousand_draws_of_five_seeds_take_under_two_seconds() -> None:
+    tests, anchors = [photos(24, gain_db=0.3)] * 5, [photos(24)] * 5
+    bd_rate_over_seeds(tests, anchors, n_resamples=1)  # imports
+    began = time.process_time()
+    bd_rate_over_seeds(tests, anchors, n_resamples=1000)
+    assert time.process_time() - began < 2.0
 
 
 # --- fronts ----------------------------------------------------------------------------------

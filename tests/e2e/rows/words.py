@@ -1,12 +1,22 @@
 """Words of the command line that make no sense, and studies and trials that are not there."""
 
+from dataclasses import replace
+from pathlib import Path
+
+from kdbench.records import Distillation
+from kdbench.store import Store, keep_spec
 from tests.e2e.rows.row import Row
-from tests.support.desk import data, edited
+from tests.support.desk import Prepare, data, edited
+from tests.support.results import spec
 
 ALL = "`kdbench show --study tiny --all`"
 COMPLETE = "fix: choose one that `kdbench show` lists\n"
 DAMAGED = (
     "  fix: restore it from a copy, or move its folder away; the rest of the study is intact\n"
+)
+NO_TWIN = (
+    "it is its own twin, there is nothing to compare\n  fix: name a distilled trial with "
+    "`--trial N`; `kdbench show --json` has every `spec.distillation`\n"
 )
 TRIAL = "runs/tiny/trials/0"
 
@@ -40,6 +50,17 @@ def damaged(name: str, content: bytes, why: str) -> Row:
         command="show --study tiny",
         answer=f"HERE/runs/tiny/{name} is damaged: {why}\n{DAMAGED}",
     )
+
+
+def told_otherwise(plan: Distillation) -> Prepare:
+    """Trial 0 of the stored study was told to distil like this."""
+
+    def tell(folder: Path) -> None:
+        files = Store(folder / "runs").trial("tiny", 0)
+        files.spec.unlink()
+        keep_spec(files, replace(spec(0), distillation=plan))
+
+    return tell
 
 
 ROWS = {
@@ -97,6 +118,30 @@ ROWS = {
         "last",
         "`last` names no trial\n"
         f"  fix: use a number, best, best:OBJECTIVE or knee; {ALL} lists the trials\n",
+    ),
+    "a twin of a trial without a teacher": Row(
+        broken=told_otherwise(Distillation()),
+        command="rerun --study tiny --trial 0 --twin",
+        answer=f"trial 0 has no teacher: {NO_TWIN}",
+    ),
+    "a twin of a trial that was not distilled": Row(
+        broken=told_otherwise(Distillation(teacher="teacher:default", temperature=2.0)),
+        command="rerun --study tiny --trial best --twin --seeds 2",
+        answer=f"trial 0 has every distillation weight 0: {NO_TWIN}",
+    ),
+    "a twin of a trial that failed": again(
+        "4 --twin",
+        "trial 4 has no result to compare with: the loss became nan at step 312 of 800\n"
+        f"  {COMPLETE}",
+    ),
+    "fresh seeds of a trial that runs": again(
+        "5 --seeds 2", f"trial 5 has no result to compare with: it did not end\n  {COMPLETE}"
+    ),
+    "no seed at all": usage(
+        "rerun --study tiny --twin --seeds 0", "argument --seeds: 0 is not at least 1"
+    ),
+    "a word for a number of seeds": usage(
+        "rerun --study tiny --seeds few", "argument --seeds: invalid whole number value: 'few'"
     ),
     "the best of an objective that the study has not": again(
         "best:params",

@@ -12,9 +12,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from kdbench.bench import Comparison
-from kdbench.report.json_view import bench_json, rerun_json, study_json
+from kdbench.report.json_view import bench_json, rerun_json, seeds_json, study_json, twin_json
 from kdbench.report.overview import overview
 from kdbench.rerun import reproduction
+from tests.support import twins
 from tests.support.results import OBJECTIVES, STUDY, TEACHER, make_study, result
 
 SCHEMAS = Path(__file__).parents[3] / "docs" / "schemas"
@@ -114,6 +115,47 @@ def test_rerun_says_what_is_the_same_and_what_changed() -> None:
     assert sent_run["changed"] == {"teacher": {"then": "a", "now": "b"}}
     assert sent_run["expected"] is False
     assert sent_run["difference"]["pct"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_twins_are_told_with_figures_verdicts_and_costs() -> None:
+    document = sent(twin_json([twins.helped(), twins.untold()], STUDY))
+    assert document["study"] == STUDY
+    helped, untold = document["twins"]
+    steps = helped["equal_steps"]
+    assert steps["outcome"] == "helped"
+    assert [rate["pct"] for rate in steps["by_seed"]] == pytest.approx([-2.6, -1.7, -1.1], abs=0.1)
+    assert steps["student"]["mean_pct"] == pytest.approx(12.7)
+    assert [run["seed"] for run in steps["twin"]["runs"]] == [0, 1, 2]
+    assert helped["equal_seconds"]["twin"]["steps"] == 1346
+    assert helped["training_s"] == pytest.approx({"student": 40.2, "twin": 31, "tuning": 62})
+    assert [run["learning_rate"] for run in helped["tuning"]] == [0.0005, 0.001, 0.002]
+    assert helped["verdict"]["equal_seconds"].startswith("within noise")
+    assert untold["equal_steps"]["bd_rate"] is None
+    assert untold["equal_steps"]["why_no_bd_rate"] == f"no seed has both: {twins.BROKEN}"
+    assert (untold["equal_seconds"], untold["cache_s"]) == (None, None)
+    assert untold["training_s"]["student"] is None
+
+
+def test_fresh_seeds_are_told_with_those_that_broke() -> None:
+    document = sent(seeds_json([twins.fresh(), twins.elsewhere()], STUDY))
+    lucky, moved = document["seeds"]
+    assert lucky["winners_curse_pct"] == pytest.approx(9.0 - 12.9)
+    assert [run["bd_rate"] is None for run in lucky["runs"]] == [False, False, True]
+    assert lucky["runs"][2]["why_not"] == twins.BROKEN
+    assert moved["spread_pct"] is None
+    assert moved["changed"]["cpu"] == {"then": "AMD EPYC", "now": "Intel Xeon"}
+
+
+def keys_of(document: Any) -> set[str]:
+    if isinstance(document, dict):
+        return set(document).union(*map(keys_of, document.values()))
+    return set().union(*map(keys_of, document)) if isinstance(document, list) else set()
+
+
+def test_the_documentation_names_every_key_of_twins_and_seeds() -> None:
+    text = (SCHEMAS.parent / "json.md").read_text()
+    told = keys_of(twin_json([twins.helped()], STUDY)) | keys_of(seeds_json([twins.fresh()], STUDY))
+    assert [key for key in sorted(told) if not re.search(rf"\b{key}\b", text)] == []
 
 
 def test_the_documentation_names_every_key() -> None:

@@ -13,11 +13,13 @@ import pytest
 from kdbench.bench import Comparison
 from kdbench.doctor import Finding
 from kdbench.records import BDRate
+from kdbench.report.controls import curse, seeds_text, twin_text, verdict, verdicts
 from kdbench.report.details import bench_text, doctor_text, rerun_text
 from kdbench.report.overview import overview
 from kdbench.report.tables import show_text
 from kdbench.report.text import table
 from kdbench.rerun import reproduction
+from tests.support import twins
 from tests.support.results import (
     STUDY,
     TEACHER,
@@ -121,6 +123,37 @@ def test_rerun() -> None:
         reproduction(4, first, replace(elsewhere, environment=first.environment), {}, {}),
     ]
     expect("rerun", rerun_text(runs, 80))
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_rerun_twin(width: int) -> None:
+    controls = [twins.helped(), twins.hurt(), twins.untold()]
+    expect(f"twin_{width}", twin_text(controls, width))
+
+
+def test_rerun_seeds() -> None:
+    expect("seeds", seeds_text([twins.fresh(), twins.elsewhere()], 80))
+
+
+def test_an_interval_that_cannot_be_had_is_no_verdict() -> None:
+    match = twins.hurt().equal_steps
+    assert match.bd_rate is not None
+    open_ended = replace(match, bd_rate=replace(match.bd_rate, low_pct=None, high_pct=None))
+    assert verdict(open_ended).startswith("whether distillation helped cannot be told: BD-rate +2")
+
+
+def test_a_student_that_is_quicker_than_its_twin_is_not_called_equal() -> None:
+    control = twins.hurt()
+    slow = twins.side(control.tried[1].spec, (10.0,), 40.0)
+    quicker = replace(control, equal_steps=replace(control.equal_steps, twin=slow))
+    assert verdicts(quicker)["equal seconds"] == (
+        "the student took fewer than the twin: 32 s with distillation, 40 s without"
+    )
+
+
+def test_no_fresh_seed_that_finished_is_no_figure() -> None:
+    lost = replace(twins.fresh(), runs=twins.fresh().runs[2:])
+    assert curse(lost) == "cannot be told: the training of every fresh seed broke"
 
 
 def test_doctor() -> None:
