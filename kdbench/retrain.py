@@ -1,0 +1,140 @@
+"""What `kdbench rerun` does: stored trials again, as they were, from fresh seeds, beside twins."""
+
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kdbench.store import Store, StoredTrial
+
+if TYPE_CHECKING:
+    from kdbench.records import Bench
+    from kdbench.seeds import Watch
+
+Views = tuple[Callable[[], Mapping[str, Any]], Callable[[int], str]]  # as JSON; as text of a width
+
+
+class _Again(NamedTuple):
+    """Stored trials of one study, and what they are trained again with."""
+
+    study: str
+    trials: list[StoredTrial]
+    bench: "Bench"
+    anchor_sha: str | None
+    store: Store
+
+    @contextmanager
+    def folder(self) -> Iterator[Path]:
+        """A folder for what is trained; who interrupts is told that it is kept."""
+        folder = self.store.new_rerun(self.study)
+        try:
+            yield folder
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"what is finished is kept in {folder}") from None
+
+
+def rerun(store: Store, arguments: Namespace) -> Views:
+    """Trains what `--trial` names again; gives what to print.
+
+    Raises:
+        KdbenchError: No such study or trial, or one that cannot be trained again so.
+        KeyboardInterrupt: Says where finished results are kept.
+    """
+    again = _again(store, arguments)
+    if arguments.twin:
+        return _twins(again, arguments)
+    if arguments.seeds:
+        return _fresh_seeds(again, arguments)
+    return _same_again(again, arguments)
+
+
+def _again(store: Store, arguments: Namespace) -> _Again:
+    from kdbench.anchor import located
+    from kdbench.config import bench, from_settings
+    from kdbench.device import resolve
+    from kdbench.report.overview import choose, overview
+
+    study = arguments.study
+    trials = [store.load_trial(study, n) for n in choose(overview(store, study), arguments.trial)]
+    stored = store.load_study(study)
+    config = from_settings(stored.settings, f"study.json of {study}")
+    device = resolve(arguments.device or config.device)
+    setting = bench(config, cache=store.cache, device=device)
+    setting = replace(setting, anchor=located(config.anchor, store))
+    return _Again(study, trials, setting, stored.fixed.get("anchor"), store)
+
+
+def _same_again(again: _Again, arguments: Namespace) -> Views:
+    from kdbench.report.details import rerun_text
+    from kdbench.report.json_view import rerun_json
+    from kdbench.report.progress import following
+    from kdbench.rerun import run_again
+
+    runs = []
+    with again.folder() as folder:
+        for trial in again.trials:
+            with following(f"trial {trial.number}", silent=arguments.json) as follow:
+                run = run_again(
+                    trial,
+                    again.bench,
+                    folder,
+                    anchor_sha=again.anchor_sha,
+                    on_progress=follow,
+                )
+            runs.append(run)
+    return lambda: rerun_json(runs, again.study), lambda width: rerun_text(runs, width)
+
+
+def _fresh_seeds(again: _Again, arguments: Namespace) -> Views:
+    from kdbench.report.controls import seeds_text
+    from kdbench.report.json_view import seeds_json
+    from kdbench.rerun import recorded
+    from kdbench.seeds import fresh_seeds
+
+    for trial in again.trials:
+        recorded(trial)  # all of them before the first hour of training
+    with again.folder() as folder:
+        found = [
+            fresh_seeds(
+                trial,
+                again.bench,
+                folder,
+                arguments.seeds,
+                anchor_sha=again.anchor_sha,
+                watch=_watch(trial.number, arguments),
+            )
+            for trial in again.trials
+        ]
+    return lambda: seeds_json(found, again.study), lambda width: seeds_text(found, width)
+
+
+def _twins(again: _Again, arguments: Namespace) -> Views:
+    from kdbench.report.controls import twin_text
+    from kdbench.report.json_view import twin_json
+    from kdbench.twin import against_twin, require_twin
+
+    for trial in again.trials:
+        require_twin(trial)
+    study = again.store.trials(again.study)
+    with again.folder() as folder:
+        found = [
+            against_twin(
+                trial,
+                again.bench,
+                folder,
+                arguments.seeds or 1,
+                study=study,
+                watch=_watch(trial.number, arguments),
+            )
+            for trial in again.trials
+        ]
+    return lambda: twin_json(found, again.study), lambda width: twin_text(found, width)
+
+
+def _watch(number: int, arguments: Namespace) -> "Watch":
+    """Shows the progress of each training of trial `number`."""
+    from kdbench.report.progress import following
+
+    return lambda name: following(f"trial {number} {name}", silent=arguments.json)
