@@ -50,16 +50,18 @@ TWIN, ALL, ALONE = "twin", "all", "alone"
 TUNED = (TWIN, ALL, ALONE)
 CASES: dict[str, dict[str, float]] = {
     TWIN: {},
-    ALL: {"latent": 0.03, "hyper_latent": 0.05, "output": 0.2, "entropy": 0.2},
-    "latent 0.03": {"latent": 0.03},
     "latent 0.3": {"latent": 0.3},
+    "latent 1": {"latent": 1.0},
+    ALL: {"latent": 0.03, "hyper_latent": 0.05, "output": 0.2, "entropy": 0.2},
+    ALONE: {},
+    "latent 0.03": {"latent": 0.03},
     "hyper-latent 0.1": {"hyper_latent": 0.1},
     "output 0.3": {"output": 0.3},
     "entropy 0.3": {"entropy": 0.3},
     "entropy 0.3, tau 0.5": {"entropy": 0.3, "temperature": 0.5},
     "entropy 0.3, tau 4": {"entropy": 0.3, "temperature": 4.0},
-    ALONE: {},
 }
+MAIN = (TWIN, "latent 0.3", "latent 1")  # also from every seed, and at both lengths
 STUDENTS = {"16": (16, 16), "32": (32, 32), "48 > 16": (48, 16)}
 SHORT, LONG = 300, 1200
 
@@ -77,13 +79,16 @@ class Run:
 def runs(only: str | None) -> Iterator[Run]:
     """Every run, those first that say most."""
     for seed in SEEDS:
-        if only != "long":
-            for student in STUDENTS:
-                cases = list(CASES) if student != "48 > 16" else [TWIN, ALL]
+        for student in ("16", "32"):
+            if only != "long":
+                yield from (Run(student, SHORT, case, seed) for case in MAIN)
+            if only != "short":
+                yield from (Run(student, LONG, case, seed) for case in MAIN[:2])
+    if only != "long":
+        rest = [case for case in CASES if case not in MAIN]
+        for seed in SEEDS:
+            for student, cases in (("16", rest), ("48 > 16", MAIN), ("32", rest)):
                 yield from (Run(student, SHORT, case, seed) for case in cases)
-        if only != "short":
-            for student in ("16", "32"):
-                yield from (Run(student, LONG, case, seed) for case in (TWIN, ALL, "output 0.3"))
 
 
 def spec_of(run: Run, learning_rate: float, rd_lambdas: tuple[float, ...]) -> TrialSpec:
