@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from kdbench.codecs.hyperprior import images_bits
 from kdbench.errors import TrainingError
-from kdbench.records import Architecture, Distillation
+from kdbench.records import Architecture, Distillation, Offer
 
 BITS_PER_SQUARED_STEP = 6 / math.log(2)
 SCALE_MIN = 0.11  # CompressAI's lower bound of sigma
@@ -53,16 +53,16 @@ class Targets(NamedTuple):
 
     Attributes:
         y: Gained latent before rounding, (B, M_t, h, w).
-        z: Hyper-latent before rounding, (B, H_t, h/4, w/4).
-        scales: sigma, (B, M_t, h, w).
         x_hat: Reconstruction on [0, 1], (B, 3, H, W).
-        means: mu, (B, M_t, h, w), of a teacher that predicts it.
+        z: Hyper-latent before rounding, (B, H_t, h/4, w/4), of a teacher that has one.
+        scales: sigma, (B, M_t, h, w), of a teacher that predicts it.
+        means: mu, (B, M_t, h, w), likewise.
     """
 
     y: Tensor
-    z: Tensor
-    scales: Tensor
     x_hat: Tensor
+    z: Tensor | None = None
+    scales: Tensor | None = None
     means: Tensor | None = None
 
     @classmethod
@@ -182,7 +182,7 @@ class Distiller(nn.Module):
         self,
         plan: Distillation,
         student: Architecture,
-        teacher: Architecture,
+        teacher: Offer,
         channels: Sequence[int] | None = None,
     ) -> None:
         """Connectors start as the identity on the channels both sides have.
@@ -195,21 +195,18 @@ class Distiller(nn.Module):
                 aligned (`codecs.align`).
 
         Raises:
-            TrainingError: The entropy term between latents of different width or prior.
+            TrainingError: A term that needs what the teacher has not, or the entropy term between
+                latents of different width or prior.
         """
         super().__init__()
-        if plan.entropy > 0 and student.coordinates != teacher.coordinates:
-            own, theirs = student.coordinates, teacher.coordinates
-            raise TrainingError(
-                f"the entropy term compares channel by channel, but the student has "
-                f"{own.channels} latent channels ({own.prior}) and its teacher "
-                f"{theirs.channels} ({theirs.prior})",
-                fix="set `distillation.entropy` to 0, or `latent.channels` and `hyper.prior` to "
-                "the teacher's",
-            )
+        _require_served(plan, student, teacher)
         self.plan = plan
-        self.y_connector = _connector(student.latent.channels, teacher.latent.channels, channels)
-        self.z_connector = _connector(student.hyper.width, teacher.hyper.width)
+        self.y_connector = _connector(student.latent.channels, teacher.channels, channels)
+        self.z_connector = (
+            nn.Identity()
+            if teacher.hyper_width is None
+            else _connector(student.hyper.width, teacher.hyper_width)
+        )
         self.entropy_unit: Tensor
         self.register_buffer("entropy_unit", torch.zeros(()))  # c(tau); 0 until the first batch
 
@@ -224,12 +221,12 @@ class Distiller(nn.Module):
         if plan.latent > 0:
             y = self.y_connector(out["y"])
             terms["latent"] = plan.latent * squared_steps_bpp(y, targets.y, pixels)
-        if plan.hyper_latent > 0:
+        if plan.hyper_latent > 0 and targets.z is not None:
             z = self.z_connector(out["z"])
             terms["hyper_latent"] = plan.hyper_latent * squared_steps_bpp(z, targets.z, pixels)
         if plan.output > 0:
             terms["output"] = plan.output * output_bpp(out["x_hat"], targets.x_hat, rd_lambda)
-        if plan.entropy > 0:
+        if plan.entropy > 0 and targets.scales is not None:
             shift = None if targets.means is None else targets.means - out["means"]
             terms["entropy"] = plan.entropy * self.entropy_bpp(
                 out["scales"], targets.scales, pixels, shift
@@ -245,6 +242,29 @@ class Distiller(nn.Module):
             self.entropy_unit.fill_(_entropy_unit(scales, teacher_scales, shift, tau))
         bits = _entropy_bits(scales, teacher_scales, shift, tau)
         return self.entropy_unit * bits / (scales.shape[0] * pixels)
+
+
+def _require_served(plan: Distillation, student: Architecture, teacher: Offer) -> None:
+    """Raises TrainingError for a term of `plan` that the teacher cannot serve."""
+    if plan.hyper_latent > 0 and teacher.hyper_width is None:
+        raise TrainingError(
+            "the hyper-latent term needs a hyper-latent, and the teacher has none",
+            fix="set `distillation.hyper_latent` to 0, or take a teacher with a hyperprior",
+        )
+    if plan.entropy > 0 and teacher.prior is None:
+        raise TrainingError(
+            "the entropy term needs the Gaussians of the latents, and the teacher predicts none",
+            fix="set `distillation.entropy` to 0, or take a teacher with a hyperprior",
+        )
+    own, theirs = student.coordinates, teacher.coordinates
+    if plan.entropy > 0 and own != theirs:
+        raise TrainingError(
+            f"the entropy term compares channel by channel, but the student has "
+            f"{own.channels} latent channels ({own.prior}) and its teacher "
+            f"{theirs.channels} ({theirs.prior})",
+            fix="set `distillation.entropy` to 0, or `latent.channels` and `hyper.prior` to "
+            "the teacher's",
+        )
 
 
 def _entropy_bits(

@@ -104,7 +104,7 @@ class Lesson:
             scale_start(model, first)
         if self._teacher is not None:
             self.distiller = Distiller(
-                spec.distillation, spec.architecture, self._teacher.model.architecture, channels
+                spec.distillation, spec.architecture, self._teacher.offer, channels
             )
         return model
 

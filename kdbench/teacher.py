@@ -1,11 +1,14 @@
 """Frozen teachers by name, and their outputs on a study's crops, computed once and memory-mapped.
 
-A cache folder holds, for n crops and the L levels of the study (M, H: the teacher's channels):
+What the cache, the loss and a student's start ask of a teacher is the contract `Teaches`; kdbench's
+own codec files (`Teacher`) satisfy it with a variable-rate `Hyperprior`.
+
+A cache folder holds, for n crops and L levels of the teacher (M, H: the teacher's channels):
 
     y.f16       (n, M, h, w)             latent before the gain: the levels share it
-    z.f16       (L, n, H, h/4, w/4)      hyper-latent before rounding
-    scales.f16  (L, n, M, h, w)          sigma
-    means.f16   (L, n, M, h, w)          mu, of a teacher that predicts it
+    z.f16       (L, n, H, h/4, w/4)      hyper-latent before rounding, of a teacher that has one
+    scales.f16  (L, n, M, h, w)          sigma, of a teacher that predicts it
+    means.f16   (L, n, M, h, w)          mu, likewise
     x_hat.u8    (L, n, 3, H, W)          reconstruction, 8 bit
 
 Its name is the hash of teacher file, levels and crops, so nothing stale is ever read.
@@ -22,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,10 +38,44 @@ from kdbench.codecs.weights import file_sha, load_codec, read_card
 from kdbench.data import CropList
 from kdbench.distill import Targets
 from kdbench.errors import CodecError, StoreError
-from kdbench.records import Architecture, content_hash
+from kdbench.records import Architecture, Offer, content_hash
 
 SHARED = "y"  # what the levels share; all else is stored for each
+PREDICTED = ("z", "scales", "means")  # what not every teacher has
 CHUNK = 16  # crops the teacher sees at a time; part of what the cache's values depend on
+
+
+class Teaches(Protocol):
+    """What is asked of a teacher.
+
+    Its levels share a latent y up to gains; a teacher of one rate has one level. Photos are a
+    multiple of 64 px a side, y is a sixteenth of that and z a sixty-fourth.
+    """
+
+    @property
+    def name(self) -> str:
+        """What a study calls it."""
+
+    @property
+    def sha(self) -> str:
+        """Hash of what it consists of: caches and specs stand on it."""
+
+    @property
+    def rd_lambdas(self) -> tuple[float, ...]:
+        """What each of its levels was trained for, ascending."""
+
+    @property
+    def offer(self) -> Offer:
+        """What it has, and how wide."""
+
+    def levels_for(self, rd_lambdas: Sequence[float]) -> tuple[int, ...]:
+        """Its level for each of `rd_lambdas`; CodecError where it has none."""
+
+    def gains(self, levels: Sequence[int]) -> Tensor:
+        """What y is multiplied by at each of `levels`, (L, M or 1, 1, 1); ones at one rate."""
+
+    def outputs(self, crops: Tensor, levels: Sequence[int]) -> dict[str, Tensor]:
+        """What the cache stores of uint8 `crops` (B, 3, H, W), by name, in the types it stores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +98,11 @@ class Teacher:
         """What each of its levels was trained for."""
         return tuple(self.card["training"]["rd_lambdas"])
 
+    @property
+    def offer(self) -> Offer:
+        """Everything there is."""
+        return self.model.architecture.offer
+
     def levels_for(self, rd_lambdas: Sequence[float]) -> tuple[int, ...]:
         """Its level for each of `rd_lambdas`.
 
@@ -75,6 +117,14 @@ class Teacher:
                 fix="choose `training.rd_lambdas` of the study among the teacher's",
             )
         return tuple(self.rd_lambdas.index(v) for v in rd_lambdas)
+
+    def gains(self, levels: Sequence[int]) -> Tensor:
+        """Learned, one a channel, (L, M, 1, 1)."""
+        return torch.cat([self.model.gain(level) for level in levels])
+
+    def outputs(self, crops: Tensor, levels: Sequence[int]) -> dict[str, Tensor]:
+        """See `teacher_outputs`."""
+        return teacher_outputs(self.model, crops, levels)
 
 
 def teacher_path(name: str) -> Path:
@@ -149,15 +199,15 @@ def teacher_outputs(model: Hyperprior, crops: Tensor, levels: Sequence[int]) -> 
 class TeacherCache:
     """A teacher's outputs on a crop list; `open` builds them once, whoever asks first."""
 
-    def __init__(self, teacher: Teacher, levels: Sequence[int], arrays: dict[str, Any]) -> None:
+    def __init__(self, teacher: Teaches, levels: Sequence[int], arrays: dict[str, Any]) -> None:
         self.levels = tuple(levels)
         self._arrays = arrays
-        self._gains = torch.cat([teacher.model.gain(level) for level in levels])
+        self._gains = teacher.gains(levels)
 
     @classmethod
     def open(
         cls,
-        teacher: Teacher,
+        teacher: Teaches,
         crops: CropList,
         rd_lambdas: Sequence[float],
         folder: Path,
@@ -181,7 +231,7 @@ class TeacherCache:
             StoreError: It would be larger than `cache_gib`, or cannot be written.
         """
         levels = teacher.levels_for(rd_lambdas)
-        shapes = _shapes(teacher.model.architecture, crops, len(levels))
+        shapes = _shapes(teacher.offer, crops, len(levels))
         gib = sum(math.prod(s) * np.dtype(t).itemsize for s, t in shapes.values()) / 2**30
         if gib > cache_gib:
             raise StoreError(
@@ -196,7 +246,7 @@ class TeacherCache:
             with _locked(folder / f"teacher-{key}.lock"):
                 if not _is_whole(target, shapes):
                     _build(
-                        teacher.model,
+                        teacher,
                         crops,
                         levels,
                         shapes,
@@ -227,10 +277,8 @@ class TeacherCache:
         gains = self._gains[levels.cpu()].to(device)
         return Targets(
             y=rows(SHARED) * gains,
-            z=rows("z"),
-            scales=rows("scales"),
-            means=rows("means") if "means" in self._arrays else None,
             x_hat=rows("x_hat") / 255,
+            **{name: rows(name) for name in PREDICTED if name in self._arrays},
         )
 
     def latents(self, n: int) -> Tensor:
@@ -238,25 +286,24 @@ class TeacherCache:
         return torch.from_numpy(np.array(self._arrays[SHARED][:n])).float()
 
 
-def _shapes(
-    architecture: Architecture, crops: CropList, n_levels: int
-) -> dict[str, tuple[tuple[int, ...], str]]:
+def _shapes(offer: Offer, crops: CropList, n_levels: int) -> dict[str, tuple[tuple[int, ...], str]]:
     n, px = crops.n, crops.crop_px
-    M, H = architecture.latent.channels, architecture.hyper.width
-    latents = (n, M, px // 16, px // 16)
+    latents = (n, offer.channels, px // 16, px // 16)
     shapes: dict[str, tuple[tuple[int, ...], str]] = {
         SHARED: (latents, "<f2"),
-        "z": ((n_levels, n, H, px // 64, px // 64), "<f2"),
-        "scales": ((n_levels, *latents), "<f2"),
         "x_hat": ((n_levels, n, 3, px, px), "|u1"),
     }
-    if architecture.hyper.prior == "mean_scale":
+    if offer.hyper_width is not None:
+        shapes["z"] = ((n_levels, n, offer.hyper_width, px // 64, px // 64), "<f2")
+    if offer.prior is not None:
+        shapes["scales"] = ((n_levels, *latents), "<f2")
+    if offer.prior == "mean_scale":
         shapes["means"] = ((n_levels, *latents), "<f2")
     return shapes
 
 
 def _build(
-    model: Hyperprior,
+    teacher: Teaches,
     crops: CropList,
     levels: Sequence[int],
     shapes: dict[str, tuple[tuple[int, ...], str]],
@@ -277,7 +324,7 @@ def _build(
         for first in range(0, crops.n, CHUNK):
             chunk = slice(first, min(first + CHUNK, crops.n))
             with turn():
-                out = teacher_outputs(model, torch.from_numpy(np.array(pixels[chunk])), levels)
+                out = teacher.outputs(torch.from_numpy(np.array(pixels[chunk])), levels)
             for name, values in out.items():
                 at = chunk if name == SHARED else (slice(None), chunk)
                 arrays[name][at] = values.numpy()
