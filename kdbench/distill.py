@@ -71,6 +71,13 @@ class Targets(NamedTuple):
         return cls(**{name: out[name] for name in cls._fields if name in out})
 
 
+class Guided(NamedTuple):
+    """What one of several teachers gives: targets of the `rows` (k,) of a batch that it guides."""
+
+    rows: Tensor
+    targets: Targets
+
+
 class RateDistortion(NamedTuple):
     """R [bit/px], D (MSE on [0, 1]) and R + rd_lambda 255^2 D, each averaged over the batch."""
 
@@ -184,6 +191,8 @@ class Distiller(nn.Module):
         student: Architecture,
         teacher: Offer,
         channels: Sequence[int] | None = None,
+        *,
+        connect: bool = False,
     ) -> None:
         """Connectors start as the identity on the channels both sides have.
 
@@ -193,6 +202,7 @@ class Distiller(nn.Module):
             teacher: Where to.
             channels: The teacher's latent channel of each of the student's, where they started
                 aligned (`codecs.align`).
+            connect: Whether to connect latents of the same width, too.
 
         Raises:
             TrainingError: A term that needs what the teacher has not, or the entropy term between
@@ -201,12 +211,10 @@ class Distiller(nn.Module):
         super().__init__()
         _require_served(plan, student, teacher)
         self.plan = plan
-        self.y_connector = _connector(student.latent.channels, teacher.channels, channels)
-        self.z_connector = (
-            nn.Identity()
-            if teacher.hyper_width is None
-            else _connector(student.hyper.width, teacher.hyper_width)
-        )
+        own, theirs = student.latent.channels, teacher.channels
+        z_own, z_theirs = student.hyper.width, teacher.hyper_width or student.hyper.width
+        self.y_connector = _connector(own, theirs, channels, always=connect)
+        self.z_connector = _connector(z_own, z_theirs, always=connect)
         self.entropy_unit: Tensor
         self.register_buffer("entropy_unit", torch.zeros(()))  # c(tau); 0 until the first batch
 
@@ -242,6 +250,49 @@ class Distiller(nn.Module):
             self.entropy_unit.fill_(_entropy_unit(scales, teacher_scales, shift, tau))
         bits = _entropy_bits(scales, teacher_scales, shift, tau)
         return self.entropy_unit * bits / (scales.shape[0] * pixels)
+
+
+class LevelDistiller(nn.Module):
+    """The terms of a student whose levels have teachers of their own, each of one rate.
+
+    Every teacher has connectors of its own, for models of several rates were trained apart and
+    share no coordinates, while a student's levels do; a single one needs none at equal widths.
+    Samples of a level that nobody guides have no terms. All terms are means over the whole batch:
+    a guided sample's weigh what they weigh where all are guided.
+    """
+
+    def __init__(
+        self, plan: Distillation, student: Architecture, teachers: Sequence[Offer]
+    ) -> None:
+        """One teacher or more.
+
+        Raises:
+            TrainingError: As `Distiller`, or the entropy term with several teachers.
+        """
+        super().__init__()
+        several = len(teachers) > 1
+        if several and plan.entropy > 0:
+            raise TrainingError(
+                "the entropy term compares channel by channel, and teachers of several rates each "
+                "have coordinates of their own",
+                fix="set `distillation.entropy` to 0, or name one quality as teacher",
+            )
+        each = [Distiller(plan, student, teacher, connect=several) for teacher in teachers]
+        self.each = nn.ModuleList(each)
+
+    def forward(
+        self, out: dict[str, Tensor], guided: Sequence[Guided], rd_lambda: Tensor
+    ) -> dict[str, Tensor]:
+        """Each active term, weighted [bit/px]; none where no sample is guided."""
+        terms: dict[str, Tensor] = {}
+        for distiller, (rows, targets) in zip(self.each, guided, strict=True):
+            if len(rows) == 0:
+                continue
+            own = {name: out[name][rows] for name in Targets._fields if name in out}
+            share = len(rows) / len(rd_lambda)
+            for name, term in distiller(own, targets, rd_lambda[rows]).items():
+                terms[name] = terms.get(name, 0) + share * term
+        return terms
 
 
 def _require_served(plan: Distillation, student: Architecture, teacher: Offer) -> None:
@@ -291,8 +342,14 @@ def _entropy_unit(
     return norms[0] / norms[1] if norms[1] > 0 else 1.0
 
 
-def _connector(n_student: int, n_teacher: int, channels: Sequence[int] | None = None) -> nn.Module:
-    if n_student == n_teacher:
+def _connector(
+    n_student: int,
+    n_teacher: int,
+    channels: Sequence[int] | None = None,
+    *,
+    always: bool = False,
+) -> nn.Module:
+    if n_student == n_teacher and not always:
         return nn.Identity()
     layer = nn.Conv2d(n_student, n_teacher, kernel_size=1)
     pairs = range(min(n_student, n_teacher)) if channels is None else channels

@@ -1,7 +1,6 @@
 """Frozen teachers by name, and their outputs on a study's crops, computed once and memory-mapped.
 
-What the cache, the loss and a student's start ask of a teacher is the contract `Teaches`; kdbench's
-own codec files (`Teacher`) satisfy it with a variable-rate `Hyperprior`.
+kdbench's own codec files (`Teacher`) satisfy the contract with a variable-rate `Hyperprior`.
 
 A cache folder holds, for n crops and L levels of the teacher (M, H: the teacher's channels):
 
@@ -25,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +34,7 @@ from torch import Tensor
 from kdbench.cards import list_teachers
 from kdbench.codecs.hyperprior import Hyperprior, quantised
 from kdbench.codecs.weights import file_sha, load_codec, read_card
+from kdbench.contract import Teaches
 from kdbench.data import CropList
 from kdbench.distill import Targets
 from kdbench.errors import CodecError, StoreError
@@ -43,39 +43,6 @@ from kdbench.records import Architecture, Offer, content_hash
 SHARED = "y"  # what the levels share; all else is stored for each
 PREDICTED = ("z", "scales", "means")  # what not every teacher has
 CHUNK = 16  # crops the teacher sees at a time; part of what the cache's values depend on
-
-
-class Teaches(Protocol):
-    """What is asked of a teacher.
-
-    Its levels share a latent y up to gains; a teacher of one rate has one level. Photos are a
-    multiple of 64 px a side, y is a sixteenth of that and z a sixty-fourth.
-    """
-
-    @property
-    def name(self) -> str:
-        """What a study calls it."""
-
-    @property
-    def sha(self) -> str:
-        """Hash of what it consists of: caches and specs stand on it."""
-
-    @property
-    def rd_lambdas(self) -> tuple[float, ...]:
-        """What each of its levels was trained for, ascending."""
-
-    @property
-    def offer(self) -> Offer:
-        """What it has, and how wide."""
-
-    def levels_for(self, rd_lambdas: Sequence[float]) -> tuple[int, ...]:
-        """Its level for each of `rd_lambdas`; CodecError where it has none."""
-
-    def gains(self, levels: Sequence[int]) -> Tensor:
-        """What y is multiplied by at each of `levels`, (L, M or 1, 1, 1); ones at one rate."""
-
-    def outputs(self, crops: Tensor, levels: Sequence[int]) -> dict[str, Tensor]:
-        """What the cache stores of uint8 `crops` (B, 3, H, W), by name, in the types it stores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,13 +199,8 @@ class TeacherCache:
         """
         levels = teacher.levels_for(rd_lambdas)
         shapes = _shapes(teacher.offer, crops, len(levels))
-        gib = sum(math.prod(s) * np.dtype(t).itemsize for s, t in shapes.values()) / 2**30
-        if gib > cache_gib:
-            raise StoreError(
-                f"the teacher's outputs on {crops.n} crops need {gib:.2f} GiB, more than "
-                f"`data.cache_gib` = {cache_gib:g}",
-                fix="lower `data.crops` or raise `data.cache_gib`",
-            )
+        gib = size_gib(teacher, crops, len(levels))
+        require_room(gib, crops, cache_gib)
         key = content_hash([teacher.sha, crops.hash, levels, "1"])
         target = folder / f"teacher-{key}"
         try:
@@ -284,6 +246,22 @@ class TeacherCache:
     def latents(self, n: int) -> Tensor:
         """Latents before the gain of the first `n` crops, (n, M, h, w) fp32."""
         return torch.from_numpy(np.array(self._arrays[SHARED][:n])).float()
+
+
+def size_gib(teacher: Teaches, crops: CropList, n_levels: int) -> float:
+    """What the outputs of `teacher` at so many levels take [GiB]."""
+    shapes = _shapes(teacher.offer, crops, n_levels)
+    return sum(math.prod(s) * np.dtype(t).itemsize for s, t in shapes.values()) / 2**30
+
+
+def require_room(gib: float, crops: CropList, cache_gib: float) -> None:
+    """Raises StoreError where `gib` of outputs are more than `cache_gib`."""
+    if gib > cache_gib:
+        raise StoreError(
+            f"the teacher's outputs on {crops.n} crops need {gib:.2f} GiB, more than "
+            f"`data.cache_gib` = {cache_gib:g}",
+            fix="lower `data.crops` or raise `data.cache_gib`",
+        )
 
 
 def _shapes(offer: Offer, crops: CropList, n_levels: int) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import check_front, kodak, optimiser, publish, setting, step, trial_parts
-from kdbench.distill import Distiller
+from kdbench.distill import Distiller, Targets
 from kdbench.records import Distillation, RDCurve, RDPoint
 from kdbench.report.json_view import study_json
 from kdbench.report.overview import overview
@@ -178,7 +178,7 @@ def test_the_naive_loop_learns_from_the_loss_that_kdbench_trains_on() -> None:
         spec,
         gradients=False,
     )(0)
-    assert batch.targets is not None
+    assert isinstance(batch.targets, Targets)
     with torch.no_grad():
         out = student(batch.x, batch.levels)
         distiller = Distiller(spec.distillation, plan, plan.offer)
