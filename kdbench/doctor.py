@@ -103,10 +103,27 @@ def _teachers() -> list[Finding]:
     from kdbench.cards import list_teachers
 
     known = list_teachers()
-    if not known:
+    own = [_attempt(f"teacher:{name}", partial(_card, path)) for name, path in known.items()]
+    if not own:
         fix = "`kdbench teach NAME --images builtin` trains one, in hours"
-        return [Finding("teacher:default", "missing", fix)]
-    return [_attempt(f"teacher:{name}", partial(_card, path)) for name, path in known.items()]
+        own = [Finding("teacher:default", "missing", fix)]
+    return own + _zoo()
+
+
+def _zoo() -> list[Finding]:
+    """The files of CompressAI's zoo that are here, each read against its hash."""
+    from kdbench import zoo
+
+    def look(model: zoo.ZooModel) -> str:
+        data, _ = zoo.read(model)
+        rd_lambda = f"rd_lambda {model.rd_lambda:g}"
+        return (
+            f"{zoo.zoo_file(model).path}, {len(data) / 1e6:.1f} MB, {rd_lambda}, no curve to check"
+        )
+
+    found = [_attempt(str(model), partial(look, model)) for model in zoo.files_here()]
+    folder = zoo.zoo_file(zoo.ZooModel("mbt2018-mean", 1)).path.parent
+    return found or [Finding("zoo:MODEL/QUALITY", "missing", f"no file of the zoo in {folder}")]
 
 
 def _card(path: Path) -> str:
@@ -128,6 +145,8 @@ def _card(path: Path) -> str:
             f"{low['psnr_db']:.1f} dB at {low['bpp']:.2f} bpp to "
             f"{high['psnr_db']:.1f} dB at {high['bpp']:.2f} bpp"
         )
+    else:
+        parts.append("no curve in its card: not checked before it teaches")
     parts.append(str(card.get("licence") or "no licence named"))
     return ", ".join(parts)
 
