@@ -1,5 +1,8 @@
 """Teachers that are not ours: names that mean nothing, files that are not there or are others."""
 
+from pathlib import Path
+
+from kdbench.codecs.weights import codec_bytes, load_codec
 from tests.e2e.rows.row import Row
 from tests.support.desk import Prepare, data, nothing, pickled, text
 
@@ -39,7 +42,30 @@ def checked(distillation: str, problem: str) -> Row:
     return Row(broken=text(SPACE, space), command="check taught", answer=answer, stream="out")
 
 
+def promising(folder: Path) -> None:
+    """The desk's teacher with a curve in its card that is not its own."""
+    model, card = load_codec(folder / "teachers" / "default.safetensors")
+    rd = [{"level": level, "bpp": 0.2, "psnr_db": 40.0} for level in range(5)]
+    (folder / "bad.safetensors").write_bytes(codec_bytes(model, card | {"rd": rd}))
+
+
+NOT_ITSELF = (
+    "file:bad.safetensors is not what its card says: level 0 has [...] dB at [...] bpp here, "
+    "40.00 dB at 0.2000 bpp there\n"
+    "  fix: take the original file again, or train it anew with `kdbench teach`\n"
+)
+LOG = "HERE/runs/quick/workers/0.log"
+
+
 ROWS = {
+    "a teacher that is not what its card says": Row(
+        broken=promising,
+        command="search --study quick --set space.distillation.teacher=file:bad.safetensors "
+        "--set data.evaluation=builtin",
+        answer=f"worker 0 ended with an error ({LOG}):\n{NOT_ITSELF}"
+        f"every worker ended before the study did; worker 0 (code 1) said:\n{NOT_ITSELF}"
+        f"  fix: see {LOG}; the same command goes on from what is finished\n",
+    ),
     "a model of the zoo that nobody knows": taught_by(
         "zoo:mbt2018-men/3",
         "there is no zoo model 'mbt2018-men'\n  fix: known, nearest first: mbt2018-mean, mbt2018, "
