@@ -107,7 +107,26 @@ def _teachers() -> list[Finding]:
     if not own:
         fix = "`kdbench teach NAME --images builtin` trains one, in hours"
         own = [Finding("teacher:default", "missing", fix)]
-    return own + _zoo()
+    return own + _zoo() + _plugins()
+
+
+def _plugins() -> list[Finding]:
+    """The teachers that installed packages bring, each loaded."""
+    from kdbench import plugins
+    from kdbench.foreign import OneRate, from_plugin
+
+    def said(teacher: OneRate) -> str:
+        offer = teacher.offer
+        has = [f"M={offer.channels}"]
+        has += [f"z of {offer.hyper_width}"] if offer.hyper_width else ["no z"]
+        has += [f"Gaussians ({offer.prior})"] if offer.prior else ["no Gaussians"]
+        return f"rd_lambda {teacher.rd_lambda:g}: {', '.join(has)}"
+
+    def look(name: str) -> str:
+        return "; ".join(map(said, from_plugin(name))) + "; no curve to check"
+
+    names = [plugins.KIND + name for name in plugins.known()]
+    return [_attempt(name, partial(look, name)) for name in names]
 
 
 def _zoo() -> list[Finding]:

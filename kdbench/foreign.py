@@ -12,7 +12,9 @@ attention give what they really use. The unit of y must be the quantisation step
 CompressAI.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdbench import plugins
 from kdbench.errors import CodecError
 from kdbench.records import Offer
 
@@ -78,6 +81,57 @@ class OneRate:
         return {"y": y} | {name: torch.stack([v for _ in levels]) for name, v in rest.items()}
 
 
+def from_plugin(name: str) -> tuple[OneRate, ...]:
+    """The models that an installed package brings as `plugin:NAME`, by ascending rd_lambda.
+
+    Raises:
+        CodecError: No such teacher, it cannot be imported, or what it gives cannot teach.
+    """
+    point = plugins.find(name)
+    try:
+        brought = point.load()()
+    except (*_FAILURES, ImportError, OSError) as why:
+        raise CodecError(
+            f"{name} ({point.value}) cannot be loaded: {type(why).__name__}: {_first_line(why)}",
+            fix="repair or update the package that brings it",
+        ) from why
+    if not isinstance(brought, Mapping) or not brought or not all(map(_is_rate, brought.items())):
+        raise CodecError(
+            f"{name} ({point.value}) gives no models by their rd_lambda",
+            fix="its function must return a mapping such as {0.013: model}, each model a torch "
+            f"module; {FIX}",
+        )
+    several = len(brought) > 1
+    return tuple(
+        one_rate(
+            f"{name} at rd_lambda {rd_lambda:g}" if several else name,
+            brought[rd_lambda],
+            sha=_sha(point.value, brought[rd_lambda]),
+            rd_lambda=float(rd_lambda),
+        )
+        for rd_lambda in sorted(brought)
+    )
+
+
+def _is_rate(item: tuple[Any, Any]) -> bool:
+    rd_lambda, model = item
+    is_number = isinstance(rd_lambda, int | float) and not isinstance(rd_lambda, bool)
+    return is_number and 0 < rd_lambda < math.inf and isinstance(model, nn.Module)
+
+
+def _sha(value: str, model: nn.Module) -> str:
+    """Of the code's name and of every weight."""
+    digest = hashlib.sha256(f"{value} {type(model).__qualname__}".encode())
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _first_line(why: Exception) -> str:
+    return (str(why).splitlines() or ["no reason given"])[0]
+
+
 def one_rate(name: str, model: nn.Module, *, sha: str, rd_lambda: float) -> OneRate:
     """`model` as a teacher, frozen, in eval mode.
 
@@ -109,7 +163,7 @@ def heard(name: str, model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     except _FAILURES as why:
         raise CodecError(
             f"{name} cannot code images of {x.shape[-1]}x{x.shape[-2]} px: "
-            f"{type(why).__name__}: {(str(why).splitlines() or ['no reason given'])[0]}",
+            f"{type(why).__name__}: {_first_line(why)}",
             fix=f"its forward must take (B, 3, H, W) and return a dict with x_hat; {FIX}",
         ) from why
     if "y" not in found:

@@ -5,12 +5,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdbench import zoo
+from kdbench import plugins, zoo
 from kdbench.codecs.weights import file_sha
 from kdbench.contract import Teaches
 from kdbench.data import CropList
 from kdbench.errors import CodecError
-from kdbench.foreign import one_rate
+from kdbench.foreign import from_plugin, one_rate
 from kdbench.records import Coordinates, content_hash
 from kdbench.teacher import (
     Teacher,
@@ -36,6 +36,8 @@ def load_teachers(name: str) -> tuple[Teaches, ...]:
     Raises:
         CodecError: Unknown, not here, damaged, or nothing that can teach.
     """
+    if name.startswith(plugins.KIND):
+        return from_plugin(name)
     if not name.startswith(zoo.KIND):
         return (load_teacher(name),)
     found = []
@@ -46,7 +48,9 @@ def load_teachers(name: str) -> tuple[Teaches, ...]:
 
 
 def teacher_sha(name: str) -> str:
-    """What identifies the teacher(s) of `name`; builds none."""
+    """What identifies the teacher(s) of `name`."""
+    if name.startswith(plugins.KIND):
+        return joined_sha([teacher.sha for teacher in from_plugin(name)])
     if not name.startswith(zoo.KIND):
         return file_sha(teacher_path(name))
     return joined_sha([zoo.read(model)[1] for model in zoo.parse(name)])

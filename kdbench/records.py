@@ -154,7 +154,8 @@ class Distillation:
     """Weights of the distillation terms, all in bits per pixel of loss (see `distill`).
 
     Attributes:
-        teacher: `teacher:NAME`, `file:PATH`, or None: train alone, every weight 0.
+        teacher: `teacher:NAME`, `file:PATH`, `zoo:MODEL/QUALITY`, `plugin:NAME`, or None: train
+            alone, every weight 0.
         temperature: tau of the entropy term; scales both Gaussians.
     """
 

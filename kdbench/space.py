@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from kdbench import recipes, zoo
+from kdbench import plugins, recipes, zoo
 from kdbench.errors import CodecError, ConfigError
 from kdbench.parameters import (
     NO_TEACHER,
@@ -228,9 +228,12 @@ class SearchSpace:
         problems: list[tuple[str, str]] = []
         found = dict(teacher_coordinates)
         for name in teachers:
-            if name.startswith(zoo.KIND) and name not in found:
+            if name.startswith((zoo.KIND, plugins.KIND)) and name not in found:
                 try:
-                    found[name] = zoo.coordinates(name)
+                    if name.startswith(zoo.KIND):
+                        found[name] = zoo.coordinates(name)
+                    else:
+                        plugins.find(name)  # its coordinates are known once it is loaded
                 except CodecError as why:
                     problems.append(("distillation.teacher", f"{why.problem}; {why.fix}"))
             elif name.startswith("teacher:") and name not in found:

@@ -31,6 +31,7 @@ from kdbench.records import (
 )
 from kdbench.store import TrialFolder
 from kdbench.trial import TrialStopped, run_trial
+from tests.support import attention
 from tests.support.codecs import architecture, trained
 from tests.support.zoo import put_small
 
@@ -257,6 +258,7 @@ def test_a_level_the_teacher_lacks_and_a_cache_too_small_end_it_before_training(
 
 
 TERMS_OF = {
+    "plugin:vit": {"latent", "hyper_latent", "output"},
     "zoo:mbt2018-mean/1-3": {"latent", "hyper_latent", "output"},
     "zoo:cheng2020-anchor/2": {"latent", "hyper_latent", "output"},
     "zoo:bmshj2018-factorized/3": {"latent", "output"},
@@ -269,8 +271,11 @@ def test_a_student_learns_from_teachers_of_one_rate_through_connectors_it_does_n
 ) -> None:
     terms = TERMS_OF[teacher]
     monkeypatch.setattr(zoo, "RD_LAMBDAS", RD_LAMBDAS)
+    monkeypatch.setattr(attention, "one", lambda: {RD_LAMBDAS[1]: attention.AttentionCodec()})
+    attention.bring(monkeypatch, vit="one")
     for quality in (1, 2, 3):
-        put_small(monkeypatch, tmp_path, zoo.parse(teacher)[0].name, quality)
+        if teacher.startswith(zoo.KIND):
+            put_small(monkeypatch, tmp_path, zoo.parse(teacher)[0].name, quality)
     distillation = Distillation(teacher=teacher, **dict.fromkeys(terms, 0.1))
     taught = dataclasses.replace(spec, distillation=distillation)
     lesson._teachers.cache_clear()

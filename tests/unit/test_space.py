@@ -277,7 +277,7 @@ WRONG = {
     "encoder.activation: {low: 1, high: 2}": 'got {"low": 1, "high": 2}; must be a name or a list '
     "of names, not a range",
     "distillation.teacher: default": 'got "default"; must be teacher:NAME, '
-    "file:PATH, zoo:MODEL/QUALITY or none",
+    "file:PATH, zoo:MODEL/QUALITY, plugin:NAME or none",
     "distillation.latent: -0.1": "got -0.1; must be a number of at least 0",
     "distillation.latent: .inf": "got Infinity; must be a number of at least 0",
     "distillation.temperature: 0": "got 0; must be a number above 0",

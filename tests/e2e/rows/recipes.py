@@ -129,7 +129,7 @@ ROWS = {
     "a teacher without its kind": overridden(
         "space.distillation.teacher=weak",
         'space.distillation.teacher: got "weak"; must be teacher:NAME, file:PATH, '
-        "zoo:MODEL/QUALITY or none",
+        "zoo:MODEL/QUALITY, plugin:NAME or none",
     ),
     "an override without a value": overridden(
         "trials", 'got "trials"; must read key=value or key.path=value'

@@ -84,6 +84,17 @@ ROWS = {
     "a pickle in place of a file of the zoo": taught_by(
         "zoo:mbt2018-mean/3", OTHER, pickled(f"{FOLDER}/{FILE}")
     ),
+    "a teacher that no package brings": taught_by(
+        "plugin:vit",
+        "no installed package brings a teacher 'vit'\n  fix: known, nearest first: none; a package "
+        "brings one by an entry point of the group kdbench.teachers\n",
+    ),
+    "a kind of teacher that nobody knows": Row(
+        command="search --study quick --set space.distillation.teacher=elic:4",
+        answer='--set: space.distillation.teacher: got "elic:4"; must be teacher:NAME, file:PATH, '
+        "zoo:MODEL/QUALITY, plugin:NAME or none\n  fix: correct what is listed; `kdbench check` "
+        "reads every study and space file again\n",
+    ),
     "a model of the zoo that nobody knows, to check": checked(
         "teacher: zoo:mbt2018-men/3",
         "teacher: there is no zoo model 'mbt2018-men'; known, nearest first: mbt2018-mean, mbt2018"
