@@ -89,7 +89,7 @@ class NaiveLoop:
     def step(self, step: int) -> float:
         """One update; returns the loss."""
         batch = self._batches(step)
-        assert batch.targets is not None
+        assert isinstance(batch.targets, Targets)
         rd_lambda = self._rd_lambdas[batch.levels]
         x = batch.x.contiguous()
         out = self._student(x, batch.levels)
@@ -106,6 +106,8 @@ def terms_through_teacher(
     distiller: Distiller, out: dict[str, Tensor], targets: Targets, rd_lambda: Tensor
 ) -> Tensor:
     """The distiller's terms at temperature 1, without its guard: a teacher gets its gradient."""
+    assert targets.z is not None
+    assert targets.scales is not None
     plan, pixels = distiller.plan, targets.x_hat.shape[-2] * targets.x_hat.shape[-1]
     y, z = distiller.y_connector(out["y"]), distiller.z_connector(out["z"])
     kl = discretised_kl_bits(targets.scales, out["scales"]).sum() / (len(rd_lambda) * pixels)
@@ -138,7 +140,7 @@ def measure(spec: TrialSpec, bench: Bench, crops: CropList, teacher: Teacher) ->
     alone = replace(spec, distillation=Distillation())
     untaught = Lesson.open(alone, bench, crops, lambda _: None).batch
     student = lesson.started()
-    assert lesson.distiller is not None
+    assert isinstance(lesson.distiller, Distiller)
     sources = {
         CACHED: lesson.batch,
         NO_GRAD: live(untaught, teacher, spec, gradients=False),

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from kdbench.codecs.hyperprior import images_bits
 from kdbench.errors import TrainingError
-from kdbench.records import Architecture, Distillation
+from kdbench.records import Architecture, Distillation, Offer
 
 BITS_PER_SQUARED_STEP = 6 / math.log(2)
 SCALE_MIN = 0.11  # CompressAI's lower bound of sigma
@@ -53,22 +53,29 @@ class Targets(NamedTuple):
 
     Attributes:
         y: Gained latent before rounding, (B, M_t, h, w).
-        z: Hyper-latent before rounding, (B, H_t, h/4, w/4).
-        scales: sigma, (B, M_t, h, w).
         x_hat: Reconstruction on [0, 1], (B, 3, H, W).
-        means: mu, (B, M_t, h, w), of a teacher that predicts it.
+        z: Hyper-latent before rounding, (B, H_t, h/4, w/4), of a teacher that has one.
+        scales: sigma, (B, M_t, h, w), of a teacher that predicts it.
+        means: mu, (B, M_t, h, w), likewise.
     """
 
     y: Tensor
-    z: Tensor
-    scales: Tensor
     x_hat: Tensor
+    z: Tensor | None = None
+    scales: Tensor | None = None
     means: Tensor | None = None
 
     @classmethod
     def of(cls, out: Mapping[str, Any]) -> "Targets":
         """The targets in what a teacher's forward pass gives."""
         return cls(**{name: out[name] for name in cls._fields if name in out})
+
+
+class Guided(NamedTuple):
+    """What one of several teachers gives: targets of the `rows` (k,) of a batch that it guides."""
+
+    rows: Tensor
+    targets: Targets
 
 
 class RateDistortion(NamedTuple):
@@ -182,8 +189,10 @@ class Distiller(nn.Module):
         self,
         plan: Distillation,
         student: Architecture,
-        teacher: Architecture,
+        teacher: Offer,
         channels: Sequence[int] | None = None,
+        *,
+        connect: bool = False,
     ) -> None:
         """Connectors start as the identity on the channels both sides have.
 
@@ -193,23 +202,19 @@ class Distiller(nn.Module):
             teacher: Where to.
             channels: The teacher's latent channel of each of the student's, where they started
                 aligned (`codecs.align`).
+            connect: Whether to connect latents of the same width, too.
 
         Raises:
-            TrainingError: The entropy term between latents of different width or prior.
+            TrainingError: A term that needs what the teacher has not, or the entropy term between
+                latents of different width or prior.
         """
         super().__init__()
-        if plan.entropy > 0 and student.coordinates != teacher.coordinates:
-            own, theirs = student.coordinates, teacher.coordinates
-            raise TrainingError(
-                f"the entropy term compares channel by channel, but the student has "
-                f"{own.channels} latent channels ({own.prior}) and its teacher "
-                f"{theirs.channels} ({theirs.prior})",
-                fix="set `distillation.entropy` to 0, or `latent.channels` and `hyper.prior` to "
-                "the teacher's",
-            )
+        _require_served(plan, student, teacher)
         self.plan = plan
-        self.y_connector = _connector(student.latent.channels, teacher.latent.channels, channels)
-        self.z_connector = _connector(student.hyper.width, teacher.hyper.width)
+        own, theirs = student.latent.channels, teacher.channels
+        z_own, z_theirs = student.hyper.width, teacher.hyper_width or student.hyper.width
+        self.y_connector = _connector(own, theirs, channels, always=connect)
+        self.z_connector = _connector(z_own, z_theirs, always=connect)
         self.entropy_unit: Tensor
         self.register_buffer("entropy_unit", torch.zeros(()))  # c(tau); 0 until the first batch
 
@@ -224,12 +229,12 @@ class Distiller(nn.Module):
         if plan.latent > 0:
             y = self.y_connector(out["y"])
             terms["latent"] = plan.latent * squared_steps_bpp(y, targets.y, pixels)
-        if plan.hyper_latent > 0:
+        if plan.hyper_latent > 0 and targets.z is not None:
             z = self.z_connector(out["z"])
             terms["hyper_latent"] = plan.hyper_latent * squared_steps_bpp(z, targets.z, pixels)
         if plan.output > 0:
             terms["output"] = plan.output * output_bpp(out["x_hat"], targets.x_hat, rd_lambda)
-        if plan.entropy > 0:
+        if plan.entropy > 0 and targets.scales is not None:
             shift = None if targets.means is None else targets.means - out["means"]
             terms["entropy"] = plan.entropy * self.entropy_bpp(
                 out["scales"], targets.scales, pixels, shift
@@ -245,6 +250,72 @@ class Distiller(nn.Module):
             self.entropy_unit.fill_(_entropy_unit(scales, teacher_scales, shift, tau))
         bits = _entropy_bits(scales, teacher_scales, shift, tau)
         return self.entropy_unit * bits / (scales.shape[0] * pixels)
+
+
+class LevelDistiller(nn.Module):
+    """The terms of a student whose levels have teachers of their own, each of one rate.
+
+    Every teacher has connectors of its own, for models of several rates were trained apart and
+    share no coordinates, while a student's levels do; a single one needs none at equal widths.
+    Samples of a level that nobody guides have no terms. All terms are means over the whole batch:
+    a guided sample's weigh what they weigh where all are guided.
+    """
+
+    def __init__(
+        self, plan: Distillation, student: Architecture, teachers: Sequence[Offer]
+    ) -> None:
+        """One teacher or more.
+
+        Raises:
+            TrainingError: As `Distiller`, or the entropy term with several teachers.
+        """
+        super().__init__()
+        several = len(teachers) > 1
+        if several and plan.entropy > 0:
+            raise TrainingError(
+                "the entropy term compares channel by channel, and teachers of several rates each "
+                "have coordinates of their own",
+                fix="set `distillation.entropy` to 0, or name one quality as teacher",
+            )
+        each = [Distiller(plan, student, teacher, connect=several) for teacher in teachers]
+        self.each = nn.ModuleList(each)
+
+    def forward(
+        self, out: dict[str, Tensor], guided: Sequence[Guided], rd_lambda: Tensor
+    ) -> dict[str, Tensor]:
+        """Each active term, weighted [bit/px]; none where no sample is guided."""
+        terms: dict[str, Tensor] = {}
+        for distiller, (rows, targets) in zip(self.each, guided, strict=True):
+            if len(rows) == 0:
+                continue
+            own = {name: out[name][rows] for name in Targets._fields if name in out}
+            share = len(rows) / len(rd_lambda)
+            for name, term in distiller(own, targets, rd_lambda[rows]).items():
+                terms[name] = terms.get(name, 0) + share * term
+        return terms
+
+
+def _require_served(plan: Distillation, student: Architecture, teacher: Offer) -> None:
+    """Raises TrainingError for a term of `plan` that the teacher cannot serve."""
+    if plan.hyper_latent > 0 and teacher.hyper_width is None:
+        raise TrainingError(
+            "the hyper-latent term needs a hyper-latent, and the teacher has none",
+            fix="set `distillation.hyper_latent` to 0, or take a teacher with a hyperprior",
+        )
+    if plan.entropy > 0 and teacher.prior is None:
+        raise TrainingError(
+            "the entropy term needs the Gaussians of the latents, and the teacher predicts none",
+            fix="set `distillation.entropy` to 0, or take a teacher with a hyperprior",
+        )
+    own, theirs = student.coordinates, teacher.coordinates
+    if plan.entropy > 0 and own != theirs:
+        raise TrainingError(
+            f"the entropy term compares channel by channel, but the student has "
+            f"{own.channels} latent channels ({own.prior}) and its teacher "
+            f"{theirs.channels} ({theirs.prior})",
+            fix="set `distillation.entropy` to 0, or `latent.channels` and `hyper.prior` to "
+            "the teacher's",
+        )
 
 
 def _entropy_bits(
@@ -271,8 +342,14 @@ def _entropy_unit(
     return norms[0] / norms[1] if norms[1] > 0 else 1.0
 
 
-def _connector(n_student: int, n_teacher: int, channels: Sequence[int] | None = None) -> nn.Module:
-    if n_student == n_teacher:
+def _connector(
+    n_student: int,
+    n_teacher: int,
+    channels: Sequence[int] | None = None,
+    *,
+    always: bool = False,
+) -> nn.Module:
+    if n_student == n_teacher and not always:
         return nn.Identity()
     layer = nn.Conv2d(n_student, n_teacher, kernel_size=1)
     pairs = range(min(n_student, n_teacher)) if channels is None else channels

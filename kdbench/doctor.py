@@ -103,10 +103,46 @@ def _teachers() -> list[Finding]:
     from kdbench.cards import list_teachers
 
     known = list_teachers()
-    if not known:
+    own = [_attempt(f"teacher:{name}", partial(_card, path)) for name, path in known.items()]
+    if not own:
         fix = "`kdbench teach NAME --images builtin` trains one, in hours"
-        return [Finding("teacher:default", "missing", fix)]
-    return [_attempt(f"teacher:{name}", partial(_card, path)) for name, path in known.items()]
+        own = [Finding("teacher:default", "missing", fix)]
+    return own + _zoo() + _plugins()
+
+
+def _plugins() -> list[Finding]:
+    """The teachers that installed packages bring, each loaded."""
+    from kdbench import plugins
+    from kdbench.foreign import OneRate, from_plugin
+
+    def said(teacher: OneRate) -> str:
+        offer = teacher.offer
+        has = [f"M={offer.channels}"]
+        has += [f"z of {offer.hyper_width}"] if offer.hyper_width else ["no z"]
+        has += [f"Gaussians ({offer.prior})"] if offer.prior else ["no Gaussians"]
+        return f"rd_lambda {teacher.rd_lambda:g}: {', '.join(has)}"
+
+    def look(name: str) -> str:
+        return "; ".join(map(said, from_plugin(name))) + "; no curve to check"
+
+    names = [plugins.KIND + name for name in plugins.known()]
+    return [_attempt(name, partial(look, name)) for name in names]
+
+
+def _zoo() -> list[Finding]:
+    """The files of CompressAI's zoo that are here, each read against its hash."""
+    from kdbench import zoo
+
+    def look(model: zoo.ZooModel) -> str:
+        data, _ = zoo.read(model)
+        rd_lambda = f"rd_lambda {model.rd_lambda:g}"
+        return (
+            f"{zoo.zoo_file(model).path}, {len(data) / 1e6:.1f} MB, {rd_lambda}, no curve to check"
+        )
+
+    found = [_attempt(str(model), partial(look, model)) for model in zoo.files_here()]
+    folder = zoo.zoo_file(zoo.ZooModel("mbt2018-mean", 1)).path.parent
+    return found or [Finding("zoo:MODEL/QUALITY", "missing", f"no file of the zoo in {folder}")]
 
 
 def _card(path: Path) -> str:
@@ -128,6 +164,8 @@ def _card(path: Path) -> str:
             f"{low['psnr_db']:.1f} dB at {low['bpp']:.2f} bpp to "
             f"{high['psnr_db']:.1f} dB at {high['bpp']:.2f} bpp"
         )
+    else:
+        parts.append("no curve in its card: not checked before it teaches")
     parts.append(str(card.get("licence") or "no licence named"))
     return ", ".join(parts)
 

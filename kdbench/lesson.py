@@ -4,7 +4,7 @@ All students of a study see the same finite crop list, so that the teacher's out
 cached; which crops a step draws depends on the trial's seed and the step alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -18,11 +18,13 @@ from kdbench.codecs.align import align, strongest_channels
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.inherit import can_inherit
 from kdbench.codecs.start import klt_start, scale_start
+from kdbench.contract import Teaches
 from kdbench.data import CropList, ImageSet, disjoint, draw_crops, load_images
-from kdbench.distill import Distiller
+from kdbench.distill import Distiller, Guided, LevelDistiller, Targets
+from kdbench.guides import Share, load_teachers, open_caches, shares
 from kdbench.records import Bench, Progress, TrialSpec
-from kdbench.teacher import Teacher, TeacherCache, load_teacher
-from kdbench.train import Batch, levels_of_step, step_rng, to_tensor
+from kdbench.teacher import Teacher, TeacherCache
+from kdbench.train import AnyDistiller, Batch, levels_of_step, step_rng, to_tensor
 
 Pixels = npt.NDArray[np.uint8]
 N_START_CROPS = 128
@@ -49,19 +51,19 @@ def study_crops(photos: ImageSet, n: int, crop_px: int) -> CropList:
 
 
 class Lesson:
-    """What a student starts from and what a step draws; with a teacher, its cached targets."""
+    """What a student starts from and what a step draws; with teachers, their cached targets."""
 
     def __init__(
         self,
         spec: TrialSpec,
         device: str,
         pixels: Pixels,
-        teacher: Teacher | None,
-        cache: TeacherCache | None,
+        shares: Sequence[Share] = (),
+        caches: Sequence[TeacherCache] = (),
     ) -> None:
         self._spec, self._device, self._pixels = spec, device, pixels
-        self._teacher, self._cache = teacher, cache
-        self.distiller: Distiller | None = None
+        self._shares, self._caches = shares, caches
+        self.distiller: AnyDistiller | None = None
 
     @classmethod
     def open(
@@ -72,13 +74,13 @@ class Lesson:
         on_progress: Callable[[Progress], None],
         turn: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> "Lesson":
-        """Builds the teacher's cache first, if nobody has; `turn` as in `TeacherCache.open`."""
+        """Builds the teachers' caches first, if nobody has; `turn` as in `TeacherCache.open`."""
         folder, name = Path(bench.cache), spec.distillation.teacher
         if name is None:
-            return cls(spec, bench.device, crops.crops(folder), None, None)
-        teacher = _teacher(name)
-        cache = TeacherCache.open(
-            teacher,
+            return cls(spec, bench.device, crops.crops(folder))
+        guiding = shares(name, _teachers(name), spec.training.rd_lambdas)
+        caches = open_caches(
+            guiding,
             crops,
             spec.training.rd_lambdas,
             folder,
@@ -86,12 +88,19 @@ class Lesson:
             turn=turn,
             on_progress=lambda i, n: on_progress(Progress(stage="cache", step=i, n_steps=n)),
         )
-        return cls(spec, bench.device, crops.crops(folder), teacher, cache)
+        return cls(spec, bench.device, crops.crops(folder), guiding, caches)
+
+    @property
+    def _own(self) -> Teacher | None:
+        """The teacher, if it is a variable-rate codec of ours, which guides every level."""
+        teacher = self._shares[0].teacher if self._shares else None
+        return teacher if isinstance(teacher, Teacher) else None
 
     def started(self) -> Hyperprior:
         """The student before its first step; sets up `distiller` too.
 
-        In the teacher's coordinates if it has a teacher with latents enough, else a plain KLT.
+        In the teacher's coordinates if that is a codec of ours with latents enough, else a plain
+        KLT.
         """
         spec = self._spec
         torch.manual_seed(spec.seed)
@@ -102,15 +111,16 @@ class Lesson:
         channels = self._align(model, first, features)
         if channels is None or not self._inherits_hyperprior:
             scale_start(model, first)
-        if self._teacher is not None:
-            self.distiller = Distiller(
-                spec.distillation, spec.architecture, self._teacher.model.architecture, channels
-            )
+        offers = [share.teacher.offer for share in self._shares]
+        if self._own is not None:
+            self.distiller = Distiller(spec.distillation, spec.architecture, offers[0], channels)
+        elif offers:
+            self.distiller = LevelDistiller(spec.distillation, spec.architecture, offers)
         return model
 
     @property
     def _inherits_hyperprior(self) -> bool:
-        teacher = self._teacher
+        teacher = self._own
         return teacher is not None and can_inherit(
             self._spec.hyper, teacher.model.architecture.hyper
         )
@@ -118,12 +128,10 @@ class Lesson:
     def _align(self, model: Hyperprior, crops: Tensor, features: Tensor) -> list[int] | None:
         """The teacher's latent channel of each of the student's; None where they do not meet."""
         own = self._spec.latent.channels
-        if self._teacher is None or self._cache is None:
+        if self._own is None or own > self._own.offer.channels:
             return None
-        teacher, levels = self._teacher.model, self._cache.levels
-        if own > teacher.architecture.latent.channels:
-            return None
-        y = self._cache.latents(len(crops))
+        teacher, levels = self._own.model, self._caches[0].levels
+        y = self._caches[0].latents(len(crops))
         taken = strongest_channels(teacher, y, levels[-1], own)
         align(model, teacher, crops=crops, y=y, features=features, levels=levels, channels=taken)
         return list(map(int, taken))
@@ -135,12 +143,27 @@ class Lesson:
         indices = np.sort(rng.choice(len(self._pixels), training.batch, replace=False))
         levels = levels_of_step(rng, training.batch, len(training.rd_lambdas))
         x = to_tensor(self._pixels[indices], self._device)
-        targets = None
-        if self._cache is not None and not self._spec.distillation.is_off:
-            targets = self._cache.targets(indices, levels, self._device)
+        targets: Targets | list[Guided] | None = None
+        if self._spec.distillation.is_off:
+            pass  # a twin starts under a teacher and reads no targets
+        elif self._own is not None:
+            targets = self._caches[0].targets(indices, levels, self._device)
+        elif self._shares:
+            pairs = zip(self._shares, self._caches, strict=True)
+            targets = [self._guided(share, cache, indices, levels) for share, cache in pairs]
         return Batch(x, levels.to(self._device), targets)
+
+    def _guided(
+        self, share: Share, cache: TeacherCache, indices: npt.NDArray[np.int64], levels: Tensor
+    ) -> Guided:
+        """What the teacher of `share` gives for the samples at its levels."""
+        own = torch.tensor(share.levels)
+        rows, level = (levels[:, None] == own).nonzero(as_tuple=True)
+        return Guided(
+            rows.to(self._device), cache.targets(indices[rows.numpy()], level, self._device)
+        )
 
 
 @lru_cache(maxsize=4)
-def _teacher(name: str) -> Teacher:
-    return load_teacher(name)
+def _teachers(name: str) -> tuple[Teaches, ...]:
+    return load_teachers(name)

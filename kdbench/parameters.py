@@ -192,10 +192,12 @@ _write = PlainSerializer(_in_file)
 
 def _is_teacher(name: str) -> bool:
     kind, _, rest = name.partition(":")
-    return name == NO_TEACHER or (kind in {"teacher", "file"} and bool(rest))
+    return name == NO_TEACHER or (kind in {"teacher", "file", "zoo", "plugin"} and bool(rest))
 
 
-_teacher = _Reader(str, _is_teacher, "teacher:NAME, file:PATH or none")
+_teacher = _Reader(
+    str, _is_teacher, "teacher:NAME, file:PATH, zoo:MODEL/QUALITY, plugin:NAME or none"
+)
 _width = _Reader(int, lambda n: 1 <= n <= 1024, "a whole number from 1 to 1024")
 _kernel = _Reader(int, lambda k: k in {3, 5}, "3 or 5")
 _activation = _Reader(str, lambda name: name in {"gdn", "relu"}, "gdn or relu")

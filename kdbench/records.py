@@ -85,10 +85,17 @@ class Latent:
 
 
 class Coordinates(NamedTuple):
-    """What two codecs must share for their entropy models to be compared channel by channel."""
+    """What two codecs must share for their entropy models to be compared channel by channel.
+
+    Attributes:
+        prior: None where a teacher has no Gaussians that one student could share: a factorised
+            prior, or one model a rate, each with latents of its own.
+        has_hyper: Whether it has a hyper-latent.
+    """
 
     channels: int
-    prior: Prior
+    prior: Prior | None
+    has_hyper: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +118,33 @@ class Architecture:
         """Of its latent."""
         return Coordinates(self.latent.channels, self.hyper.prior)
 
+    @property
+    def offer(self) -> "Offer":
+        """What it has to teach."""
+        return Offer(
+            channels=self.latent.channels, hyper_width=self.hyper.width, prior=self.hyper.prior
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a teacher has for the distillation terms; None is what it has not.
+
+    Attributes:
+        channels: Of its latent, which is a sixteenth of the photo a side.
+        hyper_width: Channels of its hyper-latent, a sixty-fourth of the photo a side.
+        prior: What it predicts of each latent.
+    """
+
+    channels: int
+    hyper_width: int | None
+    prior: Prior | None
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """Of its latent."""
+        return Coordinates(self.channels, self.prior, self.hyper_width is not None)
+
 
 # --- what a trial is told --------------------------------------------------------------------
 
@@ -120,7 +154,8 @@ class Distillation:
     """Weights of the distillation terms, all in bits per pixel of loss (see `distill`).
 
     Attributes:
-        teacher: `teacher:NAME`, `file:PATH`, or None: train alone, every weight 0.
+        teacher: `teacher:NAME`, `file:PATH`, `zoo:MODEL/QUALITY`, `plugin:NAME`, or None: train
+            alone, every weight 0.
         temperature: tau of the entropy term; scales both Gaussians.
     """
 

@@ -166,9 +166,8 @@ def stood_on(
 def _stands_on_now(spec: TrialSpec, bench: Bench) -> dict[str, str]:
     """Hashes of what `spec` would stand on today."""
     from kdbench.anchor import anchor_sha
-    from kdbench.codecs.weights import file_sha
+    from kdbench.guides import teacher_sha
     from kdbench.lesson import study_crops, study_photos
-    from kdbench.teacher import teacher_path
 
     data, crop_px = bench.data, spec.training.crop_px
     photos = study_photos(data.train, data.validation, data.evaluation, crop_px)
@@ -178,5 +177,5 @@ def _stands_on_now(spec: TrialSpec, bench: Bench) -> dict[str, str]:
         "anchor": anchor_sha(bench.anchor),
     }
     if spec.distillation.teacher is not None:
-        found["teacher"] = file_sha(teacher_path(spec.distillation.teacher))
+        found["teacher"] = teacher_sha(spec.distillation.teacher)
     return found

@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from kdbench import recipes
-from kdbench.errors import ConfigError
+from kdbench import plugins, recipes, zoo
+from kdbench.errors import CodecError, ConfigError
 from kdbench.parameters import (
     NO_TEACHER,
     ActivationName,
@@ -92,8 +92,9 @@ class DistillationSpace:
     ) -> Distillation:
         """What matters is asked for, the rest stays off.
 
-        Weights only with a teacher, the entropy term only where student and teacher share the
-        latent's coordinates, the temperature only with an entropy term.
+        Weights only with a teacher, the hyper-latent term only with one that has a hyper-latent,
+        the entropy term only where student and teacher share the latent's coordinates, the
+        temperature only with an entropy term.
         """
 
         def ask(name: str) -> Any:
@@ -108,10 +109,20 @@ class DistillationSpace:
                 f"distillation.teacher: there is no teacher {show(teacher)}",
                 fix=f"known here, nearest first: {', '.join(near) or 'none'}",
             )
-        weights = {name: ask(name) for name in ("latent", "hyper_latent", "output")}
-        entropy = ask("entropy") if own == teacher_coordinates[teacher] else 0.0
+        theirs = teacher_coordinates[teacher]
+        latent = ask("latent")
+        hyper_latent = ask("hyper_latent") if theirs.has_hyper else 0.0
+        output = ask("output")
+        entropy = ask("entropy") if own == theirs else 0.0
         temperature = ask("temperature") if entropy > 0 else 1.0
-        return Distillation(teacher=teacher, **weights, entropy=entropy, temperature=temperature)
+        return Distillation(
+            teacher=teacher,
+            latent=latent,
+            hyper_latent=hyper_latent,
+            output=output,
+            entropy=entropy,
+            temperature=temperature,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,23 +219,52 @@ class SearchSpace:
         )
 
     def unusable(self, teacher_coordinates: Mapping[str, Coordinates]) -> list[tuple[str, str]]:
-        """What no trial of this space could use: dotted key and broken rule."""
+        """What no trial of this space could use: dotted key and broken rule.
+
+        Args:
+            teacher_coordinates: Of the teachers here; those of the zoo are known by their names.
+        """
         teachers = [name for name in self.distillation.teacher.values if name != NO_TEACHER]
-        unknown = [t for t in teachers if t.startswith("teacher:") and t not in teacher_coordinates]
-        near = [nearest_first(name, list(teacher_coordinates)) for name in unknown]
-        problems = [
-            ("distillation.teacher", f"there is no {t}; known, nearest first: {', '.join(names)}")
-            for t, names in zip(unknown, near, strict=True)
-        ]
-        theirs = {teacher_coordinates[name] for name in teachers if name in teacher_coordinates}
+        problems: list[tuple[str, str]] = []
+        found = dict(teacher_coordinates)
+        for name in teachers:
+            if name.startswith((zoo.KIND, plugins.KIND)) and name not in found:
+                try:
+                    if name.startswith(zoo.KIND):
+                        found[name] = zoo.coordinates(name)
+                    else:
+                        plugins.find(name)  # its coordinates are known once it is loaded
+                except CodecError as why:
+                    problems.append(("distillation.teacher", f"{why.problem}; {why.fix}"))
+            elif name.startswith("teacher:") and name not in found:
+                near = ", ".join(nearest_first(name, list(teacher_coordinates)))
+                rule = f"there is no {name}; known, nearest first: {near}"
+                problems.append(("distillation.teacher", rule))
+        theirs = {found[name] for name in teachers if name in found}
+        if theirs and all(name in found for name in teachers):  # else one of them may serve
+            problems += self._unserved(theirs)
+        return problems
+
+    def _unserved(self, theirs: set[Coordinates]) -> list[tuple[str, str]]:
+        """Terms that none of the teachers can serve."""
+        problems = []
+        if self.distillation.hyper_latent != _OFF and not any(each.has_hyper for each in theirs):
+            rule = "needs a teacher with a hyper-latent; a factorised prior has none"
+            problems.append(("distillation.hyper_latent", rule))
         own = {
             Coordinates(channels, prior)
             for channels in self.latent.channels.values
             for prior in self.hyper.prior.values
         }
-        if theirs and self.distillation.entropy != _OFF and not theirs & own:
-            needed = (f"{each.channels} with hyper.prior {each.prior}" for each in sorted(theirs))
-            rule = f"needs a latent.channels of {' or '.join(needed)}, the teacher's"
+        if self.distillation.entropy != _OFF and not theirs & own:
+            with_gaussians = sorted(each for each in theirs if each.prior is not None)
+            needed = (f"{each.channels} with hyper.prior {each.prior}" for each in with_gaussians)
+            rule = (
+                f"needs a latent.channels of {' or '.join(needed)}, the teacher's"
+                if with_gaussians
+                else "needs a teacher of Gaussians that a student can share; a factorised prior "
+                "has none, and models of several rates each have their own"
+            )
             problems.append(("distillation.entropy", rule))
         return problems
 

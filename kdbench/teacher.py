@@ -1,11 +1,13 @@
 """Frozen teachers by name, and their outputs on a study's crops, computed once and memory-mapped.
 
-A cache folder holds, for n crops and the L levels of the study (M, H: the teacher's channels):
+kdbench's own codec files (`Teacher`) satisfy the contract with a variable-rate `Hyperprior`.
+
+A cache folder holds, for n crops and L levels of the teacher (M, H: the teacher's channels):
 
     y.f16       (n, M, h, w)             latent before the gain: the levels share it
-    z.f16       (L, n, H, h/4, w/4)      hyper-latent before rounding
-    scales.f16  (L, n, M, h, w)          sigma
-    means.f16   (L, n, M, h, w)          mu, of a teacher that predicts it
+    z.f16       (L, n, H, h/4, w/4)      hyper-latent before rounding, of a teacher that has one
+    scales.f16  (L, n, M, h, w)          sigma, of a teacher that predicts it
+    means.f16   (L, n, M, h, w)          mu, likewise
     x_hat.u8    (L, n, 3, H, W)          reconstruction, 8 bit
 
 Its name is the hash of teacher file, levels and crops, so nothing stale is ever read.
@@ -32,12 +34,14 @@ from torch import Tensor
 from kdbench.cards import list_teachers
 from kdbench.codecs.hyperprior import Hyperprior, quantised
 from kdbench.codecs.weights import file_sha, load_codec, read_card
+from kdbench.contract import Teaches
 from kdbench.data import CropList
 from kdbench.distill import Targets
 from kdbench.errors import CodecError, StoreError
-from kdbench.records import Architecture, content_hash
+from kdbench.records import Architecture, Offer, content_hash
 
 SHARED = "y"  # what the levels share; all else is stored for each
+PREDICTED = ("z", "scales", "means")  # what not every teacher has
 CHUNK = 16  # crops the teacher sees at a time; part of what the cache's values depend on
 
 
@@ -61,6 +65,11 @@ class Teacher:
         """What each of its levels was trained for."""
         return tuple(self.card["training"]["rd_lambdas"])
 
+    @property
+    def offer(self) -> Offer:
+        """Everything there is."""
+        return self.model.architecture.offer
+
     def levels_for(self, rd_lambdas: Sequence[float]) -> tuple[int, ...]:
         """Its level for each of `rd_lambdas`.
 
@@ -75,6 +84,14 @@ class Teacher:
                 fix="choose `training.rd_lambdas` of the study among the teacher's",
             )
         return tuple(self.rd_lambdas.index(v) for v in rd_lambdas)
+
+    def gains(self, levels: Sequence[int]) -> Tensor:
+        """Learned, one a channel, (L, M, 1, 1)."""
+        return torch.cat([self.model.gain(level) for level in levels])
+
+    def outputs(self, crops: Tensor, levels: Sequence[int]) -> dict[str, Tensor]:
+        """See `teacher_outputs`."""
+        return teacher_outputs(self.model, crops, levels)
 
 
 def teacher_path(name: str) -> Path:
@@ -149,15 +166,15 @@ def teacher_outputs(model: Hyperprior, crops: Tensor, levels: Sequence[int]) -> 
 class TeacherCache:
     """A teacher's outputs on a crop list; `open` builds them once, whoever asks first."""
 
-    def __init__(self, teacher: Teacher, levels: Sequence[int], arrays: dict[str, Any]) -> None:
+    def __init__(self, teacher: Teaches, levels: Sequence[int], arrays: dict[str, Any]) -> None:
         self.levels = tuple(levels)
         self._arrays = arrays
-        self._gains = torch.cat([teacher.model.gain(level) for level in levels])
+        self._gains = teacher.gains(levels)
 
     @classmethod
     def open(
         cls,
-        teacher: Teacher,
+        teacher: Teaches,
         crops: CropList,
         rd_lambdas: Sequence[float],
         folder: Path,
@@ -181,14 +198,9 @@ class TeacherCache:
             StoreError: It would be larger than `cache_gib`, or cannot be written.
         """
         levels = teacher.levels_for(rd_lambdas)
-        shapes = _shapes(teacher.model.architecture, crops, len(levels))
-        gib = sum(math.prod(s) * np.dtype(t).itemsize for s, t in shapes.values()) / 2**30
-        if gib > cache_gib:
-            raise StoreError(
-                f"the teacher's outputs on {crops.n} crops need {gib:.2f} GiB, more than "
-                f"`data.cache_gib` = {cache_gib:g}",
-                fix="lower `data.crops` or raise `data.cache_gib`",
-            )
+        shapes = _shapes(teacher.offer, crops, len(levels))
+        gib = size_gib(teacher, crops, len(levels))
+        require_room(gib, crops, cache_gib)
         key = content_hash([teacher.sha, crops.hash, levels, "1"])
         target = folder / f"teacher-{key}"
         try:
@@ -196,7 +208,7 @@ class TeacherCache:
             with _locked(folder / f"teacher-{key}.lock"):
                 if not _is_whole(target, shapes):
                     _build(
-                        teacher.model,
+                        teacher,
                         crops,
                         levels,
                         shapes,
@@ -227,10 +239,8 @@ class TeacherCache:
         gains = self._gains[levels.cpu()].to(device)
         return Targets(
             y=rows(SHARED) * gains,
-            z=rows("z"),
-            scales=rows("scales"),
-            means=rows("means") if "means" in self._arrays else None,
             x_hat=rows("x_hat") / 255,
+            **{name: rows(name) for name in PREDICTED if name in self._arrays},
         )
 
     def latents(self, n: int) -> Tensor:
@@ -238,25 +248,40 @@ class TeacherCache:
         return torch.from_numpy(np.array(self._arrays[SHARED][:n])).float()
 
 
-def _shapes(
-    architecture: Architecture, crops: CropList, n_levels: int
-) -> dict[str, tuple[tuple[int, ...], str]]:
+def size_gib(teacher: Teaches, crops: CropList, n_levels: int) -> float:
+    """What the outputs of `teacher` at so many levels take [GiB]."""
+    shapes = _shapes(teacher.offer, crops, n_levels)
+    return sum(math.prod(s) * np.dtype(t).itemsize for s, t in shapes.values()) / 2**30
+
+
+def require_room(gib: float, crops: CropList, cache_gib: float) -> None:
+    """Raises StoreError where `gib` of outputs are more than `cache_gib`."""
+    if gib > cache_gib:
+        raise StoreError(
+            f"the teacher's outputs on {crops.n} crops need {gib:.2f} GiB, more than "
+            f"`data.cache_gib` = {cache_gib:g}",
+            fix="lower `data.crops` or raise `data.cache_gib`",
+        )
+
+
+def _shapes(offer: Offer, crops: CropList, n_levels: int) -> dict[str, tuple[tuple[int, ...], str]]:
     n, px = crops.n, crops.crop_px
-    M, H = architecture.latent.channels, architecture.hyper.width
-    latents = (n, M, px // 16, px // 16)
+    latents = (n, offer.channels, px // 16, px // 16)
     shapes: dict[str, tuple[tuple[int, ...], str]] = {
         SHARED: (latents, "<f2"),
-        "z": ((n_levels, n, H, px // 64, px // 64), "<f2"),
-        "scales": ((n_levels, *latents), "<f2"),
         "x_hat": ((n_levels, n, 3, px, px), "|u1"),
     }
-    if architecture.hyper.prior == "mean_scale":
+    if offer.hyper_width is not None:
+        shapes["z"] = ((n_levels, n, offer.hyper_width, px // 64, px // 64), "<f2")
+    if offer.prior is not None:
+        shapes["scales"] = ((n_levels, *latents), "<f2")
+    if offer.prior == "mean_scale":
         shapes["means"] = ((n_levels, *latents), "<f2")
     return shapes
 
 
 def _build(
-    model: Hyperprior,
+    teacher: Teaches,
     crops: CropList,
     levels: Sequence[int],
     shapes: dict[str, tuple[tuple[int, ...], str]],
@@ -277,7 +302,7 @@ def _build(
         for first in range(0, crops.n, CHUNK):
             chunk = slice(first, min(first + CHUNK, crops.n))
             with turn():
-                out = teacher_outputs(model, torch.from_numpy(np.array(pixels[chunk])), levels)
+                out = teacher.outputs(torch.from_numpy(np.array(pixels[chunk])), levels)
             for name, values in out.items():
                 at = chunk if name == SHARED else (slice(None), chunk)
                 arrays[name][at] = values.numpy()

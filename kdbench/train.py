@@ -9,7 +9,7 @@ import io
 import math
 import pickle
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,12 +22,13 @@ from torch import Tensor, nn
 
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.device import keep_freed_memory
-from kdbench.distill import Distiller, Targets, rate_distortion
+from kdbench.distill import Distiller, Guided, LevelDistiller, Targets, rate_distortion
 from kdbench.errors import TrainingError
 from kdbench.files import write_atomic
 from kdbench.records import Progress, Training
 from kdbench.soap import Soap
 
+AnyDistiller = Distiller | LevelDistiller
 WARMUP_STEPS = 100
 FINAL_RATE = 0.01  # of the learning rate, at the end of the cosine
 CLIP_NORM = 1.0
@@ -36,11 +37,15 @@ _DAMAGE = (OSError, EOFError, KeyError, ValueError, AttributeError, pickle.Unpic
 
 
 class Batch(NamedTuple):
-    """Crops (B, 3, H, W) in [0, 1], their levels (B,), and the teacher's view of them."""
+    """Crops (B, 3, H, W) in [0, 1], their levels (B,), and what their teachers make of them.
+
+    Attributes:
+        targets: For a `Distiller`, or one a teacher for a `LevelDistiller`.
+    """
 
     x: Tensor
     levels: Tensor
-    targets: Targets | None
+    targets: Targets | Sequence[Guided] | None
 
 
 @dataclass
@@ -96,7 +101,7 @@ def train(
     batches: Callable[[int], Batch],
     training: Training,
     *,
-    distiller: Distiller | None,
+    distiller: AnyDistiller | None,
     seed: int,
     device: str,
     precision: str,
@@ -161,7 +166,7 @@ class _Trainee:
     def __init__(
         self,
         model: Hyperprior,
-        distiller: Distiller | None,
+        distiller: AnyDistiller | None,
         training: Training,
         device: str,
         precision: str,

@@ -21,7 +21,7 @@ class Ground:
 
     Attributes:
         device: Resolved: `cpu` or `cuda:N`.
-        teachers: SHA-256 of the file of each teacher of the space, by its name there.
+        teachers: Hash of each teacher of the space, of its file or files, by its name there.
         teacher_coordinates: Of the latent of each.
         crops: Hash of the training crops.
         anchor: SHA-256 of the anchor's file, or its name.
@@ -72,23 +72,23 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
     from kdbench.anchor import anchor_sha, codec_path
     from kdbench.codecs.weights import load_codec
     from kdbench.device import fingerprint, resolve
+    from kdbench.guides import coordinates_of, joined_sha, load_teachers, shares
     from kdbench.lesson import study_crops, study_photos
-    from kdbench.teacher import load_teacher
 
     device = resolve(cfg.device)
     names = [name for name in cfg.space.distillation.teacher.values if name != NO_TEACHER]
-    teachers = {name: load_teacher(name) for name in names}
-    for teacher in teachers.values():
-        teacher.levels_for(cfg.training.rd_lambdas)
+    teachers = {name: load_teachers(name) for name in names}
+    for name, found in teachers.items():
+        shares(name, found, cfg.training.rd_lambdas)
     if (anchor := codec_path(cfg.anchor, store)) is not None:
         load_codec(anchor)  # a damaged one is better told now than by a worker
-    coordinates = {name: t.model.architecture.coordinates for name, t in teachers.items()}
+    coordinates = {name: coordinates_of(found) for name, found in teachers.items()}
     _require_usable(cfg, coordinates)
     data, crop_px = cfg.data, cfg.training.crop_px
     photos = study_photos(data.train, data.validation, data.evaluation, crop_px)
     return Ground(
         device=device,
-        teachers={name: teacher.sha for name, teacher in teachers.items()},
+        teachers={name: joined_sha([t.sha for t in found]) for name, found in teachers.items()},
         teacher_coordinates=coordinates,
         crops=study_crops(photos["train"], data.crops, crop_px).hash,
         anchor=anchor_sha(cfg.anchor, store),
@@ -127,7 +127,13 @@ def _require_usable(cfg: StudyConfig, teacher_coordinates: Mapping[str, Coordina
 
 
 def measure_anchor(cfg: StudyConfig, ground: Ground, store: Store) -> None:
-    """Keep the figures of the study's anchor beside it, once."""
-    from kdbench.bench import keep_anchor
+    """Keep the figures of the study's anchor beside it, once; its teachers are checked first.
 
+    Raises:
+        CodecError: A teacher is not what its card says, or the anchor's bitstreams do not decode.
+    """
+    from kdbench.bench import keep_anchor
+    from kdbench.search.teachers import require_cards
+
+    require_cards(cfg, ground, store)
     keep_anchor(store, cfg.name, bench(cfg, ground, store))

@@ -1,6 +1,7 @@
 """One worker: asks for a trial, runs it, tells what it found, until the study's budget is spent."""
 
 import os
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +11,13 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from kdbench.errors import KdbenchError, StoreError
+from kdbench.config import StudyConfig
+from kdbench.errors import CodecError, KdbenchError, StoreError
 from kdbench.search.attributes import BY, INTERRUPTED
-from kdbench.search.budget import Verdict, verdict
+from kdbench.search.budget import Budget, Verdict, set_budget, verdict
 from kdbench.search.dead import enqueue_again, host, settle
 from kdbench.search.front import measure_front
-from kdbench.search.ground import measure_anchor
+from kdbench.search.ground import Ground, measure_anchor
 from kdbench.search.interrupt import Interrupt
 from kdbench.search.locks import ASK, FRONT, StudyLocks
 from kdbench.search.reporter import Reporter
@@ -87,13 +89,22 @@ def work(
         if run is None and index == 0:
             objective.report.begin(None, "anchor")
             with interrupt.allowed():
-                measure_anchor(cfg, ground, store)
+                _measure_anchor(study, cfg, ground, store)
         ended = _Worker(study, objective).loop()
         if run is None and locks.lock(FRONT).take():  # kept until this process ends
             with interrupt.allowed():
                 measure_front(study, cfg, ground, store, objective.report.tell)
             objective.report.begin(None, "done")
         return ended
+
+
+def _measure_anchor(study: optuna.Study, cfg: StudyConfig, ground: Ground, store: Store) -> None:
+    """A teacher or anchor that is not what it says stops all workers of the study."""
+    try:
+        measure_anchor(cfg, ground, store)
+    except CodecError:
+        set_budget(study, Budget(trials=cfg.trials, until_s=time.time()))
+        raise
 
 
 def _run_trial() -> Run:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from kdbench import lesson, trial
+from kdbench import lesson, trial, zoo
 from kdbench.codecs.weights import codec_bytes, load_codec
 from kdbench.data import load_images
 from kdbench.errors import CodecError, StoreError, TrainingError
@@ -33,7 +33,9 @@ from kdbench.records import (
 from kdbench.store import StoredTrial, TrialFolder
 from kdbench.trial import TrialStopped, run_trial
 from kdbench.twin import against_twin
+from tests.support import attention
 from tests.support.codecs import architecture, trained
+from tests.support.zoo import put_small
 
 RD_LAMBDAS = (0.0002, 0.0015, 0.009)
 STEPS = 10
@@ -262,8 +264,8 @@ def test_a_learning_rate_far_too_high_fails_with_its_step(
 def test_a_student_alone_trains_without_a_teacher_or_a_meter(
     spec: TrialSpec, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lesson, "load_teacher", None)  # would fail if it were asked for
-    lesson._teacher.cache_clear()
+    monkeypatch.setattr(lesson, "load_teachers", None)  # would fail if it were asked for
+    lesson._teachers.cache_clear()
     alone = dataclasses.replace(spec, distillation=Distillation())
     unmetered = dataclasses.replace(bench, energy=EnergyPlan(meter="none"))
     found = _Watched(alone, unmetered, tmp_path / "0")
@@ -284,3 +286,36 @@ def test_a_level_the_teacher_lacks_and_a_cache_too_small_end_it_before_training(
     tight = dataclasses.replace(bench, data=dataclasses.replace(bench.data, cache_gib=1e-5))
     with pytest.raises(StoreError, match=r"data\.cache_gib"):
         run_trial(spec, tight, lambda rung: True, tmp_path / "1")
+
+
+TERMS_OF = {
+    "plugin:vit": {"latent", "hyper_latent", "output"},
+    "zoo:mbt2018-mean/1-3": {"latent", "hyper_latent", "output"},
+    "zoo:cheng2020-anchor/2": {"latent", "hyper_latent", "output"},
+    "zoo:bmshj2018-factorized/3": {"latent", "output"},
+}
+
+
+@pytest.mark.parametrize("teacher", TERMS_OF)
+def test_a_student_learns_from_teachers_of_one_rate_through_connectors_it_does_not_keep(
+    spec: TrialSpec, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teacher: str
+) -> None:
+    terms = TERMS_OF[teacher]
+    monkeypatch.setattr(zoo, "RD_LAMBDAS", RD_LAMBDAS)
+    monkeypatch.setattr(attention, "one", lambda: {RD_LAMBDAS[1]: attention.AttentionCodec()})
+    attention.bring(monkeypatch, vit="one")
+    for quality in (1, 2, 3):
+        if teacher.startswith(zoo.KIND):
+            put_small(monkeypatch, tmp_path, zoo.parse(teacher)[0].name, quality)
+    distillation = Distillation(teacher=teacher, **dict.fromkeys(terms, 0.1))
+    taught = dataclasses.replace(spec, distillation=distillation)
+    lesson._teachers.cache_clear()
+    found = _Watched(taught, bench, tmp_path / "0")
+    lesson._teachers.cache_clear()
+    rows = [json.loads(line) for line in found.files.log.read_text().splitlines()]
+    assert terms <= rows[0].keys()  # of 4 samples at 3 levels, each level has one
+    assert rows[0]["loss"] == pytest.approx(
+        rows[0]["rd_loss"] + sum(rows[0][term] for term in terms), rel=1e-5
+    )
+    assert load_codec(found.files.student)[0].architecture == spec.architecture
+    assert found.result.bd_rate.overlap_db > 0

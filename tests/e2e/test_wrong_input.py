@@ -21,7 +21,7 @@ import torch
 
 from kdbench import cli, lesson
 from kdbench.store import Store
-from tests.e2e.rows import codecs, photos, recipes, stores, words
+from tests.e2e.rows import codecs, photos, recipes, stores, teachers, words
 from tests.e2e.rows.photos import MIXED, fill
 from tests.e2e.rows.row import Row
 from tests.e2e.rows.stores import ROOT, SEARCH
@@ -34,6 +34,7 @@ ROWS: Mapping[str, Row] = {
     **photos.ROWS,
     **codecs.ROWS,
     **stores.ROWS,
+    **teachers.ROWS,
     **({} if torch.cuda.is_available() else stores.WITHOUT_CUDA),
 }
 IN_A_PROCESS = (  # of their own, as a user would type them
@@ -74,6 +75,7 @@ def here(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     for name in ("KDBENCH_ROOT", "KDBENCH_STORAGE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))
     forget_photos()
     yield folder
     forget_photos()
@@ -82,7 +84,7 @@ def here(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 def forget_photos() -> None:
     """This process remembers photos and teachers by names that are relative to the desk."""
     lesson.study_photos.cache_clear()
-    lesson._teacher.cache_clear()
+    lesson._teachers.cache_clear()
 
 
 def in_this_process(command: str, capsys: Capture) -> tuple[int, str, str]:

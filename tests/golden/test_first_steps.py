@@ -57,7 +57,7 @@ def first_losses(*, distilled: bool) -> list[float]:
         student,
         batch,
         Training(steps=STEPS, batch=4, crop_px=64, rd_lambdas=RD_LAMBDAS, learning_rate=1e-3),
-        distiller=Distiller(plan, student.architecture, teacher.architecture)
+        distiller=Distiller(plan, student.architecture, teacher.architecture.offer)
         if distilled
         else None,
         seed=0,

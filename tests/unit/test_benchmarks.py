@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import check_front, kodak, optimiser, publish, setting, step, trial_parts
-from kdbench.distill import Distiller
+from kdbench.distill import Distiller, Targets
 from kdbench.records import Distillation, RDCurve, RDPoint
 from kdbench.report.json_view import study_json
 from kdbench.report.overview import overview
@@ -155,7 +155,7 @@ def naive_loop(*, gradients: bool) -> tuple[step.NaiveLoop, Teacher]:
     x, levels = as_tensor(crops(2)), torch.tensor([0, 1])
     batches = step.live(lambda _: Batch(x, levels, None), teacher, spec, gradients=gradients)
     student = started(plan, seed=1)
-    distiller = Distiller(spec.distillation, plan, plan)
+    distiller = Distiller(spec.distillation, plan, plan.offer)
     return step.NaiveLoop(student, distiller, spec, batches), teacher
 
 
@@ -178,10 +178,10 @@ def test_the_naive_loop_learns_from_the_loss_that_kdbench_trains_on() -> None:
         spec,
         gradients=False,
     )(0)
-    assert batch.targets is not None
+    assert isinstance(batch.targets, Targets)
     with torch.no_grad():
         out = student(batch.x, batch.levels)
-        distiller = Distiller(spec.distillation, plan, plan)
+        distiller = Distiller(spec.distillation, plan, plan.offer)
         rd_lambda = torch.tensor(RD_LAMBDAS)
         terms = distiller(out, batch.targets, rd_lambda)
         naive = step.terms_through_teacher(distiller, out, batch.targets, rd_lambda)

@@ -23,7 +23,7 @@ from kdbench.distill import (
     summed_kl_bits,
 )
 from kdbench.errors import TrainingError
-from kdbench.records import Distillation, Prior
+from kdbench.records import Distillation, Offer, Prior
 from tests.support.codecs import architecture, as_tensor, crops, finished
 
 TERMS = ("latent", "hyper_latent", "output", "entropy")
@@ -56,7 +56,7 @@ def _alone(term: str, *, weight: float = 1.0, temperature: float = 1.0) -> Disti
 
 
 def _distiller(plan: Distillation, *, prior: Prior = "scale") -> Distiller:
-    return Distiller(plan, architecture(prior=prior), architecture(prior=prior))
+    return Distiller(plan, architecture(prior=prior), architecture(prior=prior).offer)
 
 
 def _perturbed(teacher: Hyperprior) -> Hyperprior:
@@ -344,7 +344,7 @@ def test_the_entropy_term_between_codecs_with_and_without_means_is_refused() -> 
     with pytest.raises(
         TrainingError, match=r"16 latent channels \(scale\) and its teacher 16 \(mean"
     ):
-        Distiller(_alone("entropy"), architecture(), architecture(prior="mean_scale"))
+        Distiller(_alone("entropy"), architecture(), architecture(prior="mean_scale").offer)
 
 
 # --- connectors --------------------------------------------------------------------------------
@@ -352,7 +352,9 @@ def test_the_entropy_term_between_codecs_with_and_without_means_is_refused() -> 
 
 def test_a_student_of_other_widths_gets_connectors_that_start_as_the_identity() -> None:
     plan = Distillation(teacher="teacher:tiny", latent=1.0, hyper_latent=1.0)
-    distiller = Distiller(plan, architecture(latent=8, hyper=12), architecture(latent=16, hyper=8))
+    distiller = Distiller(
+        plan, architecture(latent=8, hyper=12), architecture(latent=16, hyper=8).offer
+    )
     y, z = torch.randn(2, 8, 4, 4), torch.randn(2, 12, 1, 1)
     carried_y, carried_z = distiller.y_connector(y), distiller.z_connector(z)
     assert torch.equal(carried_y[:, :8], y)
@@ -364,7 +366,7 @@ def test_a_student_of_other_widths_gets_connectors_that_start_as_the_identity() 
 def test_a_connector_carries_each_latent_to_the_teachers_channel_it_started_from() -> None:
     plan = Distillation(teacher="teacher:tiny", latent=1.0)
     taken = [1, 2, 5, 6, 9, 11, 14, 15]
-    distiller = Distiller(plan, architecture(latent=8), architecture(latent=16), taken)
+    distiller = Distiller(plan, architecture(latent=8), architecture(latent=16).offer, taken)
     y = torch.randn(2, 8, 4, 4)
     carried = distiller.y_connector(y)
     assert torch.equal(carried[:, taken], y)
@@ -379,7 +381,7 @@ def test_a_student_of_the_teachers_widths_has_nothing_to_learn_beside_itself() -
 def test_a_connector_is_trained_by_the_terms_it_serves(targets: Targets, x: Tensor) -> None:
     student = finished(architecture(latent=8, hyper=12))
     plan = Distillation(teacher="teacher:tiny", latent=1.0, hyper_latent=1.0)
-    distiller = Distiller(plan, student.architecture, architecture())
+    distiller = Distiller(plan, student.architecture, architecture().offer)
     sum(distiller(student(x, LEVELS), targets, RD_LAMBDA).values()).backward()
     assert all(bool(p.grad.abs().sum() > 0) for p in distiller.parameters())  # type: ignore[union-attr]
 
@@ -388,5 +390,18 @@ def test_the_entropy_term_between_latents_of_other_widths_is_refused() -> None:
     with pytest.raises(
         TrainingError, match=r"8 latent channels \(scale\) and its teacher 16"
     ) as refused:
-        Distiller(_alone("entropy"), architecture(latent=8), architecture(latent=16))
+        Distiller(_alone("entropy"), architecture(latent=8), architecture(latent=16).offer)
     assert "distillation.entropy" in refused.value.fix
+
+
+@pytest.mark.parametrize(
+    ("term", "what"), [("hyper_latent", "the hyper-latent term"), ("entropy", "the entropy term")]
+)
+def test_a_term_that_the_teacher_has_nothing_for_is_refused_by_its_name(
+    term: str, what: str
+) -> None:
+    bare = Offer(channels=16, hyper_width=None, prior=None)
+    with pytest.raises(TrainingError, match=f"{what} needs .* the teacher") as refused:
+        Distiller(_alone(term), architecture(), bare)
+    assert f"distillation.{term}" in refused.value.fix
+    Distiller(Distillation(teacher="x", latent=1.0, output=1.0), architecture(), bare)

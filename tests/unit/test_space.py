@@ -276,7 +276,8 @@ WRONG = {
     "encoder.activation: [gdn, rleu]": 'got ["gdn", "rleu"]; every value must be gdn or relu',
     "encoder.activation: {low: 1, high: 2}": 'got {"low": 1, "high": 2}; must be a name or a list '
     "of names, not a range",
-    "distillation.teacher: default": 'got "default"; must be teacher:NAME, file:PATH or none',
+    "distillation.teacher: default": 'got "default"; must be teacher:NAME, '
+    "file:PATH, zoo:MODEL/QUALITY, plugin:NAME or none",
     "distillation.latent: -0.1": "got -0.1; must be a number of at least 0",
     "distillation.latent: .inf": "got Infinity; must be a number of at least 0",
     "distillation.temperature: 0": "got 0; must be a number above 0",

@@ -159,7 +159,10 @@ def test_the_cache_gives_exactly_what_the_live_teacher_gives(
     drawn = torch.tensor([2, 0, 1, 2, 0])
     found = cache.targets(indices, drawn, "cpu")
     gains = torch.cat([either.model.gain(int(level)) for level in drawn])
+    assert torch.equal(either.gains(drawn.tolist()), gains)
     assert torch.equal(found.y, y[indices].float() * gains)
+    assert found.z is not None
+    assert found.scales is not None
     assert torch.equal(found.z, rest["z"][drawn, indices].float())
     assert torch.equal(found.scales, rest["scales"][drawn, indices].float())
     assert torch.equal(found.x_hat, rest["x_hat"][drawn, indices].float() / 255)

@@ -133,7 +133,7 @@ def test_distillation_terms_are_added_to_the_loss_and_named_in_the_log() -> None
 
     plan = Distillation(teacher="teacher:tiny", latent=0.1, output=0.5)
     student = started(architecture())
-    distiller = Distiller(plan, student.architecture, teacher.architecture)
+    distiller = Distiller(plan, student.architecture, teacher.architecture.offer)
     connector: Tensor = distiller.y_connector.weight.detach().clone()  # type: ignore[operator]
     log = _run(student, distiller=distiller, batches=lambda step: _batch(step, targets))
     for row in log.rows:
@@ -231,7 +231,7 @@ def test_connectors_and_their_unit_are_resumed_too(tmp_path: Path, at_every_step
     for stop in (None, 4, None):
         model = started(architecture())
         torch.manual_seed(0)
-        distiller = Distiller(plan, model.architecture, teacher.architecture)
+        distiller = Distiller(plan, model.architecture, teacher.architecture.offer)
         try:
             _run(
                 model,

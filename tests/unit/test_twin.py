@@ -173,10 +173,10 @@ def test_a_trial_that_is_not_distilled_has_no_twin(
 def test_a_twin_reads_no_targets_while_it_trains() -> None:
     """Its seconds would be its student's, and equal seconds too few."""
     pixels = np.zeros((8, 3, 64, 64), np.uint8)
-    cache: Any = object()  # has none
-    assert Lesson(twin_of(SPEC), "cpu", pixels, None, cache).batch(0).targets is None
-    with pytest.raises(AttributeError, match="targets"):
-        Lesson(SPEC, "cpu", pixels, None, cache).batch(0)
+    share: Any = object()  # whoever asks it for anything finds nothing
+    assert Lesson(twin_of(SPEC), "cpu", pixels, [share], [share]).batch(0).targets is None
+    with pytest.raises(AttributeError, match="teacher"):
+        Lesson(SPEC, "cpu", pixels, [share], [share]).batch(0)
 
 
 # --- its learning rate -----------------------------------------------------------------------

@@ -128,7 +128,8 @@ ROWS = {
     ),
     "a teacher without its kind": overridden(
         "space.distillation.teacher=weak",
-        'space.distillation.teacher: got "weak"; must be teacher:NAME, file:PATH or none',
+        'space.distillation.teacher: got "weak"; must be teacher:NAME, file:PATH, '
+        "zoo:MODEL/QUALITY, plugin:NAME or none",
     ),
     "an override without a value": overridden(
         "trials", 'got "trials"; must read key=value or key.path=value'
