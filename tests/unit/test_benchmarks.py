@@ -12,17 +12,27 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import check_front, kodak, optimiser, publish, setting, step, trial_parts
+from benchmarks import (
+    check_front,
+    distillation,
+    kodak,
+    optimiser,
+    publish,
+    setting,
+    step,
+    trial_parts,
+)
 from kdbench.distill import Distiller, Targets
+from kdbench.files import write_json
 from kdbench.records import Distillation, RDCurve, RDPoint
 from kdbench.report.json_view import study_json
 from kdbench.report.overview import overview
 from kdbench.teacher import Teacher
 from kdbench.train import Batch
 from tests.support.codecs import RD_LAMBDAS, architecture, as_tensor, crops, finished, started
-from tests.support.results import STUDY, make_study
+from tests.support.results import STUDY, make_study, result
 
-SCRIPTS = ("check_front", "kodak", "optimiser", "step", "trial_parts")
+SCRIPTS = ("check_front", "distillation", "kodak", "optimiser", "step", "trial_parts")
 
 
 # --- every script --------------------------------------------------------------------------------
@@ -31,7 +41,7 @@ SCRIPTS = ("check_front", "kodak", "optimiser", "step", "trial_parts")
 def test_every_script_explains_itself(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    modules = (check_front, kodak, optimiser, step, trial_parts)
+    modules = (check_front, distillation, kodak, optimiser, step, trial_parts)
     assert {path.stem for path in Path(str(step.__file__)).parent.glob("*.py")} == {
         "__init__",
         "publish",
@@ -45,6 +55,53 @@ def test_every_script_explains_itself(
         shown = capsys.readouterr().out
         assert end.value.code == 0
         assert f"benchmarks.{name}" in shown or f"benchmarks/{name}.py" in shown, name
+
+
+# --- distillation --------------------------------------------------------------------------------
+
+
+def keep(root: Path, run: distillation.Run, rate: float, bd_rate_pct: float, loss: float) -> None:
+    """What a training of `run` at `rate` would have left."""
+    found = result(bd_rate_pct, 16, None)
+    found = replace(found, losses={"train": 1.0, "validation": loss})
+    folder = root / f"{run.student} {run.steps} {run.case} {run.seed} {rate:g}"
+    write_json(folder / "result.json", found)
+
+
+def test_a_case_is_compared_with_the_twin_of_each_seed_at_the_rate_that_suits_the_twin(
+    tmp_path: Path,
+) -> None:
+    twin = distillation.Run("16", distillation.SHORT, distillation.TWIN, 0)
+    for rate, loss in zip(distillation.RATES, (0.8, 0.7, 0.9), strict=True):
+        keep(tmp_path, twin, rate, 50.0, loss)
+    rate = distillation.RATES[1]
+    keep(tmp_path, replace(twin, seed=1), rate, 53.0, 0.7)
+    for seed, pct in ((0, 20.0), (1, 22.4)):  # a fifth fewer bits than the twin of the seed
+        keep(tmp_path, replace(twin, case="latent 0.3", seed=seed), rate, pct, 0.6)
+    laboratory = distillation.Laboratory(tmp_path)
+    rows = {row["case"]: row for row in distillation.report(laboratory)}
+    assert rows.keys() == {"twin", "latent 0.3"}
+    row = rows["latent 0.3"]
+    assert (row["n_seeds"], row["learning_rate"]) == (2, rate)
+    assert row["against_twin_pct"] == pytest.approx(-20.0, abs=0.1)
+    assert row["low_pct"] <= row["against_twin_pct"] <= row["high_pct"]
+    assert row["against_teacher_pct"] == pytest.approx(21.2)
+    assert rows["twin"]["spread_over_seeds_pct"] == pytest.approx(3 / 2**0.5)
+    assert "latent 0.3" in distillation.table(list(rows.values()))
+
+
+def test_a_run_whose_twin_is_missing_waits_for_it(tmp_path: Path) -> None:
+    run = distillation.Run("16", distillation.SHORT, "latent 0.3", 1)
+    laboratory = distillation.Laboratory(tmp_path)
+    assert laboratory.found(run) is None
+    assert distillation.report(laboratory) == []
+
+
+def test_every_case_is_run_once_from_every_seed() -> None:
+    every = list(distillation.runs(None))
+    assert len(every) == len(set(every))
+    assert set(every) == {*distillation.runs("short"), *distillation.runs("long")}
+    assert {run.case for run in every} == set(distillation.CASES)
 
 
 # --- check_front ---------------------------------------------------------------------------------
