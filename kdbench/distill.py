@@ -78,6 +78,11 @@ class RateDistortion(NamedTuple):
     mse: Tensor
     loss: Tensor
 
+    @property
+    def distortion(self) -> Tensor:
+        """rd_lambda 255^2 D [bit/px of loss]; rate and distortion sum to the loss."""
+        return self.loss - self.bpp
+
 
 def rate_distortion(out: dict[str, Tensor], x: Tensor, rd_lambda: Tensor) -> RateDistortion:
     """R + rd_lambda * 255^2 * D; a larger `rd_lambda` buys quality with bits.

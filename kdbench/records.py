@@ -1,7 +1,8 @@
 """What travels between stages and onto disk. Units are part of every name.
 
 `SCHEMA` history, newest first:
-    2  hyperpriors that predict means (`hyper.prior`); front members' energy after training
+    2  hyperpriors that predict means (`hyper.prior`); front members' energy after training;
+       what each term of the loss does to the gradient (`gradient_shares`)
     1  first light (November 2026)
 """
 
@@ -333,6 +334,19 @@ class CodecEnergy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GradientShares:
+    """How much of the gradient each term of the loss causes, at one step (see `gradients`).
+
+    Attributes:
+        shares: 0 to 1, by term (`rate`, `distortion` and the distillation terms that were on) and
+            part (`g_a`, `h`, `g_s`); those of a part sum to 1.
+    """
+
+    step: int
+    shares: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
     """One finished trial.
 
@@ -343,6 +357,7 @@ class TrialResult:
         losses: `train` and `validation` R + rd_lambda 255^2 D at the end, estimated, mean over
             levels: how far the student overfits.
         environment: What bit-identity depends on: threads, torch, oneDNN, CPU features, device.
+        gradient_shares: At the first and the last training step; empty where nobody looked.
     """
 
     rd: RDCurve
@@ -353,6 +368,7 @@ class TrialResult:
     hashes: Mapping[str, str]
     losses: Mapping[str, float]
     environment: Mapping[str, str]
+    gradient_shares: tuple[GradientShares, ...] = ()
     protocol: int = MEASUREMENT_PROTOCOL
     schema: int = SCHEMA
 

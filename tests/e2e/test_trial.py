@@ -139,6 +139,7 @@ def test_a_trial_gives_a_whole_result(ran: _Watched, bench: Bench) -> None:
     assert result.environment["threads"] == "1"
     assert result.environment["torch"]
     assert json.loads(canonical_json(result))["hashes"] == result.hashes
+    assert [found.step for found in result.gradient_shares] == [0, STEPS - 1]
 
 
 def test_its_folder_holds_the_student_and_its_log(ran: _Watched, spec: TrialSpec) -> None:
@@ -152,6 +153,9 @@ def test_its_folder_holds_the_student_and_its_log(ran: _Watched, spec: TrialSpec
     assert {"loss", "rd_loss", "bpp", "mse", "latent", "hyper_latent", "output", "entropy"} <= (
         rows[-1].keys()
     )
+    looked = [row["step"] for row in rows if "gradient_shares" in row]
+    assert looked == [0, STEPS - 1]
+    assert rows[-1]["gradient_shares"] == ran.result.gradient_shares[-1].shares
     assert not list(ran.files.path.glob("*.checkpoint"))
 
 

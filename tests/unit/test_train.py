@@ -145,6 +145,57 @@ def test_distillation_terms_are_added_to_the_loss_and_named_in_the_log() -> None
     assert student.state_dict().keys() == Hyperprior(student.architecture).state_dict().keys()
 
 
+# --- shares of the gradient --------------------------------------------------------------------
+
+
+def test_the_log_has_every_terms_share_of_the_gradient_at_the_first_and_the_last_step() -> None:
+    teacher = finished(architecture(), seed=3)
+
+    @torch.no_grad()
+    def targets(x: Tensor, levels: Tensor) -> Targets:
+        return Targets.of(teacher(x, levels))
+
+    plan = Distillation(teacher="teacher:tiny", latent=0.1, entropy=0.1)
+    student = started(architecture())
+    distiller = Distiller(plan, student.architecture, teacher.architecture)
+    log = _run(student, distiller=distiller, batches=lambda step: _batch(step, targets))
+    assert [found.step for found in log.gradient_shares] == [0, 7]
+    for found in log.gradient_shares:
+        assert list(found.shares) == ["rate", "distortion", "latent", "entropy"]
+        for part in ("g_a", "h", "g_s"):
+            assert sum(of[part] for of in found.shares.values()) == pytest.approx(1)
+        assert found.shares["distortion"] == pytest.approx(
+            {"g_a": found.shares["distortion"]["g_a"], "h": 0.0, "g_s": 1.0}
+        )  # the synthesis learns of nothing else here
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_looking_at_the_gradient_changes_no_bit_of_the_training(
+    distilled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = finished(architecture(), seed=3)
+
+    @torch.no_grad()
+    def targets(x: Tensor, levels: Tensor) -> Targets:
+        return Targets.of(teacher(x, levels))
+
+    plan = Distillation(teacher="teacher:tiny", latent=0.1, hyper_latent=0.1, output=0.5)
+    models, rows = [started(architecture()) for _ in range(2)], []
+    for model, looks in zip(models, (True, False), strict=True):
+        if not looks:
+            monkeypatch.setattr(train_module, "gradient_shares", lambda terms, parts: {})
+        distiller = Distiller(plan, model.architecture, teacher.architecture)
+        log = _run(
+            model,
+            distiller=distiller if distilled else None,
+            batches=lambda step: _batch(step, targets if distilled else None),
+        )
+        assert bool(log.gradient_shares[-1].shares) is looks
+        rows.append(log.rows)
+    assert _same(*models)
+    assert rows[0] == rows[1]
+
+
 # --- schedule and levels -----------------------------------------------------------------------
 
 
@@ -213,6 +264,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
     found = _run(resumed, training, checkpoint=path)
     assert _same(resumed, whole)
     assert found.rows == expected.rows
+    assert found.gradient_shares == expected.gradient_shares
     assert path.exists()  # until the caller has kept the codec
 
 
