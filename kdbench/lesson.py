@@ -104,7 +104,11 @@ class Lesson:
             scale_start(model, first)
         if self._teacher is not None:
             self.distiller = Distiller(
-                spec.distillation, spec.architecture, self._teacher.model.architecture, channels
+                spec.distillation,
+                spec.architecture,
+                self._teacher.model.architecture,
+                channels,
+                self._channel_bits(),
             )
         return model
 
@@ -114,6 +118,12 @@ class Lesson:
         return teacher is not None and can_inherit(
             self._spec.hyper, teacher.model.architecture.hyper
         )
+
+    def _channel_bits(self) -> Tensor | None:
+        """The teacher's bits in each of its latent channels, where the spec asks for them."""
+        if self._cache is None or self._spec.distillation.channel_weights == "equal":
+            return None
+        return self._cache.channel_bits(N_START_CROPS)
 
     def _align(self, model: Hyperprior, crops: Tensor, features: Tensor) -> list[int] | None:
         """The teacher's latent channel of each of the student's; None where they do not meet."""

@@ -200,6 +200,7 @@ _width = _Reader(int, lambda n: 1 <= n <= 1024, "a whole number from 1 to 1024")
 _kernel = _Reader(int, lambda k: k in {3, 5}, "3 or 5")
 _activation = _Reader(str, lambda name: name in {"gdn", "relu"}, "gdn or relu")
 _prior = _Reader(str, lambda name: name in {"scale", "mean_scale"}, "scale or mean_scale")
+_channels = _Reader(str, lambda name: name in {"equal", "by_bits"}, "equal or by_bits")
 _weight = _Reader(float, lambda w: w >= 0, "a number of at least 0")
 _positive = _Reader(float, lambda v: v > 0, "a number above 0")
 
@@ -207,6 +208,9 @@ Width = Annotated[Ints, PlainValidator(_width), _write]
 Kernel = Annotated[Ints, PlainValidator(_kernel), _write]
 ActivationName = Annotated[Choice[Literal["gdn", "relu"]], PlainValidator(_activation), _write]
 PriorName = Annotated[Choice[Literal["scale", "mean_scale"]], PlainValidator(_prior), _write]
+ChannelWeightsName = Annotated[
+    Choice[Literal["equal", "by_bits"]], PlainValidator(_channels), _write
+]
 Teacher = Annotated[Choice[str], PlainValidator(_teacher), _write]
 Weight = Annotated[Floats, PlainValidator(_weight), _write]
 Positive = Annotated[Floats, PlainValidator(_positive), _write]

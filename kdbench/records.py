@@ -21,6 +21,7 @@ Source = Literal["counter", "sampled", "model", "replay"]
 Activation = Literal["gdn", "relu"]
 Prior = Literal["scale", "mean_scale"]
 Operation = Literal["encode", "decode"]
+ChannelWeights = Literal["equal", "by_bits"]
 
 
 def canonical_json(value: Any) -> str:
@@ -122,6 +123,8 @@ class Distillation:
 
     Attributes:
         teacher: `teacher:NAME`, `file:PATH`, or None: train alone, every weight 0.
+        channel_weights: How much each latent channel counts in the latent term: all alike, or in
+            proportion to the bits the teacher spends on it.
         temperature: tau of the entropy term; scales both Gaussians.
     """
 
@@ -131,6 +134,7 @@ class Distillation:
     output: float = 0.0
     entropy: float = 0.0
     temperature: float = 1.0
+    channel_weights: ChannelWeights = "equal"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

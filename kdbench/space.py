@@ -10,6 +10,7 @@ from kdbench.errors import ConfigError
 from kdbench.parameters import (
     NO_TEACHER,
     ActivationName,
+    ChannelWeightsName,
     Choice,
     Kernel,
     Parameter,
@@ -34,6 +35,7 @@ from kdbench.yamlfile import Recipe, nearest_first, read, show
 N_DIAGONAL = 5  # more would spend a default study before its sampler has a say
 _NONE = Choice(values=(NO_TEACHER,))
 _SCALE: PriorName = Choice(values=("scale",))
+_EQUAL: ChannelWeightsName = Choice(values=("equal",))
 _OFF, _ONE = Choice(values=(0.0,)), Choice(values=(1.0,))
 
 
@@ -86,6 +88,7 @@ class DistillationSpace:
     output: Weight = _OFF
     entropy: Weight = _OFF
     temperature: Positive = _ONE
+    channel_weights: ChannelWeightsName = _EQUAL
 
     def sample(
         self, trial: Suggests, own: Coordinates, teacher_coordinates: Mapping[str, Coordinates]
@@ -93,7 +96,8 @@ class DistillationSpace:
         """What matters is asked for, the rest stays off.
 
         Weights only with a teacher, the entropy term only where student and teacher share the
-        latent's coordinates, the temperature only with an entropy term.
+        latent's coordinates, the temperature only with an entropy term, the weights of the latent
+        channels only with a latent term.
         """
 
         def ask(name: str) -> Any:
@@ -111,7 +115,13 @@ class DistillationSpace:
         weights = {name: ask(name) for name in ("latent", "hyper_latent", "output")}
         entropy = ask("entropy") if own == teacher_coordinates[teacher] else 0.0
         temperature = ask("temperature") if entropy > 0 else 1.0
-        return Distillation(teacher=teacher, **weights, entropy=entropy, temperature=temperature)
+        return Distillation(
+            teacher=teacher,
+            **weights,
+            entropy=entropy,
+            temperature=temperature,
+            channel_weights=ask("channel_weights") if weights["latent"] > 0 else "equal",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -151,7 +151,7 @@ class TeacherCache:
 
     def __init__(self, teacher: Teacher, levels: Sequence[int], arrays: dict[str, Any]) -> None:
         self.levels = tuple(levels)
-        self._arrays = arrays
+        self._teacher, self._arrays = teacher, arrays
         self._gains = torch.cat([teacher.model.gain(level) for level in levels])
 
     @classmethod
@@ -232,6 +232,25 @@ class TeacherCache:
             means=rows("means") if "means" in self._arrays else None,
             x_hat=rows("x_hat") / 255,
         )
+
+    @torch.no_grad()
+    def channel_bits(self, n: int) -> Tensor:
+        """Estimated bits of each latent channel (M,), mean over the first `n` crops and all levels.
+
+        What the teacher's own entropy model says of its rounded latents.
+        """
+        y, prior = self.latents(n), self._teacher.model.gaussian_conditional
+        bits = torch.zeros(y.shape[1])
+        for at, level in enumerate(self.levels):
+            scales, means = (
+                torch.from_numpy(np.array(self._arrays[name][at, :n])).float()
+                if name in self._arrays
+                else None
+                for name in ("scales", "means")
+            )
+            _, likelihoods = prior(y * self._teacher.model.gain(level), scales, means)
+            bits -= likelihoods.log2().sum((2, 3)).mean(0)
+        return bits / len(self.levels)
 
     def latents(self, n: int) -> Tensor:
         """Latents before the gain of the first `n` crops, (n, M, h, w) fp32."""

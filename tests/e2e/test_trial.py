@@ -246,6 +246,29 @@ def test_a_student_alone_trains_without_a_teacher_or_a_meter(
     assert row["loss"] == row["rd_loss"]
 
 
+def test_a_lesson_weights_latent_channels_by_the_teachers_bits_where_it_is_asked_to(
+    spec: TrialSpec, bench: Bench
+) -> None:
+    photos = lesson.study_photos(
+        bench.data.train, bench.data.validation, bench.data.evaluation, spec.training.crop_px
+    )
+    crops = lesson.study_crops(photos["train"], bench.data.crops, spec.training.crop_px)
+    found = []
+    for channel_weights in ("equal", "by_bits"):
+        plan = dataclasses.replace(spec.distillation, channel_weights=channel_weights)
+        asked = dataclasses.replace(spec, distillation=plan)
+        opened = lesson.Lesson.open(asked, bench, crops, lambda _: None)
+        opened.started()
+        assert opened.distiller is not None
+        found.append(opened.distiller.channel_weights)
+    equal, by_bits = found
+    assert equal is None
+    assert by_bits is not None
+    assert by_bits.shape == (64,)
+    assert float(by_bits.min()) >= 0
+    assert float(by_bits.max()) > 1 > float(by_bits.median())
+
+
 def test_a_level_the_teacher_lacks_and_a_cache_too_small_end_it_before_training(
     spec: TrialSpec, bench: Bench, tmp_path: Path
 ) -> None:

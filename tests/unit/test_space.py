@@ -130,6 +130,21 @@ def test_a_temperature_that_scales_nothing_is_not_asked_for(space: SearchSpace) 
     assert "distillation.temperature" not in dice.asked
 
 
+@pytest.mark.parametrize("latent", [0.0, 0.1])
+def test_weights_of_channels_are_asked_for_only_with_a_latent_term(
+    tmp_path: Path, latent: float
+) -> None:
+    space = written(
+        tmp_path,
+        f"{FIXED}distillation: {{teacher: teacher:default, latent: {latent}, "
+        "channel_weights: [equal, by_bits]}\n",
+    )
+    dice = Dice(0, **{"distillation.channel_weights": "by_bits"})
+    found = sample(space, dice).distillation
+    assert ("distillation.channel_weights" in dice.asked) is (latent > 0)
+    assert found.channel_weights == ("by_bits" if latent else "equal")
+
+
 def test_a_teacher_that_is_not_here_is_named_with_those_that_are(space: SearchSpace) -> None:
     with pytest.raises(ConfigError) as caught:
         space.sample(
@@ -280,6 +295,9 @@ WRONG = {
     "distillation.latent: -0.1": "got -0.1; must be a number of at least 0",
     "distillation.latent: .inf": "got Infinity; must be a number of at least 0",
     "distillation.temperature: 0": "got 0; must be a number above 0",
+    "distillation.channel_weights: by_bit": 'got "by_bit"; must be equal or by_bits',
+    "distillation.channel_weights: [equal, bits]": 'got ["equal", "bits"]; every value must be '
+    "equal or by_bits",
     "distillation.output: {low: 0, high: 1, log: true}": 'got {"low": 0, "high": 1, "log": true}; '
     "a log range needs a low above 0",
     "distillation.output: {low: 0, high: 1, log: 1}": 'got {"low": 0, "high": 1, "log": 1}; log '

@@ -169,6 +169,19 @@ def test_the_cache_gives_exactly_what_the_live_teacher_gives(
     assert torch.equal(cache.latents(5), y[:5].float())
 
 
+@torch.no_grad()
+def test_bits_of_channels_are_those_of_the_teachers_own_rate(
+    either: Teacher, crops: CropList, tmp_path: Path
+) -> None:
+    cache = _open(either, crops, tmp_path)
+    x = torch.from_numpy(np.array(crops.crops(tmp_path)[:8])).float() / 255
+    live = [either.model(x, level)["likelihoods"]["y"] for level in (0, 1, 2)]
+    expected = torch.stack([-p.log2().sum((2, 3)).mean(0) for p in live]).mean(0)
+    found = cache.channel_bits(8)
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)  # cached in fp16
+    assert torch.equal(found, _open(either, crops, tmp_path).channel_bits(8))
+
+
 def test_the_levels_of_a_cache_are_the_studys(
     teacher: Teacher, crops: CropList, tmp_path: Path
 ) -> None:

@@ -130,6 +130,15 @@ ROWS = {
         "space.distillation.teacher=weak",
         'space.distillation.teacher: got "weak"; must be teacher:NAME, file:PATH or none',
     ),
+    "a negative weight": overridden(
+        "space.distillation.latent=-0.1",
+        "space.distillation.latent: got -0.1; must be a number of at least 0",
+    ),
+    "weights of channels that nobody knows": overridden(
+        "space.distillation.channel_weights=[equal,bits]",
+        'space.distillation.channel_weights: got ["equal", "bits"]; every value must be equal '
+        "or by_bits",
+    ),
     "an override without a value": overridden(
         "trials", 'got "trials"; must read key=value or key.path=value'
     ),
