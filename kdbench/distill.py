@@ -34,6 +34,9 @@ The temperature tau scales both. c(tau) makes the gradient norm of K_p on the fi
 at tau = 1: tau chooses *where* the term looks (small scales at small tau), w_p how strongly.
 
 Each term is 0 where student and teacher agree, and only the student gets a gradient.
+
+A schedule multiplies all weights over the training (`strength`): a teacher that helps a student on
+its way may hold it back at the end, when the student has a trade of its own to find.
 """
 
 import math
@@ -46,7 +49,7 @@ from torch import Tensor, nn
 from kdbench.codecs.hyperprior import images_bits
 from kdbench.divergence import bounded, discretised_kl_bits, mean_shift_bits
 from kdbench.errors import TrainingError
-from kdbench.records import Architecture, Distillation
+from kdbench.records import Architecture, Distillation, Schedule
 
 BITS_PER_SQUARED_STEP = 6 / math.log(2)
 
@@ -99,6 +102,15 @@ def rate_distortion(out: dict[str, Tensor], x: Tensor, rd_lambda: Tensor) -> Rat
     bpp = images_bits(out["likelihoods"]) / pixels  # type: ignore[arg-type]
     mse = (out["x_hat"] - x).square().flatten(1).mean(1)
     return RateDistortion(bpp.mean(), mse.mean(), (bpp + rd_lambda * 255**2 * mse).mean())
+
+
+def strength(schedule: Schedule, step: int, n_steps: int) -> float:
+    """What all distillation weights are multiplied by at `step` of `n_steps`, 1 to 0."""
+    if schedule == "decaying":
+        return 0.5 * (1 + math.cos(math.pi * step / n_steps))
+    if schedule == "first_half":
+        return 1.0 if 2 * step < n_steps else 0.0
+    return 1.0
 
 
 def squared_steps_bpp(
@@ -180,26 +192,27 @@ class Distiller(nn.Module):
         self.register_buffer("entropy_unit", torch.zeros(()))  # c(tau); 0 until the first batch
 
     def forward(
-        self, out: dict[str, Tensor], targets: Targets, rd_lambda: Tensor
+        self, out: dict[str, Tensor], targets: Targets, rd_lambda: Tensor, strength: float = 1.0
     ) -> dict[str, Tensor]:
-        """Each active term, weighted [bit/px], by its name in `Distillation`."""
+        """Each active term, weighted [bit/px], by its name in `Distillation`.
+
+        `strength` multiplies every weight; a term whose weight is then 0 is not computed.
+        """
         pixels = targets.x_hat.shape[-2] * targets.x_hat.shape[-1]
         known = {name: v for name, v in targets._asdict().items() if v is not None}
         targets = Targets.of({name: target.detach() for name, target in known.items()})
         plan, terms = self.plan, {}
-        if plan.latent > 0:
+        if (weight := strength * plan.latent) > 0:
             y = self.y_connector(out["y"])
-            terms["latent"] = plan.latent * squared_steps_bpp(
-                y, targets.y, pixels, self.channel_weights
-            )
-        if plan.hyper_latent > 0:
+            terms["latent"] = weight * squared_steps_bpp(y, targets.y, pixels, self.channel_weights)
+        if (weight := strength * plan.hyper_latent) > 0:
             z = self.z_connector(out["z"])
-            terms["hyper_latent"] = plan.hyper_latent * squared_steps_bpp(z, targets.z, pixels)
-        if plan.output > 0:
-            terms["output"] = plan.output * output_bpp(out["x_hat"], targets.x_hat, rd_lambda)
-        if plan.entropy > 0:
+            terms["hyper_latent"] = weight * squared_steps_bpp(z, targets.z, pixels)
+        if (weight := strength * plan.output) > 0:
+            terms["output"] = weight * output_bpp(out["x_hat"], targets.x_hat, rd_lambda)
+        if (weight := strength * plan.entropy) > 0:
             shift = None if targets.means is None else targets.means - out["means"]
-            terms["entropy"] = plan.entropy * self.entropy_bpp(
+            terms["entropy"] = weight * self.entropy_bpp(
                 out["scales"], targets.scales, pixels, shift
             )
         return terms

@@ -201,6 +201,11 @@ _kernel = _Reader(int, lambda k: k in {3, 5}, "3 or 5")
 _activation = _Reader(str, lambda name: name in {"gdn", "relu"}, "gdn or relu")
 _prior = _Reader(str, lambda name: name in {"scale", "mean_scale"}, "scale or mean_scale")
 _channels = _Reader(str, lambda name: name in {"equal", "by_bits"}, "equal or by_bits")
+_schedule = _Reader(
+    str,
+    lambda name: name in {"constant", "decaying", "first_half"},
+    "constant, decaying or first_half",
+)
 _weight = _Reader(float, lambda w: w >= 0, "a number of at least 0")
 _positive = _Reader(float, lambda v: v > 0, "a number above 0")
 
@@ -210,6 +215,9 @@ ActivationName = Annotated[Choice[Literal["gdn", "relu"]], PlainValidator(_activ
 PriorName = Annotated[Choice[Literal["scale", "mean_scale"]], PlainValidator(_prior), _write]
 ChannelWeightsName = Annotated[
     Choice[Literal["equal", "by_bits"]], PlainValidator(_channels), _write
+]
+ScheduleName = Annotated[
+    Choice[Literal["constant", "decaying", "first_half"]], PlainValidator(_schedule), _write
 ]
 Teacher = Annotated[Choice[str], PlainValidator(_teacher), _write]
 Weight = Annotated[Floats, PlainValidator(_weight), _write]

@@ -22,6 +22,7 @@ Activation = Literal["gdn", "relu"]
 Prior = Literal["scale", "mean_scale"]
 Operation = Literal["encode", "decode"]
 ChannelWeights = Literal["equal", "by_bits"]
+Schedule = Literal["constant", "decaying", "first_half"]
 
 
 def canonical_json(value: Any) -> str:
@@ -126,6 +127,8 @@ class Distillation:
         channel_weights: How much each latent channel counts in the latent term: all alike, or in
             proportion to the bits the teacher spends on it.
         temperature: tau of the entropy term; scales both Gaussians.
+        schedule: What multiplies all weights over the training: 1, a cosine from 1 to 0, or 1 up to
+            its middle and 0 from there.
     """
 
     teacher: str | None = None
@@ -135,6 +138,7 @@ class Distillation:
     entropy: float = 0.0
     temperature: float = 1.0
     channel_weights: ChannelWeights = "equal"
+    schedule: Schedule = "constant"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

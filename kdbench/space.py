@@ -16,6 +16,7 @@ from kdbench.parameters import (
     Parameter,
     Positive,
     PriorName,
+    ScheduleName,
     Suggests,
     Teacher,
     Weight,
@@ -36,6 +37,7 @@ N_DIAGONAL = 5  # more would spend a default study before its sampler has a say
 _NONE = Choice(values=(NO_TEACHER,))
 _SCALE: PriorName = Choice(values=("scale",))
 _EQUAL: ChannelWeightsName = Choice(values=("equal",))
+_CONSTANT: ScheduleName = Choice(values=("constant",))
 _OFF, _ONE = Choice(values=(0.0,)), Choice(values=(1.0,))
 
 
@@ -89,6 +91,7 @@ class DistillationSpace:
     entropy: Weight = _OFF
     temperature: Positive = _ONE
     channel_weights: ChannelWeightsName = _EQUAL
+    schedule: ScheduleName = _CONSTANT
 
     def sample(
         self, trial: Suggests, own: Coordinates, teacher_coordinates: Mapping[str, Coordinates]
@@ -97,7 +100,7 @@ class DistillationSpace:
 
         Weights only with a teacher, the entropy term only where student and teacher share the
         latent's coordinates, the temperature only with an entropy term, the weights of the latent
-        channels only with a latent term.
+        channels only with a latent term, the schedule only with any.
         """
 
         def ask(name: str) -> Any:
@@ -115,12 +118,14 @@ class DistillationSpace:
         weights = {name: ask(name) for name in ("latent", "hyper_latent", "output")}
         entropy = ask("entropy") if own == teacher_coordinates[teacher] else 0.0
         temperature = ask("temperature") if entropy > 0 else 1.0
+        some = entropy > 0 or any(weight > 0 for weight in weights.values())
         return Distillation(
             teacher=teacher,
             **weights,
             entropy=entropy,
             temperature=temperature,
             channel_weights=ask("channel_weights") if weights["latent"] > 0 else "equal",
+            schedule=ask("schedule") if some else "constant",
         )
 
 

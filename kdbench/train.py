@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.device import keep_freed_memory
-from kdbench.distill import Distiller, Targets, rate_distortion
+from kdbench.distill import Distiller, Targets, rate_distortion, strength
 from kdbench.errors import TrainingError
 from kdbench.files import write_atomic
 from kdbench.gradients import gradient_shares, parts_of
@@ -195,7 +195,8 @@ class _Trainee:
         rd = rate_distortion(out, batch.x, rd_lambda)
         terms: dict[str, Tensor] = {}
         if self._distiller is not None and batch.targets is not None:
-            terms = self._distiller(out, batch.targets, rd_lambda)
+            now = strength(self._distiller.plan.schedule, step, self.training.steps)
+            terms = self._distiller(out, batch.targets, rd_lambda, now)
         loss = rd.loss + sum(terms.values())
         self._require(loss.item(), "loss", step)
         self.optimiser.zero_grad(set_to_none=True)

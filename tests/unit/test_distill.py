@@ -17,9 +17,10 @@ from kdbench.distill import (
     output_bpp,
     rate_distortion,
     squared_steps_bpp,
+    strength,
 )
 from kdbench.errors import TrainingError
-from kdbench.records import Distillation, Prior
+from kdbench.records import Distillation, Prior, Schedule
 from tests.support.codecs import architecture, as_tensor, crops, finished
 
 TERMS = ("latent", "hyper_latent", "output", "entropy")
@@ -137,6 +138,44 @@ def test_a_weight_multiplies_its_term(
         _distiller(_alone(term, weight=w))(out, targets, RD_LAMBDA)[term] for w in (1.0, 3.0)
     )
     assert triple.item() == pytest.approx(3 * single.item())
+
+
+# --- the schedule ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("decaying", [1.0, 0.5 + 8**-0.5, 0.5, 0.5 - 8**-0.5, 0.0]),
+        ("first_half", [1.0, 1.0, 0.0, 0.0, 0.0]),
+    ],
+)
+def test_a_schedule_is_a_function_of_the_step_and_their_number(
+    schedule: Schedule, expected: list[float]
+) -> None:
+    for n_steps in (4, 400):
+        steps = [n_steps * quarter // 4 for quarter in range(5)]
+        found = [strength(schedule, step, n_steps) for step in steps]
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_of_an_odd_number_of_steps_the_middle_one_is_in_the_first_half() -> None:
+    assert [strength("first_half", step, 5) for step in range(5)] == [1, 1, 1, 0, 0]
+    assert strength("first_half", 0, 1) == 1.0
+
+
+def test_the_strength_multiplies_every_term_and_at_zero_there_are_none(
+    teacher: Hyperprior, targets: Targets, x: Tensor
+) -> None:
+    prior = teacher.architecture.hyper.prior
+    plan = replace(_alone("latent"), hyper_latent=0.5, output=0.25, entropy=2.0)
+    out, distiller = _perturbed(teacher)(x, LEVELS), _distiller(plan, prior=prior)
+    whole, third, none = (distiller(out, targets, RD_LAMBDA, s) for s in (1.0, 1 / 3, 0.0))
+    assert list(whole) == list(TERMS)
+    for term in TERMS:
+        assert third[term].item() == pytest.approx(whole[term].item() / 3)
+    assert none == {}
 
 
 # --- the unit ----------------------------------------------------------------------------------

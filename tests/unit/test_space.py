@@ -130,6 +130,21 @@ def test_a_temperature_that_scales_nothing_is_not_asked_for(space: SearchSpace) 
     assert "distillation.temperature" not in dice.asked
 
 
+@pytest.mark.parametrize("output", [0.0, 0.1])
+def test_a_schedule_is_asked_for_only_where_it_has_something_to_schedule(
+    tmp_path: Path, output: float
+) -> None:
+    space = written(
+        tmp_path,
+        f"{FIXED}distillation: {{teacher: teacher:default, output: {output}, "
+        "schedule: [constant, decaying, first_half]}\n",
+    )
+    dice = Dice(0, **{"distillation.schedule": "decaying"})
+    found = sample(space, dice).distillation
+    assert ("distillation.schedule" in dice.asked) is (output > 0)
+    assert found.schedule == ("decaying" if output else "constant")
+
+
 @pytest.mark.parametrize("latent", [0.0, 0.1])
 def test_weights_of_channels_are_asked_for_only_with_a_latent_term(
     tmp_path: Path, latent: float
@@ -298,6 +313,7 @@ WRONG = {
     "distillation.channel_weights: by_bit": 'got "by_bit"; must be equal or by_bits',
     "distillation.channel_weights: [equal, bits]": 'got ["equal", "bits"]; every value must be '
     "equal or by_bits",
+    "distillation.schedule: cosine": 'got "cosine"; must be constant, decaying or first_half',
     "distillation.output: {low: 0, high: 1, log: true}": 'got {"low": 0, "high": 1, "log": true}; '
     "a log range needs a low above 0",
     "distillation.output: {low: 0, high: 1, log: 1}": 'got {"low": 0, "high": 1, "log": 1}; log '

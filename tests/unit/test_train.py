@@ -15,7 +15,7 @@ from kdbench.codecs.bitfile import decode_image, encode_image
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.distill import Distiller, Targets
 from kdbench.errors import StoreError, TrainingError
-from kdbench.records import Architecture, Distillation, Progress, Training
+from kdbench.records import Architecture, Distillation, Progress, Schedule, Training
 from kdbench.train import (
     FINAL_RATE,
     Batch,
@@ -143,6 +143,26 @@ def test_distillation_terms_are_added_to_the_loss_and_named_in_the_log() -> None
     moved: Tensor = distiller.y_connector.weight  # type: ignore[assignment]
     assert not torch.equal(moved, connector)  # trained beside the student
     assert student.state_dict().keys() == Hyperprior(student.architecture).state_dict().keys()
+
+
+def test_a_schedule_takes_the_teacher_away_in_the_course_of_the_training() -> None:
+    teacher = finished(architecture(), seed=3)
+
+    @torch.no_grad()
+    def targets(x: Tensor, levels: Tensor) -> Targets:
+        return Targets.of(teacher(x, levels))
+
+    def logged(schedule: Schedule) -> list[dict[str, float]]:
+        plan = Distillation(teacher="teacher:tiny", output=0.5, schedule=schedule)
+        student = started(architecture())
+        distiller = Distiller(plan, student.architecture, teacher.architecture)
+        return _run(student, distiller=distiller, batches=lambda step: _batch(step, targets)).rows
+
+    constant, decaying, first_half = logged("constant"), logged("decaying"), logged("first_half")
+    assert constant[0] == decaying[0]
+    assert first_half[:4] == constant[:4]
+    assert all("output" not in row and row["loss"] == row["rd_loss"] for row in first_half[4:])
+    assert 0 < decaying[7]["output"] < 0.1 * constant[7]["output"]
 
 
 # --- shares of the gradient --------------------------------------------------------------------

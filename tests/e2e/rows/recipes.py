@@ -134,6 +134,10 @@ ROWS = {
         "space.distillation.latent=-0.1",
         "space.distillation.latent: got -0.1; must be a number of at least 0",
     ),
+    "a schedule that nobody knows": overridden(
+        "space.distillation.schedule=cosine",
+        'space.distillation.schedule: got "cosine"; must be constant, decaying or first_half',
+    ),
     "weights of channels that nobody knows": overridden(
         "space.distillation.channel_weights=[equal,bits]",
         'space.distillation.channel_weights: got ["equal", "bits"]; every value must be equal '
