@@ -35,6 +35,15 @@ at tau = 1: tau chooses *where* the term looks (small scales at small tau), w_p 
 
 Each term is 0 where student and teacher agree, and only the student gets a gradient.
 
+With `paper_compat` the loss is that of Allemand et al. 2025 (arXiv 2509.10366), whose terms are no
+bits, so that their weights can be tried as they were published:
+
+    L = w_y MSE(y_hat, y_hat_t) + w_z MSE(z_hat, z_hat_t) + w_x MSE(x_hat, x_hat_t)
+        + w_rd (R + rd_lambda 255^2 D)
+
+means over all elements, x_hat on [0, 1], latents after rounding (the student's with the gradient of
+the identity). Beside rd_lambda 255^2 its output term is next to nothing, as published.
+
 A schedule multiplies all weights over the training (`strength`): a teacher that helps a student on
 its way may hold it back at the end, when the student has a trade of its own to find.
 """
@@ -45,6 +54,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 
 from kdbench.codecs.hyperprior import images_bits
 from kdbench.divergence import bounded, discretised_kl_bits, mean_shift_bits
@@ -63,6 +73,8 @@ class Targets(NamedTuple):
         scales: sigma, (B, M_t, h, w).
         x_hat: Reconstruction on [0, 1], (B, 3, H, W).
         means: mu, (B, M_t, h, w), of a teacher that predicts it.
+        y_hat: Gained latent after rounding; of a plan with `paper_compat`.
+        z_hat: Hyper-latent after rounding; likewise.
     """
 
     y: Tensor
@@ -70,6 +82,8 @@ class Targets(NamedTuple):
     scales: Tensor
     x_hat: Tensor
     means: Tensor | None = None
+    y_hat: Tensor | None = None
+    z_hat: Tensor | None = None
 
     @classmethod
     def of(cls, out: Mapping[str, Any]) -> "Targets":
@@ -167,9 +181,16 @@ class Distiller(nn.Module):
                 the plan weights channels by them.
 
         Raises:
-            TrainingError: The entropy term between latents of different width or prior.
+            TrainingError: The entropy term between latents of different width or prior, or
+                anything that the paper's loss has not with `paper_compat`.
         """
         super().__init__()
+        if plan.paper_compat and (plan.entropy > 0 or plan.channel_weights != "equal"):
+            raise TrainingError(
+                "the paper's loss has neither an entropy term nor weights of channels",
+                fix="set `distillation.entropy` to 0 and `distillation.channel_weights` to equal, "
+                "or `distillation.paper_compat` to false",
+            )
         if plan.entropy > 0 and student.coordinates != teacher.coordinates:
             own, theirs = student.coordinates, teacher.coordinates
             raise TrainingError(
@@ -191,6 +212,11 @@ class Distiller(nn.Module):
         self.entropy_unit: Tensor
         self.register_buffer("entropy_unit", torch.zeros(()))  # c(tau); 0 until the first batch
 
+    @property
+    def rd_weight(self) -> float:
+        """What R + rd_lambda 255^2 D is multiplied by."""
+        return self.plan.rd if self.plan.paper_compat else 1.0
+
     def forward(
         self, out: dict[str, Tensor], targets: Targets, rd_lambda: Tensor, strength: float = 1.0
     ) -> dict[str, Tensor]:
@@ -201,6 +227,8 @@ class Distiller(nn.Module):
         pixels = targets.x_hat.shape[-2] * targets.x_hat.shape[-1]
         known = {name: v for name, v in targets._asdict().items() if v is not None}
         targets = Targets.of({name: target.detach() for name, target in known.items()})
+        if self.plan.paper_compat:
+            return self._paper_terms(out, targets, strength)
         plan, terms = self.plan, {}
         if (weight := strength * plan.latent) > 0:
             y = self.y_connector(out["y"])
@@ -215,6 +243,21 @@ class Distiller(nn.Module):
             terms["entropy"] = weight * self.entropy_bpp(
                 out["scales"], targets.scales, pixels, shift
             )
+        return terms
+
+    def _paper_terms(
+        self, out: dict[str, Tensor], targets: Targets, strength: float
+    ) -> dict[str, Tensor]:
+        """The terms of arXiv 2509.10366: mean squared errors, no bits."""
+        plan, terms = self.plan, {}
+        if (weight := strength * plan.latent) > 0:
+            y_hat = self.y_connector(out["y_hat"])
+            terms["latent"] = weight * mse_loss(y_hat, targets.y_hat)  # type: ignore[arg-type]
+        if (weight := strength * plan.hyper_latent) > 0:
+            z_hat = self.z_connector(out["z_hat"])
+            terms["hyper_latent"] = weight * mse_loss(z_hat, targets.z_hat)  # type: ignore[arg-type]
+        if (weight := strength * plan.output) > 0:
+            terms["output"] = weight * mse_loss(out["x_hat"], targets.x_hat)
         return terms
 
     def entropy_bpp(

@@ -147,7 +147,12 @@ class Lesson:
         x = to_tensor(self._pixels[indices], self._device)
         targets = None
         if self._cache is not None:
-            targets = self._cache.targets(indices, levels, self._device)
+            targets = self._cache.targets(
+                indices,
+                levels,
+                self._device,
+                with_rounded=self._spec.distillation.paper_compat,
+            )
         return Batch(x, levels.to(self._device), targets)
 
 

@@ -190,6 +190,13 @@ def _in_file(parameter: Parameter) -> Any:
 _write = PlainSerializer(_in_file)
 
 
+def _fixed_boolean(raw: object) -> Choice[bool]:
+    """Of a whole space; no trial chooses."""
+    if not isinstance(raw, bool):
+        raise _broken("must be true or false, one for the whole study")
+    return Choice(values=(raw,))
+
+
 def _is_teacher(name: str) -> bool:
     kind, _, rest = name.partition(":")
     return name == NO_TEACHER or (kind in {"teacher", "file"} and bool(rest))
@@ -220,5 +227,6 @@ ScheduleName = Annotated[
     Choice[Literal["constant", "decaying", "first_half"]], PlainValidator(_schedule), _write
 ]
 Teacher = Annotated[Choice[str], PlainValidator(_teacher), _write]
+FixedBoolean = Annotated[Choice[bool], PlainValidator(_fixed_boolean), _write]
 Weight = Annotated[Floats, PlainValidator(_weight), _write]
 Positive = Annotated[Floats, PlainValidator(_positive), _write]

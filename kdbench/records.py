@@ -120,13 +120,16 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distillation:
-    """Weights of the distillation terms, all in bits per pixel of loss (see `distill`).
+    """Weights of the distillation terms, in bits per pixel of loss (see `distill`).
 
     Attributes:
         teacher: `teacher:NAME`, `file:PATH`, or None: train alone, every weight 0.
         channel_weights: How much each latent channel counts in the latent term: all alike, or in
             proportion to the bits the teacher spends on it.
         temperature: tau of the entropy term; scales both Gaussians.
+        paper_compat: The terms as arXiv 2509.10366 scales them, not in bits: MSE between rounded
+            latents and on [0, 1], with `rd` as weight of R + rd_lambda 255^2 D.
+        rd: That weight; 1 without `paper_compat`.
         schedule: What multiplies all weights over the training: 1, a cosine from 1 to 0, or 1 up to
             its middle and 0 from there.
     """
@@ -139,6 +142,8 @@ class Distillation:
     temperature: float = 1.0
     channel_weights: ChannelWeights = "equal"
     schedule: Schedule = "constant"
+    paper_compat: bool = False
+    rd: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from kdbench.parameters import (
     ActivationName,
     ChannelWeightsName,
     Choice,
+    FixedBoolean,
     Kernel,
     Parameter,
     Positive,
@@ -38,6 +39,7 @@ _NONE = Choice(values=(NO_TEACHER,))
 _SCALE: PriorName = Choice(values=("scale",))
 _EQUAL: ChannelWeightsName = Choice(values=("equal",))
 _CONSTANT: ScheduleName = Choice(values=("constant",))
+_NO: FixedBoolean = Choice(values=(False,))
 _OFF, _ONE = Choice(values=(0.0,)), Choice(values=(1.0,))
 
 
@@ -92,6 +94,8 @@ class DistillationSpace:
     temperature: Positive = _ONE
     channel_weights: ChannelWeightsName = _EQUAL
     schedule: ScheduleName = _CONSTANT
+    paper_compat: FixedBoolean = _NO
+    rd: Weight = _ONE
 
     def sample(
         self, trial: Suggests, own: Coordinates, teacher_coordinates: Mapping[str, Coordinates]
@@ -100,7 +104,8 @@ class DistillationSpace:
 
         Weights only with a teacher, the entropy term only where student and teacher share the
         latent's coordinates, the temperature only with an entropy term, the weights of the latent
-        channels only with a latent term, the schedule only with any.
+        channels only with a latent term, the schedule only with any. The paper's loss has a weight
+        of its rate-distortion term and no entropy term.
         """
 
         def ask(name: str) -> Any:
@@ -116,7 +121,9 @@ class DistillationSpace:
                 fix=f"known here, nearest first: {', '.join(near) or 'none'}",
             )
         weights = {name: ask(name) for name in ("latent", "hyper_latent", "output")}
-        entropy = ask("entropy") if own == teacher_coordinates[teacher] else 0.0
+        (paper_compat,) = self.paper_compat.values
+        comparable = own == teacher_coordinates[teacher] and not paper_compat
+        entropy = ask("entropy") if comparable else 0.0
         temperature = ask("temperature") if entropy > 0 else 1.0
         some = entropy > 0 or any(weight > 0 for weight in weights.values())
         return Distillation(
@@ -126,7 +133,22 @@ class DistillationSpace:
             temperature=temperature,
             channel_weights=ask("channel_weights") if weights["latent"] > 0 else "equal",
             schedule=ask("schedule") if some else "constant",
+            paper_compat=paper_compat,
+            rd=ask("rd") if paper_compat else 1.0,
         )
+
+    @property
+    def contradictions(self) -> list[tuple[str, str]]:
+        """What is right alone and wrong together: key below `distillation`, broken rule."""
+        if not self.paper_compat.values[0]:
+            rule = "must be 1 without paper_compat: true; only the paper's loss weights R and D"
+            return [("rd", rule)] if self.rd != _ONE else []
+        rule = "must be {} with paper_compat: true; the paper's loss has no such term"
+        return [
+            (name, rule.format(plain))
+            for name, wanted, plain in (("entropy", _OFF, 0), ("channel_weights", _EQUAL, "equal"))
+            if getattr(self, name) != wanted
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,13 +253,17 @@ class SearchSpace:
             ("distillation.teacher", f"there is no {t}; known, nearest first: {', '.join(names)}")
             for t, names in zip(unknown, near, strict=True)
         ]
+        problems += [(f"distillation.{k}", rule) for k, rule in self.distillation.contradictions]
         theirs = {teacher_coordinates[name] for name in teachers if name in teacher_coordinates}
         own = {
             Coordinates(channels, prior)
             for channels in self.latent.channels.values
             for prior in self.hyper.prior.values
         }
-        if theirs and self.distillation.entropy != _OFF and not theirs & own:
+        compares = (
+            self.distillation.entropy != _OFF and not self.distillation.paper_compat.values[0]
+        )
+        if theirs and compares and not theirs & own:
             needed = (f"{each.channels} with hyper.prior {each.prior}" for each in sorted(theirs))
             rule = f"needs a latent.channels of {' or '.join(needed)}, the teacher's"
             problems.append(("distillation.entropy", rule))

@@ -215,8 +215,18 @@ class TeacherCache:
         }
         return cls(teacher, levels, arrays)
 
-    def targets(self, indices: npt.NDArray[np.int64], levels: Tensor, device: str) -> Targets:
-        """The teacher's outputs for crops `indices` (B,) at the study's `levels` (B,)."""
+    def targets(
+        self,
+        indices: npt.NDArray[np.int64],
+        levels: Tensor,
+        device: str,
+        *,
+        with_rounded: bool = False,
+    ) -> Targets:
+        """The teacher's outputs for crops `indices` (B,) at the study's `levels` (B,).
+
+        `with_rounded` rounds the latents, too, as the teacher would.
+        """
         at = levels.cpu().numpy()
 
         def rows(name: str) -> Tensor:
@@ -225,13 +235,17 @@ class TeacherCache:
             return torch.from_numpy(np.ascontiguousarray(values)).to(device).float()
 
         gains = self._gains[levels.cpu()].to(device)
-        return Targets(
+        targets = Targets(
             y=rows(SHARED) * gains,
             z=rows("z"),
             scales=rows("scales"),
             means=rows("means") if "means" in self._arrays else None,
             x_hat=rows("x_hat") / 255,
         )
+        if not with_rounded:
+            return targets
+        z_hat = self._teacher.model.rounded_hyper_latent(targets.z.cpu()).to(device)
+        return targets._replace(y_hat=quantised(targets.y, targets.means), z_hat=z_hat)
 
     @torch.no_grad()
     def channel_bits(self, n: int) -> Tensor:

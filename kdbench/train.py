@@ -194,10 +194,11 @@ class _Trainee:
         rd_lambda = self._rd_lambdas[batch.levels]
         rd = rate_distortion(out, batch.x, rd_lambda)
         terms: dict[str, Tensor] = {}
+        rd_weight = 1.0 if self._distiller is None else self._distiller.rd_weight
         if self._distiller is not None and batch.targets is not None:
             now = strength(self._distiller.plan.schedule, step, self.training.steps)
             terms = self._distiller(out, batch.targets, rd_lambda, now)
-        loss = rd.loss + sum(terms.values())
+        loss = rd_weight * rd.loss + sum(terms.values())
         self._require(loss.item(), "loss", step)
         self.optimiser.zero_grad(set_to_none=True)
         watched = step in (0, self.training.steps - 1)
@@ -205,8 +206,8 @@ class _Trainee:
         norm = nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
         self._require(norm.item(), "gradient", step)
         if watched:
-            weighted = {"rate": rd.bpp, "distortion": rd.distortion, **terms}
-            shares = gradient_shares(weighted, parts_of(self._model))
+            own = {"rate": rd_weight * rd.bpp, "distortion": rd_weight * rd.distortion}
+            shares = gradient_shares(own | terms, parts_of(self._model))
             log.gradient_shares.append(GradientShares(step=step, shares=shares))
         self.optimiser.step()
         measured = {"loss": loss, "rd_loss": rd.loss, "bpp": rd.bpp, "mse": rd.mse, **terms}

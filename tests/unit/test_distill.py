@@ -250,6 +250,59 @@ def test_rate_distortion_adds_bits_per_pixel_and_weighted_squared_error() -> Non
     assert float(found.loss) == pytest.approx(6 / 64 + mean_lambda * 255**2 * 0.01)
 
 
+# --- the paper's loss --------------------------------------------------------------------------
+
+
+def _of_the_paper() -> tuple[dict[str, Tensor], Targets]:
+    """Two latents, one hyper-latent and a photo of four pixels, to be worked out by hand."""
+    out = {
+        "y_hat": torch.tensor([[[[3.0]], [[-1.0]]]]),
+        "z_hat": torch.tensor([[[[2.0]]]]),
+        "x_hat": torch.full((1, 3, 2, 2), 0.5),
+        "y": torch.full((1, 2, 1, 1), 99.0),  # before rounding: not what the paper compares
+        "z": torch.full((1, 1, 1, 1), 99.0),
+    }
+    targets = Targets(
+        y=torch.zeros(1, 2, 1, 1),
+        z=torch.zeros(1, 1, 1, 1),
+        scales=torch.ones(1, 2, 1, 1),
+        x_hat=torch.full((1, 3, 2, 2), 0.7),
+        y_hat=torch.tensor([[[[1.0]], [[-1.0]]]]),
+        z_hat=torch.tensor([[[[-1.0]]]]),
+    )
+    return out, targets
+
+
+def test_the_papers_terms_are_mean_squared_errors_of_rounded_latents_and_of_x_on_0_to_1() -> None:
+    """((3 - 1)^2 + 0) / 2 = 2, (2 + 1)^2 = 9, 0.2^2 = 0.04."""
+    plan = Distillation(
+        teacher="teacher:tiny", latent=0.2, output=0.2, hyper_latent=0.1, rd=0.5, paper_compat=True
+    )
+    out, targets = _of_the_paper()
+    distiller = _distiller(plan)
+    found = distiller(out, targets, RD_LAMBDA)
+    assert {name: term.item() for name, term in found.items()} == {
+        "latent": pytest.approx(0.2 * 2),
+        "hyper_latent": pytest.approx(0.1 * 9),
+        "output": pytest.approx(0.2 * 0.04),
+    }
+    assert distiller.rd_weight == 0.5
+    halved = distiller(out, targets, RD_LAMBDA, 0.5)
+    assert halved["latent"].item() == pytest.approx(0.2)
+
+
+def test_the_weight_of_rate_and_distortion_is_the_papers_alone() -> None:
+    assert _distiller(_alone("latent")).rd_weight == 1.0
+
+
+@pytest.mark.parametrize("what", [{"entropy": 0.1}, {"channel_weights": "by_bits"}])
+def test_what_the_paper_has_not_is_refused_with_its_loss(what: dict[str, Any]) -> None:
+    plan = replace(_alone("latent"), paper_compat=True, **what)
+    with pytest.raises(TrainingError, match="neither an entropy term nor weights") as refused:
+        _distiller(plan)
+    assert "paper_compat" in refused.value.fix
+
+
 # --- the entropy term --------------------------------------------------------------------------
 
 

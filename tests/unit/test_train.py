@@ -165,6 +165,25 @@ def test_a_schedule_takes_the_teacher_away_in_the_course_of_the_training() -> No
     assert 0 < decaying[7]["output"] < 0.1 * constant[7]["output"]
 
 
+def test_the_papers_loss_weights_rate_and_distortion_too() -> None:
+    """And its output term, beside rd_lambda 255^2 of distortion, is dead."""
+    teacher = finished(architecture(), seed=3)
+
+    @torch.no_grad()
+    def targets(x: Tensor, levels: Tensor) -> Targets:
+        return Targets.of(teacher(x, levels))
+
+    plan = Distillation(teacher="teacher:tiny", latent=0.2, output=0.2, rd=0.6, paper_compat=True)
+    student = started(architecture())
+    distiller = Distiller(plan, student.architecture, teacher.architecture)
+    log = _run(student, distiller=distiller, batches=lambda step: _batch(step, targets))
+    for row in log.rows:
+        parts = 0.6 * row["rd_loss"] + row["latent"] + row["output"]
+        assert row["loss"] == pytest.approx(parts)
+    assert max(log.gradient_shares[0].shares["output"].values()) < 0.01
+    assert log.gradient_shares[0].shares["latent"]["g_a"] > 0.1
+
+
 # --- shares of the gradient --------------------------------------------------------------------
 
 
