@@ -48,7 +48,7 @@ SEEDS = (0, 1, 2)
 RATES = (2.4e-3, 4.8e-3, 9.6e-3)
 TWIN, ALL, ALONE = "twin", "all", "alone"
 TUNED = (TWIN, ALL, ALONE)
-CASES: dict[str, dict[str, float]] = {
+CASES: dict[str, dict[str, Any]] = {
     TWIN: {},
     "latent 0.3": {"latent": 0.3},
     "latent 1": {"latent": 1.0},

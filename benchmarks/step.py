@@ -38,11 +38,11 @@ from kdbench.data import CropList
 from kdbench.distill import (
     Distiller,
     Targets,
-    discretised_kl_bits,
     output_bpp,
     rate_distortion,
     squared_steps_bpp,
 )
+from kdbench.divergence import discretised_kl_bits
 from kdbench.lesson import Lesson, study_crops, study_photos
 from kdbench.records import Bench, Distillation, TrialSpec
 from kdbench.teacher import Teacher, load_teacher

@@ -37,5 +37,8 @@ class Teaches(Protocol):
     def gains(self, levels: Sequence[int]) -> Tensor:
         """What y is multiplied by at each of `levels`, (L, M or 1, 1, 1); ones at one rate."""
 
+    def rounded_hyper_latent(self, z: Tensor) -> Tensor:
+        """`z` as its decoder sees it: rounded where it lies from the medians of its prior."""
+
     def outputs(self, crops: Tensor, levels: Sequence[int]) -> dict[str, Tensor]:
         """What the cache stores of uint8 `crops` (B, 3, H, W), by name, in the types it stores."""

@@ -15,6 +15,15 @@ c step^2/12, and d/d ln(step) gives c/6 = 1/ln 2 bits. So a squared error of one
 c = 6/ln 2 = 8.66 bits of loss, and a weight of 1 means: as much as if the teacher's latents were
 the truth. (High-rate argument; a unit, not a theorem.)
 
+Channels of y. Of a trained codec's latent channels many carry next to nothing, and at their low
+rates the argument above fails: a step of error there costs no step of distortion. With
+`channel_weights: by_bits` the squared errors of channel c count w_c = b_c sum(b) / sum(b^2), where
+b_c are the teacher's bits in it: in proportion to them, and such that the mean of w over the
+teacher's *bits* is 1. So channels of equal bits weigh 1 each among any number of dead ones, and the
+term is the unweighted one where all are equal. (A mean of 1 over the channels instead would make
+the term stronger the more of them are dead; one over their energy would hang on the one or two that
+hold the local brightness.) Weighting by entropy is from FEDS (arXiv 2503.06399).
+
 Q(s) is the Gaussian of scale s integrated over unit bins, what the range coder uses. Where both
 codecs predict means, the teacher's lies off the student's bins by mu_t - mu, and K_p has the term
 
@@ -25,27 +34,34 @@ The temperature tau scales both. c(tau) makes the gradient norm of K_p on the fi
 at tau = 1: tau chooses *where* the term looks (small scales at small tau), w_p how strongly.
 
 Each term is 0 where student and teacher agree, and only the student gets a gradient.
+
+With `paper_compat` the loss is that of Allemand et al. 2025 (arXiv 2509.10366), whose terms are no
+bits, so that their weights can be tried as they were published:
+
+    L = w_y MSE(y_hat, y_hat_t) + w_z MSE(z_hat, z_hat_t) + w_x MSE(x_hat, x_hat_t)
+        + w_rd (R + rd_lambda 255^2 D)
+
+means over all elements, x_hat on [0, 1], latents after rounding (the student's with the gradient of
+the identity). Beside rd_lambda 255^2 its output term is next to nothing, as published.
+
+A schedule multiplies all weights over the training (`strength`): a teacher that helps a student on
+its way may hold it back at the end, when the student has a trade of its own to find.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from compressai.ops.bound_ops import LowerBoundFunction
 from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 
 from kdbench.codecs.hyperprior import images_bits
+from kdbench.divergence import bounded, discretised_kl_bits, mean_shift_bits
 from kdbench.errors import TrainingError
-from kdbench.records import Architecture, Distillation, Offer
+from kdbench.records import Architecture, Distillation, Offer, Schedule
 
 BITS_PER_SQUARED_STEP = 6 / math.log(2)
-SCALE_MIN = 0.11  # CompressAI's lower bound of sigma
-SCALE_MAX = 1024.0  # its upper one, 256, at temperature 4
-TABLE_STEP = 0.03  # of ln sigma
-N_BINS = 17  # 0 .. 16 hold all but 1e-7 of a Gaussian of scale 3
-EXACT_BELOW = 3.0
 
 
 class Targets(NamedTuple):
@@ -57,6 +73,8 @@ class Targets(NamedTuple):
         z: Hyper-latent before rounding, (B, H_t, h/4, w/4), of a teacher that has one.
         scales: sigma, (B, M_t, h, w), of a teacher that predicts it.
         means: mu, (B, M_t, h, w), likewise.
+        y_hat: Gained latent after rounding; of a plan with `paper_compat`.
+        z_hat: Hyper-latent after rounding; likewise.
     """
 
     y: Tensor
@@ -64,6 +82,8 @@ class Targets(NamedTuple):
     z: Tensor | None = None
     scales: Tensor | None = None
     means: Tensor | None = None
+    y_hat: Tensor | None = None
+    z_hat: Tensor | None = None
 
     @classmethod
     def of(cls, out: Mapping[str, Any]) -> "Targets":
@@ -85,6 +105,11 @@ class RateDistortion(NamedTuple):
     mse: Tensor
     loss: Tensor
 
+    @property
+    def distortion(self) -> Tensor:
+        """rd_lambda 255^2 D [bit/px of loss]; rate and distortion sum to the loss."""
+        return self.loss - self.bpp
+
 
 def rate_distortion(out: dict[str, Tensor], x: Tensor, rd_lambda: Tensor) -> RateDistortion:
     """R + rd_lambda * 255^2 * D; a larger `rd_lambda` buys quality with bits.
@@ -100,81 +125,39 @@ def rate_distortion(out: dict[str, Tensor], x: Tensor, rd_lambda: Tensor) -> Rat
     return RateDistortion(bpp.mean(), mse.mean(), (bpp + rd_lambda * 255**2 * mse).mean())
 
 
-def squared_steps_bpp(student: Tensor, teacher: Tensor, pixels: int) -> Tensor:
-    """K_y or K_z: squared error in quantisation steps, as bits per pixel of loss."""
-    squared = (student - teacher).square().sum() / student.shape[0]
-    return BITS_PER_SQUARED_STEP * squared / pixels
+def strength(schedule: Schedule, step: int, n_steps: int) -> float:
+    """What all distillation weights are multiplied by at `step` of `n_steps`, 1 to 0."""
+    if schedule == "decaying":
+        return 0.5 * (1 + math.cos(math.pi * step / n_steps))
+    if schedule == "first_half":
+        return 1.0 if 2 * step < n_steps else 0.0
+    return 1.0
+
+
+def squared_steps_bpp(
+    student: Tensor, teacher: Tensor, pixels: int, weights: Tensor | None = None
+) -> Tensor:
+    """K_y or K_z: squared error in quantisation steps, as bits per pixel of loss.
+
+    `weights` (C,) are of the channels, 1 each if None.
+    """
+    squared = (student - teacher).square()
+    if weights is not None:
+        squared = squared * weights[:, None, None]
+    return BITS_PER_SQUARED_STEP * (squared.sum() / student.shape[0]) / pixels
+
+
+def bit_weights(bits: Tensor) -> Tensor:
+    """Weights (M,) in proportion to `bits` (M,), the teacher's in each channel; 1 a bit on average.
+
+    All 1 where all bits are equal; see the head of this module.
+    """
+    return bits * bits.sum() / bits.square().sum()
 
 
 def output_bpp(student: Tensor, teacher: Tensor, rd_lambda: Tensor) -> Tensor:
     """K_x: the distortion term with the teacher's reconstruction in the place of the photo."""
     return (rd_lambda * 255**2 * (student - teacher).square().flatten(1).mean(1)).mean()
-
-
-def discretised_kl_bits(sigma_t: Tensor, sigma: Tensor) -> Tensor:
-    """KL(Q(sigma_t) || Q(sigma)) of zero-mean Gaussians over unit bins [bit], element by element.
-
-    Looked up, since the sum over bins took longer than the rest of a training step: with
-    d = ln(sigma / sigma_t), `_kl_table` holds ln(KL / d^2), which is smooth, and is read linearly;
-    within 0.2 % of `summed_kl_bits` above 1e-4 bits. Both scales are clamped to the table; `sigma`
-    under its lower end, CompressAI's bound, still gets a gradient that raises it.
-    """
-    table = _kl_table(str(sigma.device))
-    u, v = sigma_t.clamp(SCALE_MIN, SCALE_MAX).log(), _clamped(sigma).log()
-    row, column = ((t - math.log(SCALE_MIN)) / TABLE_STEP for t in (u, v))
-    i, j = (t.detach().nan_to_num().long().clamp_max(len(table) - 2) for t in (row, column))
-    left = table[i, j].lerp(table[i + 1, j], row - i)
-    right = table[i, j + 1].lerp(table[i + 1, j + 1], row - i)
-    return (v - u) ** 2 * left.lerp(right, column - j).exp()
-
-
-def mean_shift_bits(shift: Tensor, sigma: Tensor) -> Tensor:
-    """What a Gaussian of scale `sigma` pays for a mean that is off by `shift` steps [bit].
-
-    Of two wide Gaussians this is the part of their KL divergence that their means cause. A bin of
-    width 1 adds the variance 1/12; within 10 % of the sum over bins from sigma 0.5 on, too large
-    below, where a bin hides small shifts.
-    """
-    return shift.square() / (2 * math.log(2) * (sigma.square() + 1 / 12))
-
-
-def summed_kl_bits(sigma_t: Tensor, sigma: Tensor) -> Tensor:
-    """The same, exactly: bin by bin.
-
-    Every bin is taken while sigma_t is under 3. Above, the terms change so slowly from bin to bin
-    that one in sigma_t / 3 is enough: within 0.1 % of the whole sum.
-    """
-    bins = torch.arange(N_BINS, dtype=sigma.dtype, device=sigma.device)
-    bins = bins.view(-1, *[1] * sigma_t.ndim) * (sigma_t / EXACT_BELOW).clamp_min(1.0)
-    log_p, log_q = _log_bins(bins, sigma_t), _log_bins(bins, sigma)
-    p = log_p.exp()
-    p = torch.cat([p[:1], 2 * p[1:]])  # bins k and -k
-    return (p * (log_p - log_q)).sum(0) / p.sum(0) / math.log(2)
-
-
-def _log_bins(k: Tensor, sigma: Tensor) -> Tensor:
-    """Natural logarithm of the mass of the unit bins around `k` (0 first); stable in the tail."""
-    low, high = (k - 0.5) / sigma, (k + 0.5) / sigma
-    log_low, log_high = torch.special.log_ndtr(-low), torch.special.log_ndtr(-high)
-    tail = log_low + torch.log1p(-torch.exp((log_high - log_low).clamp_max(-1e-12)))
-    centre = torch.log(torch.erf(high[:1] / math.sqrt(2)))
-    return torch.cat([centre, tail[1:]])
-
-
-@cache
-def _kl_table(device: str) -> Tensor:
-    """ln(KL / d^2) over (ln sigma_t, ln sigma), both from ln SCALE_MIN in steps of TABLE_STEP."""
-    n = math.ceil(math.log(SCALE_MAX / SCALE_MIN) / TABLE_STEP) + 1
-    log_scales = math.log(SCALE_MIN) + TABLE_STEP * torch.arange(n, dtype=torch.float64)
-    u, v = log_scales[:, None].expand(n, n), log_scales[None, :].expand(n, n)
-    v = v + torch.eye(n, dtype=torch.float64) * TABLE_STEP / 30  # on the diagonal: the limit
-    kl = summed_kl_bits(u.exp(), v.exp())
-    return (kl / (v - u) ** 2).log().float().to(device)
-
-
-def _clamped(sigma: Tensor) -> Tensor:
-    bounded: Tensor = LowerBoundFunction.apply(sigma, sigma.new_tensor(SCALE_MIN))
-    return bounded.clamp_max(SCALE_MAX)
 
 
 class Distiller(nn.Module):
@@ -191,6 +174,7 @@ class Distiller(nn.Module):
         student: Architecture,
         teacher: Offer,
         channels: Sequence[int] | None = None,
+        channel_bits: Tensor | None = None,
         *,
         connect: bool = False,
     ) -> None:
@@ -202,11 +186,14 @@ class Distiller(nn.Module):
             teacher: Where to.
             channels: The teacher's latent channel of each of the student's, where they started
                 aligned (`codecs.align`).
+            channel_bits: The teacher's bits in each of its latent channels, (M_t,); needed where
+                the plan weights channels by them.
             connect: Whether to connect latents of the same width, too.
 
         Raises:
-            TrainingError: A term that needs what the teacher has not, or the entropy term between
-                latents of different width or prior.
+            TrainingError: A term that needs what the teacher has not, the entropy term between
+                latents of different width or prior, or anything that the paper's loss has not with
+                `paper_compat`.
         """
         super().__init__()
         _require_served(plan, student, teacher)
@@ -215,30 +202,57 @@ class Distiller(nn.Module):
         z_own, z_theirs = student.hyper.width, teacher.hyper_width or student.hyper.width
         self.y_connector = _connector(own, theirs, channels, always=connect)
         self.z_connector = _connector(z_own, z_theirs, always=connect)
+        self.channel_weights: Tensor | None
+        self.register_buffer("channel_weights", _weights(plan, channel_bits), persistent=False)
         self.entropy_unit: Tensor
         self.register_buffer("entropy_unit", torch.zeros(()))  # c(tau); 0 until the first batch
 
+    @property
+    def rd_weight(self) -> float:
+        """What R + rd_lambda 255^2 D is multiplied by."""
+        return rd_weight(self.plan)
+
     def forward(
-        self, out: dict[str, Tensor], targets: Targets, rd_lambda: Tensor
+        self, out: dict[str, Tensor], targets: Targets, rd_lambda: Tensor, strength: float = 1.0
     ) -> dict[str, Tensor]:
-        """Each active term, weighted [bit/px], by its name in `Distillation`."""
+        """Each active term, weighted [bit/px], by its name in `Distillation`.
+
+        `strength` multiplies every weight; a term whose weight is then 0 is not computed.
+        """
         pixels = targets.x_hat.shape[-2] * targets.x_hat.shape[-1]
         known = {name: v for name, v in targets._asdict().items() if v is not None}
         targets = Targets.of({name: target.detach() for name, target in known.items()})
+        if self.plan.paper_compat:
+            return self._paper_terms(out, targets, strength)
         plan, terms = self.plan, {}
-        if plan.latent > 0:
+        if (weight := strength * plan.latent) > 0:
             y = self.y_connector(out["y"])
-            terms["latent"] = plan.latent * squared_steps_bpp(y, targets.y, pixels)
-        if plan.hyper_latent > 0 and targets.z is not None:
+            terms["latent"] = weight * squared_steps_bpp(y, targets.y, pixels, self.channel_weights)
+        if (weight := strength * plan.hyper_latent) > 0 and targets.z is not None:
             z = self.z_connector(out["z"])
-            terms["hyper_latent"] = plan.hyper_latent * squared_steps_bpp(z, targets.z, pixels)
-        if plan.output > 0:
-            terms["output"] = plan.output * output_bpp(out["x_hat"], targets.x_hat, rd_lambda)
-        if plan.entropy > 0 and targets.scales is not None:
+            terms["hyper_latent"] = weight * squared_steps_bpp(z, targets.z, pixels)
+        if (weight := strength * plan.output) > 0:
+            terms["output"] = weight * output_bpp(out["x_hat"], targets.x_hat, rd_lambda)
+        if (weight := strength * plan.entropy) > 0 and targets.scales is not None:
             shift = None if targets.means is None else targets.means - out["means"]
-            terms["entropy"] = plan.entropy * self.entropy_bpp(
+            terms["entropy"] = weight * self.entropy_bpp(
                 out["scales"], targets.scales, pixels, shift
             )
+        return terms
+
+    def _paper_terms(
+        self, out: dict[str, Tensor], targets: Targets, strength: float
+    ) -> dict[str, Tensor]:
+        """The terms of arXiv 2509.10366: mean squared errors, no bits."""
+        plan, terms = self.plan, {}
+        if (weight := strength * plan.latent) > 0:
+            y_hat = self.y_connector(out["y_hat"])
+            terms["latent"] = weight * mse_loss(y_hat, targets.y_hat)  # type: ignore[arg-type]
+        if (weight := strength * plan.hyper_latent) > 0:
+            z_hat = self.z_connector(out["z_hat"])
+            terms["hyper_latent"] = weight * mse_loss(z_hat, targets.z_hat)  # type: ignore[arg-type]
+        if (weight := strength * plan.output) > 0:
+            terms["output"] = weight * mse_loss(out["x_hat"], targets.x_hat)
         return terms
 
     def entropy_bpp(
@@ -277,11 +291,26 @@ class LevelDistiller(nn.Module):
                 "have coordinates of their own",
                 fix="set `distillation.entropy` to 0, or name one quality as teacher",
             )
+        self._plan = plan
         each = [Distiller(plan, student, teacher, connect=several) for teacher in teachers]
         self.each = nn.ModuleList(each)
 
+    @property
+    def plan(self) -> Distillation:
+        """What every teacher's terms follow."""
+        return self._plan
+
+    @property
+    def rd_weight(self) -> float:
+        """What R + rd_lambda 255^2 D is multiplied by."""
+        return rd_weight(self._plan)
+
     def forward(
-        self, out: dict[str, Tensor], guided: Sequence[Guided], rd_lambda: Tensor
+        self,
+        out: dict[str, Tensor],
+        guided: Sequence[Guided],
+        rd_lambda: Tensor,
+        strength: float = 1.0,
     ) -> dict[str, Tensor]:
         """Each active term, weighted [bit/px]; none where no sample is guided."""
         terms: dict[str, Tensor] = {}
@@ -290,13 +319,36 @@ class LevelDistiller(nn.Module):
                 continue
             own = {name: out[name][rows] for name in Targets._fields if name in out}
             share = len(rows) / len(rd_lambda)
-            for name, term in distiller(own, targets, rd_lambda[rows]).items():
+            for name, term in distiller(own, targets, rd_lambda[rows], strength).items():
                 terms[name] = terms.get(name, 0) + share * term
         return terms
 
 
+def rd_weight(plan: Distillation) -> float:
+    """What R + rd_lambda 255^2 D is multiplied by: 1, but in the paper's loss."""
+    return plan.rd if plan.paper_compat else 1.0
+
+
+def _weights(plan: Distillation, channel_bits: Tensor | None) -> Tensor | None:
+    """Of the teacher's latent channels in the latent term; None where all count alike."""
+    if plan.channel_weights == "equal":
+        return None
+    if channel_bits is None:
+        raise TrainingError(
+            "channels can be weighted by the bits of a teacher of ours alone",
+            fix="set `distillation.channel_weights` to equal, or take a teacher:NAME",
+        )
+    return bit_weights(channel_bits)
+
+
 def _require_served(plan: Distillation, student: Architecture, teacher: Offer) -> None:
     """Raises TrainingError for a term of `plan` that the teacher cannot serve."""
+    if plan.paper_compat and (plan.entropy > 0 or plan.channel_weights != "equal"):
+        raise TrainingError(
+            "the paper's loss has neither an entropy term nor weights of channels",
+            fix="set `distillation.entropy` to 0 and `distillation.channel_weights` to equal, "
+            "or `distillation.paper_compat` to false",
+        )
     if plan.hyper_latent > 0 and teacher.hyper_width is None:
         raise TrainingError(
             "the hyper-latent term needs a hyper-latent, and the teacher has none",
@@ -323,7 +375,7 @@ def _entropy_bits(
 ) -> Tensor:
     """KL of the Gaussians at `tau`, summed [bit]; `shift` is teacher's means less student's."""
     bits = discretised_kl_bits(tau * teacher_scales, tau * scales).sum()
-    return bits if shift is None else bits + mean_shift_bits(shift, tau * _clamped(scales)).sum()
+    return bits if shift is None else bits + mean_shift_bits(shift, tau * bounded(scales)).sum()
 
 
 def _entropy_unit(

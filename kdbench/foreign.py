@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from compressai.entropy_models import EntropyBottleneck
 from torch import Tensor, nn
 
 from kdbench import plugins
@@ -72,8 +73,16 @@ class OneRate:
         """Ones: its y is in quantisation steps."""
         return torch.ones(len(levels), 1, 1, 1)
 
+    def rounded_hyper_latent(self, z: Tensor) -> Tensor:
+        """See `contract.Teaches`; plainly rounded where the model has no prior of CompressAI's."""
+        prior = getattr(self.model, "entropy_bottleneck", None)
+        if not isinstance(prior, EntropyBottleneck):
+            return z.round()
+        medians: Tensor = prior._get_medians().detach().reshape(1, -1, 1, 1)
+        return (z - medians).round() + medians
+
     def outputs(self, crops: Tensor, levels: Sequence[int]) -> dict[str, Tensor]:
-        """What the cache stores; see `teacher.Teaches`."""
+        """What the cache stores; see `contract.Teaches`."""
         found = heard(self.name, self.model, crops.float() / 255)
         x_hat = found.pop("x_hat").clamp(0, 1).mul(255).round().to(torch.uint8)
         y = found.pop("y").half()

@@ -113,7 +113,9 @@ class Lesson:
             scale_start(model, first)
         offers = [share.teacher.offer for share in self._shares]
         if self._own is not None:
-            self.distiller = Distiller(spec.distillation, spec.architecture, offers[0], channels)
+            self.distiller = Distiller(
+                spec.distillation, spec.architecture, offers[0], channels, self._channel_bits()
+            )
         elif offers:
             self.distiller = LevelDistiller(spec.distillation, spec.architecture, offers)
         return model
@@ -124,6 +126,12 @@ class Lesson:
         return teacher is not None and can_inherit(
             self._spec.hyper, teacher.model.architecture.hyper
         )
+
+    def _channel_bits(self) -> Tensor | None:
+        """The teacher's bits in each of its latent channels, where the spec asks for them."""
+        if self._own is None or self._spec.distillation.channel_weights == "equal":
+            return None
+        return self._caches[0].channel_bits(self._own.model, N_START_CROPS)
 
     def _align(self, model: Hyperprior, crops: Tensor, features: Tensor) -> list[int] | None:
         """The teacher's latent channel of each of the student's; None where they do not meet."""
@@ -147,7 +155,7 @@ class Lesson:
         if self._spec.distillation.is_off:
             pass  # a twin starts under a teacher and reads no targets
         elif self._own is not None:
-            targets = self._caches[0].targets(indices, levels, self._device)
+            targets = self._targets(self._caches[0], indices, levels)
         elif self._shares:
             pairs = zip(self._shares, self._caches, strict=True)
             targets = [self._guided(share, cache, indices, levels) for share, cache in pairs]
@@ -159,9 +167,13 @@ class Lesson:
         """What the teacher of `share` gives for the samples at its levels."""
         own = torch.tensor(share.levels)
         rows, level = (levels[:, None] == own).nonzero(as_tuple=True)
-        return Guided(
-            rows.to(self._device), cache.targets(indices[rows.numpy()], level, self._device)
-        )
+        return Guided(rows.to(self._device), self._targets(cache, indices[rows.numpy()], level))
+
+    def _targets(
+        self, cache: TeacherCache, indices: npt.NDArray[np.int64], levels: Tensor
+    ) -> Targets:
+        rounded = self._spec.distillation.paper_compat
+        return cache.targets(indices, levels, self._device, with_rounded=rounded)
 
 
 @lru_cache(maxsize=4)

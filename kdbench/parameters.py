@@ -190,6 +190,13 @@ def _in_file(parameter: Parameter) -> Any:
 _write = PlainSerializer(_in_file)
 
 
+def _fixed_boolean(raw: object) -> Choice[bool]:
+    """Of a whole space; no trial chooses."""
+    if not isinstance(raw, bool):
+        raise _broken("must be true or false, one for the whole study")
+    return Choice(values=(raw,))
+
+
 def _is_teacher(name: str) -> bool:
     kind, _, rest = name.partition(":")
     return name == NO_TEACHER or (kind in {"teacher", "file", "zoo", "plugin"} and bool(rest))
@@ -202,6 +209,12 @@ _width = _Reader(int, lambda n: 1 <= n <= 1024, "a whole number from 1 to 1024")
 _kernel = _Reader(int, lambda k: k in {3, 5}, "3 or 5")
 _activation = _Reader(str, lambda name: name in {"gdn", "relu"}, "gdn or relu")
 _prior = _Reader(str, lambda name: name in {"scale", "mean_scale"}, "scale or mean_scale")
+_channels = _Reader(str, lambda name: name in {"equal", "by_bits"}, "equal or by_bits")
+_schedule = _Reader(
+    str,
+    lambda name: name in {"constant", "decaying", "first_half"},
+    "constant, decaying or first_half",
+)
 _weight = _Reader(float, lambda w: w >= 0, "a number of at least 0")
 _positive = _Reader(float, lambda v: v > 0, "a number above 0")
 
@@ -209,6 +222,13 @@ Width = Annotated[Ints, PlainValidator(_width), _write]
 Kernel = Annotated[Ints, PlainValidator(_kernel), _write]
 ActivationName = Annotated[Choice[Literal["gdn", "relu"]], PlainValidator(_activation), _write]
 PriorName = Annotated[Choice[Literal["scale", "mean_scale"]], PlainValidator(_prior), _write]
+ChannelWeightsName = Annotated[
+    Choice[Literal["equal", "by_bits"]], PlainValidator(_channels), _write
+]
+ScheduleName = Annotated[
+    Choice[Literal["constant", "decaying", "first_half"]], PlainValidator(_schedule), _write
+]
 Teacher = Annotated[Choice[str], PlainValidator(_teacher), _write]
+FixedBoolean = Annotated[Choice[bool], PlainValidator(_fixed_boolean), _write]
 Weight = Annotated[Floats, PlainValidator(_weight), _write]
 Positive = Annotated[Floats, PlainValidator(_positive), _write]

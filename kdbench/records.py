@@ -1,7 +1,8 @@
 """What travels between stages and onto disk. Units are part of every name.
 
 `SCHEMA` history, newest first:
-    2  hyperpriors that predict means (`hyper.prior`); front members' energy after training
+    2  hyperpriors that predict means (`hyper.prior`); front members' energy after training;
+       what each term of the loss does to the gradient (`gradient_shares`)
     1  first light (November 2026)
 """
 
@@ -20,6 +21,8 @@ Source = Literal["counter", "sampled", "model", "replay"]
 Activation = Literal["gdn", "relu"]
 Prior = Literal["scale", "mean_scale"]
 Operation = Literal["encode", "decode"]
+ChannelWeights = Literal["equal", "by_bits"]
+Schedule = Literal["constant", "decaying", "first_half"]
 
 
 def canonical_json(value: Any) -> str:
@@ -149,14 +152,24 @@ class Offer:
 # --- what a trial is told --------------------------------------------------------------------
 
 
+WEIGHTS = ("latent", "hyper_latent", "output", "entropy")  # of `Distillation`, one a term
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distillation:
-    """Weights of the distillation terms, all in bits per pixel of loss (see `distill`).
+    """Weights of the distillation terms, in bits per pixel of loss (see `distill`).
 
     Attributes:
         teacher: `teacher:NAME`, `file:PATH`, `zoo:MODEL/QUALITY`, `plugin:NAME`, or None: train
             alone, every weight 0.
+        channel_weights: How much each latent channel counts in the latent term: all alike, or in
+            proportion to the bits the teacher spends on it.
         temperature: tau of the entropy term; scales both Gaussians.
+        paper_compat: The terms as arXiv 2509.10366 scales them, not in bits: MSE between rounded
+            latents and on [0, 1], with `rd` as weight of R + rd_lambda 255^2 D.
+        rd: That weight; 1 without `paper_compat`.
+        schedule: What multiplies all weights over the training: 1, a cosine from 1 to 0, or 1 up to
+            its middle and 0 from there.
     """
 
     teacher: str | None = None
@@ -165,11 +178,21 @@ class Distillation:
     output: float = 0.0
     entropy: float = 0.0
     temperature: float = 1.0
+    channel_weights: ChannelWeights = "equal"
+    schedule: Schedule = "constant"
+    paper_compat: bool = False
+    rd: float = 1.0
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each term that has one."""
+        every = {name: float(getattr(self, name)) for name in WEIGHTS}
+        return {name: weight for name, weight in every.items() if weight > 0}
 
     @property
     def is_off(self) -> bool:
         """No term has a weight; a teacher, if there is one, gives the start alone."""
-        return self.latent == self.hyper_latent == self.output == self.entropy == 0.0
+        return not self.weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,6 +397,19 @@ class CodecEnergy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GradientShares:
+    """How much of the gradient each term of the loss causes, at one step (see `gradients`).
+
+    Attributes:
+        shares: 0 to 1, by term (`rate`, `distortion` and the distillation terms that were on) and
+            part (`g_a`, `h`, `g_s`); those of a part sum to 1.
+    """
+
+    step: int
+    shares: Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
     """One finished trial.
 
@@ -384,6 +420,7 @@ class TrialResult:
         losses: `train` and `validation` R + rd_lambda 255^2 D at the end, estimated, mean over
             levels: how far the student overfits.
         environment: What bit-identity depends on: threads, torch, oneDNN, CPU features, device.
+        gradient_shares: At the first and the last training step; empty where nobody looked.
     """
 
     rd: RDCurve
@@ -394,6 +431,7 @@ class TrialResult:
     hashes: Mapping[str, str]
     losses: Mapping[str, float]
     environment: Mapping[str, str]
+    gradient_shares: tuple[GradientShares, ...] = ()
     protocol: int = MEASUREMENT_PROTOCOL
     schema: int = SCHEMA
 

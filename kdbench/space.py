@@ -10,11 +10,14 @@ from kdbench.errors import CodecError, ConfigError
 from kdbench.parameters import (
     NO_TEACHER,
     ActivationName,
+    ChannelWeightsName,
     Choice,
+    FixedBoolean,
     Kernel,
     Parameter,
     Positive,
     PriorName,
+    ScheduleName,
     Suggests,
     Teacher,
     Weight,
@@ -34,6 +37,9 @@ from kdbench.yamlfile import Recipe, nearest_first, read, show
 N_DIAGONAL = 5  # more would spend a default study before its sampler has a say
 _NONE = Choice(values=(NO_TEACHER,))
 _SCALE: PriorName = Choice(values=("scale",))
+_EQUAL: ChannelWeightsName = Choice(values=("equal",))
+_CONSTANT: ScheduleName = Choice(values=("constant",))
+_NO: FixedBoolean = Choice(values=(False,))
 _OFF, _ONE = Choice(values=(0.0,)), Choice(values=(1.0,))
 
 
@@ -86,6 +92,10 @@ class DistillationSpace:
     output: Weight = _OFF
     entropy: Weight = _OFF
     temperature: Positive = _ONE
+    channel_weights: ChannelWeightsName = _EQUAL
+    schedule: ScheduleName = _CONSTANT
+    paper_compat: FixedBoolean = _NO
+    rd: Weight = _ONE
 
     def sample(
         self, trial: Suggests, own: Coordinates, teacher_coordinates: Mapping[str, Coordinates]
@@ -94,7 +104,9 @@ class DistillationSpace:
 
         Weights only with a teacher, the hyper-latent term only with one that has a hyper-latent,
         the entropy term only where student and teacher share the latent's coordinates, the
-        temperature only with an entropy term.
+        temperature only with an entropy term, the weights of the latent channels only with a latent
+        term, the schedule only with any. The paper's loss has a weight of its rate-distortion term
+        and no entropy term.
         """
 
         def ask(name: str) -> Any:
@@ -110,19 +122,36 @@ class DistillationSpace:
                 fix=f"known here, nearest first: {', '.join(near) or 'none'}",
             )
         theirs = teacher_coordinates[teacher]
-        latent = ask("latent")
-        hyper_latent = ask("hyper_latent") if theirs.has_hyper else 0.0
-        output = ask("output")
-        entropy = ask("entropy") if own == theirs else 0.0
+        weights = {"latent": ask("latent")}
+        weights["hyper_latent"] = ask("hyper_latent") if theirs.has_hyper else 0.0
+        weights["output"] = ask("output")
+        (paper_compat,) = self.paper_compat.values
+        entropy = ask("entropy") if own == theirs and not paper_compat else 0.0
         temperature = ask("temperature") if entropy > 0 else 1.0
+        some = entropy > 0 or any(weight > 0 for weight in weights.values())
         return Distillation(
             teacher=teacher,
-            latent=latent,
-            hyper_latent=hyper_latent,
-            output=output,
+            **weights,
             entropy=entropy,
             temperature=temperature,
+            channel_weights=ask("channel_weights") if weights["latent"] > 0 else "equal",
+            schedule=ask("schedule") if some else "constant",
+            paper_compat=paper_compat,
+            rd=ask("rd") if paper_compat else 1.0,
         )
+
+    @property
+    def contradictions(self) -> list[tuple[str, str]]:
+        """What is right alone and wrong together: key below `distillation`, broken rule."""
+        if not self.paper_compat.values[0]:
+            rule = "must be 1 without paper_compat: true; only the paper's loss weights R and D"
+            return [("rd", rule)] if self.rd != _ONE else []
+        rule = "must be {} with paper_compat: true; the paper's loss has no such term"
+        return [
+            (name, rule.format(plain))
+            for name, wanted, plain in (("entropy", _OFF, 0), ("channel_weights", _EQUAL, "equal"))
+            if getattr(self, name) != wanted
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +254,7 @@ class SearchSpace:
             teacher_coordinates: Of the teachers here; those of the zoo are known by their names.
         """
         teachers = [name for name in self.distillation.teacher.values if name != NO_TEACHER]
-        problems: list[tuple[str, str]] = []
+        problems = [(f"distillation.{k}", rule) for k, rule in self.distillation.contradictions]
         found = dict(teacher_coordinates)
         for name in teachers:
             if name.startswith((zoo.KIND, plugins.KIND)) and name not in found:
@@ -256,7 +285,10 @@ class SearchSpace:
             for channels in self.latent.channels.values
             for prior in self.hyper.prior.values
         }
-        if self.distillation.entropy != _OFF and not theirs & own:
+        compares = (
+            self.distillation.entropy != _OFF and not self.distillation.paper_compat.values[0]
+        )
+        if compares and not theirs & own:
             with_gaussians = sorted(each for each in theirs if each.prior is not None)
             needed = (f"{each.channels} with hyper.prior {each.prior}" for each in with_gaussians)
             rule = (

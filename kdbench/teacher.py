@@ -89,6 +89,10 @@ class Teacher:
         """Learned, one a channel, (L, M, 1, 1)."""
         return torch.cat([self.model.gain(level) for level in levels])
 
+    def rounded_hyper_latent(self, z: Tensor) -> Tensor:
+        """See `contract.Teaches`."""
+        return self.model.rounded_hyper_latent(z)
+
     def outputs(self, crops: Tensor, levels: Sequence[int]) -> dict[str, Tensor]:
         """See `teacher_outputs`."""
         return teacher_outputs(self.model, crops, levels)
@@ -168,7 +172,7 @@ class TeacherCache:
 
     def __init__(self, teacher: Teaches, levels: Sequence[int], arrays: dict[str, Any]) -> None:
         self.levels = tuple(levels)
-        self._arrays = arrays
+        self._teacher, self._arrays = teacher, arrays
         self._gains = teacher.gains(levels)
 
     @classmethod
@@ -227,8 +231,18 @@ class TeacherCache:
         }
         return cls(teacher, levels, arrays)
 
-    def targets(self, indices: npt.NDArray[np.int64], levels: Tensor, device: str) -> Targets:
-        """The teacher's outputs for crops `indices` (B,) at the study's `levels` (B,)."""
+    def targets(
+        self,
+        indices: npt.NDArray[np.int64],
+        levels: Tensor,
+        device: str,
+        *,
+        with_rounded: bool = False,
+    ) -> Targets:
+        """The teacher's outputs for crops `indices` (B,) at the study's `levels` (B,).
+
+        `with_rounded` rounds the latents, too, as the teacher would.
+        """
         at = levels.cpu().numpy()
 
         def rows(name: str) -> Tensor:
@@ -237,11 +251,37 @@ class TeacherCache:
             return torch.from_numpy(np.ascontiguousarray(values)).to(device).float()
 
         gains = self._gains[levels.cpu()].to(device)
-        return Targets(
+        targets = Targets(
             y=rows(SHARED) * gains,
             x_hat=rows("x_hat") / 255,
             **{name: rows(name) for name in PREDICTED if name in self._arrays},
         )
+        if not with_rounded:
+            return targets
+        targets = targets._replace(y_hat=quantised(targets.y, targets.means))
+        if targets.z is None:
+            return targets
+        z_hat = self._teacher.rounded_hyper_latent(targets.z.cpu())
+        return targets._replace(z_hat=z_hat.to(device))
+
+    @torch.no_grad()
+    def channel_bits(self, model: Hyperprior, n: int) -> Tensor:
+        """Estimated bits of each latent channel (M,), mean over the first `n` crops and all levels.
+
+        What the entropy model of the teacher, `model`, says of its rounded latents.
+        """
+        y, prior = self.latents(n), model.gaussian_conditional
+        bits = torch.zeros(y.shape[1])
+        for at, level in enumerate(self.levels):
+            scales, means = (
+                torch.from_numpy(np.array(self._arrays[name][at, :n])).float()
+                if name in self._arrays
+                else None
+                for name in ("scales", "means")
+            )
+            _, likelihoods = prior(y * model.gain(level), scales, means)
+            bits -= likelihoods.log2().sum((2, 3)).mean(0)
+        return bits / len(self.levels)
 
     def latents(self, n: int) -> Tensor:
         """Latents before the gain of the first `n` crops, (n, M, h, w) fp32."""

@@ -3,6 +3,9 @@
 Students and teachers go through the same loop; a student has a `Distiller` and batches with
 targets. SOAP with a short warm-up and one cosine to 1 %, gradients clipped at norm 1, every level
 in every batch, transforms in bf16 where the device multiplies it in hardware.
+
+At the first and the last step the log takes each term's share of the gradient (`gradients`): one
+backward pass more for each term at two steps, which changes neither weights nor noise.
 """
 
 import io
@@ -22,10 +25,11 @@ from torch import Tensor, nn
 
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.device import keep_freed_memory
-from kdbench.distill import Distiller, Guided, LevelDistiller, Targets, rate_distortion
+from kdbench.distill import Distiller, Guided, LevelDistiller, Targets, rate_distortion, strength
 from kdbench.errors import TrainingError
 from kdbench.files import write_atomic
-from kdbench.records import Progress, Training
+from kdbench.gradients import gradient_shares, parts_of
+from kdbench.records import GradientShares, Progress, Training, plain
 from kdbench.soap import Soap
 
 AnyDistiller = Distiller | LevelDistiller
@@ -55,11 +59,13 @@ class TrainingLog:
     Attributes:
         schedules: (first step, total steps) of each learning-rate schedule that was followed;
             more than one where a resumed training was made longer or shorter.
+        gradient_shares: Of the first and the last step.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     schedules: list[tuple[int, int]] = field(default_factory=list)
+    gradient_shares: list[GradientShares] = field(default_factory=list)
 
     def follow(self, first_step: int, n_steps: int) -> None:
         """Notes the schedule of `n_steps` that is followed from `first_step` on."""
@@ -143,7 +149,7 @@ def train(
     earlier_s = log.seconds
     model.train()
     for step in range(first_step, training.steps):
-        row = trainee.step(step, batches(step))
+        row = trainee.step(step, batches(step), log)
         if step % log_every == 0 or step == training.steps - 1:
             log.rows.append(row)
         on_progress(
@@ -180,8 +186,8 @@ class _Trainee:
         self.optimiser = Soap(self._parameters, lr=training.learning_rate)
         self._rd_lambdas = torch.tensor(training.rd_lambdas, device=device)
 
-    def step(self, step: int, batch: Batch) -> dict[str, float]:
-        """One update; the row of the log it gives.
+    def step(self, step: int, batch: Batch, log: TrainingLog) -> dict[str, float]:
+        """One update; the row of the log it gives. `log` takes the first and last step's shares.
 
         Raises:
             TrainingError: Loss or gradient is no number any more.
@@ -193,14 +199,21 @@ class _Trainee:
         rd_lambda = self._rd_lambdas[batch.levels]
         rd = rate_distortion(out, batch.x, rd_lambda)
         terms: dict[str, Tensor] = {}
+        rd_weight = 1.0 if self._distiller is None else self._distiller.rd_weight
         if self._distiller is not None and batch.targets is not None:
-            terms = self._distiller(out, batch.targets, rd_lambda)
-        loss = rd.loss + sum(terms.values())
+            now = strength(self._distiller.plan.schedule, step, self.training.steps)
+            terms = self._distiller(out, batch.targets, rd_lambda, now)
+        loss = rd_weight * rd.loss + sum(terms.values())
         self._require(loss.item(), "loss", step)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        watched = step in (0, self.training.steps - 1)
+        loss.backward(retain_graph=watched)  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
         self._require(norm.item(), "gradient", step)
+        if watched:
+            own = {"rate": rd_weight * rd.bpp, "distortion": rd_weight * rd.distortion}
+            shares = gradient_shares(own | terms, parts_of(self._model))
+            log.gradient_shares.append(GradientShares(step=step, shares=shares))
         self.optimiser.step()
         measured = {"loss": loss, "rd_loss": rd.loss, "bpp": rd.bpp, "mse": rd.mse, **terms}
         return {"step": float(step)} | {name: value.item() for name, value in measured.items()}
@@ -234,6 +247,7 @@ def _save(path: Path, step: int, trainee: _Trainee, log: TrainingLog) -> None:
         "seconds": log.seconds,
         "training": _identity(trainee.training),
         "schedules": log.schedules,
+        "gradient_shares": plain(log.gradient_shares),
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -268,6 +282,7 @@ def _resume(path: Path, trainee: _Trainee, log: TrainingLog) -> int:
     log.rows[:] = state["rows"]
     log.seconds = state["seconds"]
     log.schedules[:] = state["schedules"]
+    log.gradient_shares[:] = [GradientShares(**found) for found in state.get("gradient_shares", ())]
     return int(state["step"])
 
 

@@ -164,6 +164,7 @@ def run_trial(
             },
             losses=losses,
             environment=environment() | fingerprint(bench.device, threads=bench.threads),
+            gradient_shares=tuple(log.gradient_shares),
         )
 
 
@@ -210,8 +211,9 @@ def _ask(gate: Gate, rung: Rung) -> None:
 
 def _write_log(files: TrialFolder, log: TrainingLog) -> None:
     files.log.unlink(missing_ok=True)
+    looked = {float(found.step): {"gradient_shares": found.shares} for found in log.gradient_shares}
     for row in log.rows:
-        append_log(files.log, row)
+        append_log(files.log, {**row, **looked.get(row["step"], {})})
 
 
 @contextmanager

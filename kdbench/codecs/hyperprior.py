@@ -174,7 +174,7 @@ class Hyperprior(CompressionModel):  # type: ignore[misc]  # CompressAI has no t
     def forward_latent(
         self, latent: Tensor, level: Tensor | int = 0
     ) -> dict[str, Tensor | dict[str, Tensor]]:
-        """Reconstruction, likelihoods and latents; CompressAI's contract and three keys more.
+        """Reconstruction, likelihoods and latents; CompressAI's contract and some keys more.
 
         In training the rate sees uniform noise and the synthesis sees rounded latents with a
         straight-through gradient (the mixed quantisation of Minnen and Singh 2020); in eval both
@@ -186,8 +186,8 @@ class Hyperprior(CompressionModel):  # type: ignore[misc]  # CompressAI has no t
 
         Returns:
             `x_hat` (B, 3, H, W) not clamped; `likelihoods` {`y` (B, M, h, w), `z`}; `y` before
-            rounding, `z` before rounding, `scales` sigma as the decoder sees it, and with the prior
-            `mean_scale` `means` likewise.
+            rounding, `z` before rounding, `y_hat` and `z_hat` after it; `scales` sigma as the
+            decoder sees it, and with the prior `mean_scale` `means` likewise.
         """
         batch = latent.shape[0]
         y = latent * self.gain(level, batch)
@@ -205,6 +205,8 @@ class Hyperprior(CompressionModel):  # type: ignore[misc]  # CompressAI has no t
             "likelihoods": {"y": y_likelihoods, "z": z_likelihoods},
             "y": y,
             "z": z,
+            "y_hat": y_hat,
+            "z_hat": z_hat,
             "scales": scales,
         }
         return out if means is None else out | {"means": means}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from kdbench.records import BDRate, Distillation, plain
+from kdbench.records import WEIGHTS, BDRate, Distillation, plain
 from kdbench.report.details import LABEL
 from kdbench.report.tables import bd_rate_cell
 from kdbench.report.text import table, wrapped
@@ -104,15 +104,15 @@ def _cell(found: BDRate | None) -> str:
 
 
 def _terms(plan: Distillation) -> str:
-    """`teacher:default: latent 0.1, output 0.5`, the terms that have a weight."""
-    weights = {
-        name: value
+    """`teacher:default: latent 0.1, output 0.5`, and every setting that is not the default."""
+    parts = [f"{name} {figure(weight)}" for name, weight in plan.weights.items()]
+    unsaid = {"teacher", *WEIGHTS}
+    parts += [
+        f"{name} {figure(value) if isinstance(value, float) else value}"
         for name, value in plain(plan).items()
-        if name not in ("teacher", "temperature") and value > 0
-    }
-    if "entropy" in weights:
-        weights["temperature"] = plan.temperature
-    return f"{plan.teacher}: " + ", ".join(f"{k} {figure(v)}" for k, v in weights.items())
+        if name not in unsaid and value != getattr(Distillation(), name)
+    ]
+    return f"{plan.teacher}: {', '.join(parts)}"
 
 
 def _rates(control: Control) -> str:

@@ -65,6 +65,7 @@ def trial_json(found: Overview, trial: StoredTrial) -> Json:
         "seconds": plain(result.seconds) if result else None,
         "coding_s_per_mpx": _coding_seconds(result.rd) if result else None,
         "losses": plain(result.losses) if result else None,
+        "gradient_shares": plain(result.gradient_shares) if result else None,
         "hashes": plain(result.hashes) if result else None,
         "environment": plain(result.environment) if result else None,
         "spec": plain(trial.spec),

@@ -12,6 +12,9 @@ from kdbench.rd import non_dominated
 from kdbench.records import TrialResult
 from kdbench.store import Store, StoredTrial
 
+DEAD_SHARE = 0.001  # of the gradient: a term below it does nothing
+UNDISTILLED = ("rate", "distortion")  # the terms of the loss that every student has
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
@@ -92,6 +95,23 @@ def front(results: Mapping[int, TrialResult], objectives: Sequence[str]) -> tupl
     kept = non_dominated(list(rows.values()))
     numbers = [number for number, keep in zip(rows, kept, strict=True) if keep]
     return tuple(sorted(numbers, key=lambda number: (rows[number], number)))
+
+
+def dead_terms(result: TrialResult) -> dict[str, float]:
+    """Distillation terms that did nothing: name and largest share of the gradient, 0 to 1.
+
+    Their share was under `DEAD_SHARE` in every part, at the first step and at the last. A term
+    that its schedule had switched off at the last step is judged by the first.
+    """
+    largest: dict[str, float] = {}
+    for found in result.gradient_shares:
+        for term, parts in found.shares.items():
+            largest[term] = max([largest.get(term, 0.0), *parts.values()])
+    return {
+        term: share
+        for term, share in largest.items()
+        if term not in UNDISTILLED and share < DEAD_SHARE
+    }
 
 
 def _rows(results: Mapping[int, TrialResult], objectives: Sequence[str]) -> dict[int, list[float]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from kdbench.bench import CodecFigures
 from kdbench.records import BDRate, CodecEnergy, Complexity, RDCurve, TrialResult
-from kdbench.report.overview import Overview
+from kdbench.report.overview import Overview, dead_terms
 from kdbench.report.text import WIDE, table, wrapped
 from kdbench.report.units import (
     UNKNOWN,
@@ -32,6 +32,7 @@ def show_text(found: Overview, *, all_trials: bool, width: int) -> str:
         parts += [_figures(found, shown, width), _savings(found, shown)]
     if all_trials:
         parts += _unfinished(found, width)
+    parts += _dead_terms(shown, width)
     parts += _energy_again(found, width)
     if "model" in _sources(shown.values()):
         parts.append(wrapped("", MODEL_NOTE, width, indent=0))
@@ -163,6 +164,16 @@ def _energy_change_pct(ours: CodecEnergy | None, theirs: CodecEnergy | None) -> 
     if (ours.source, ours.decode.meter) != (theirs.source, theirs.decode.meter):
         return None
     return change_pct(ours.j_per_mpx, theirs.j_per_mpx)
+
+
+def _dead_terms(results: Mapping[int, TrialResult], width: int) -> list[str]:
+    """Distillation terms that pulled at nothing, with the most they ever had of the gradient."""
+    dead = [
+        f"trial {number} " + ", ".join(f"{term} ({100 * s:.2f} %)" for term, s in terms.items())
+        for number, result in results.items()
+        if (terms := dead_terms(result))
+    ]
+    return [wrapped("", f"dead terms: {'; '.join(dead)}", width, indent=0)] if dead else []
 
 
 def _energy_again(found: Overview, width: int) -> list[str]:

@@ -5,6 +5,7 @@ import hashlib
 import json
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image as PillowImage
 from kdbench import lesson, trial, zoo
 from kdbench.codecs.weights import codec_bytes, load_codec
 from kdbench.data import load_images
+from kdbench.distill import Distiller
 from kdbench.errors import CodecError, StoreError, TrainingError
 from kdbench.lease import Lease
 from kdbench.records import (
@@ -143,6 +145,7 @@ def test_a_trial_gives_a_whole_result(ran: _Watched, bench: Bench) -> None:
     assert result.environment["threads"] == "1"
     assert result.environment["torch"]
     assert json.loads(canonical_json(result))["hashes"] == result.hashes
+    assert [found.step for found in result.gradient_shares] == [0, STEPS - 1]
 
 
 def test_its_folder_holds_the_student_and_its_log(ran: _Watched, spec: TrialSpec) -> None:
@@ -156,6 +159,9 @@ def test_its_folder_holds_the_student_and_its_log(ran: _Watched, spec: TrialSpec
     assert {"loss", "rd_loss", "bpp", "mse", "latent", "hyper_latent", "output", "entropy"} <= (
         rows[-1].keys()
     )
+    looked = [row["step"] for row in rows if "gradient_shares" in row]
+    assert looked == [0, STEPS - 1]
+    assert rows[-1]["gradient_shares"] == ran.result.gradient_shares[-1].shares
     assert not list(ran.files.path.glob("*.checkpoint"))
 
 
@@ -275,6 +281,29 @@ def test_a_student_alone_trains_without_a_teacher_or_a_meter(
     assert row["loss"] == row["rd_loss"]
 
 
+def test_a_lesson_weights_latent_channels_by_the_teachers_bits_where_it_is_asked_to(
+    spec: TrialSpec, bench: Bench
+) -> None:
+    photos = lesson.study_photos(
+        bench.data.train, bench.data.validation, bench.data.evaluation, spec.training.crop_px
+    )
+    crops = lesson.study_crops(photos["train"], bench.data.crops, spec.training.crop_px)
+    found = []
+    for channel_weights in ("equal", "by_bits"):
+        plan = dataclasses.replace(spec.distillation, channel_weights=channel_weights)
+        asked = dataclasses.replace(spec, distillation=plan)
+        opened = lesson.Lesson.open(asked, bench, crops, lambda _: None)
+        opened.started()
+        assert isinstance(opened.distiller, Distiller)
+        found.append(opened.distiller.channel_weights)
+    equal, by_bits = found
+    assert equal is None
+    assert by_bits is not None
+    assert by_bits.shape == (64,)
+    assert float(by_bits.min()) >= 0
+    assert float(by_bits.max()) > 1 > float(by_bits.median())
+
+
 def test_a_level_the_teacher_lacks_and_a_cache_too_small_end_it_before_training(
     spec: TrialSpec, bench: Bench, tmp_path: Path
 ) -> None:
@@ -307,7 +336,8 @@ def test_a_student_learns_from_teachers_of_one_rate_through_connectors_it_does_n
     for quality in (1, 2, 3):
         if teacher.startswith(zoo.KIND):
             put_small(monkeypatch, tmp_path, zoo.parse(teacher)[0].name, quality)
-    distillation = Distillation(teacher=teacher, **dict.fromkeys(terms, 0.1))
+    weights: dict[str, Any] = dict.fromkeys(terms, 0.1)
+    distillation = Distillation(teacher=teacher, **weights)
     taught = dataclasses.replace(spec, distillation=distillation)
     lesson._teachers.cache_clear()
     found = _Watched(taught, bench, tmp_path / "0")

@@ -13,6 +13,7 @@ from kdbench.records import (
     Complexity,
     Distillation,
     EnergyReading,
+    GradientShares,
     Hyper,
     Latent,
     Operation,
@@ -88,7 +89,12 @@ def energy(joules: float, source: Source = "model") -> CodecEnergy:
 
 
 def result(
-    bd_rate_pct: float, width: int, joules: float | None, *, seconds: float = 38.4
+    bd_rate_pct: float,
+    width: int,
+    joules: float | None,
+    *,
+    seconds: float = 38.4,
+    output_share: float = 0.1,
 ) -> TrialResult:
     """A student of `width` channels: 0.1 kMAC/px and 10,000 parameters a channel."""
     share = width / 10
@@ -111,7 +117,19 @@ def result(
         hashes={"weights": f"w{width}", "bitstreams": f"b{width}"},
         losses={"train": 1.25, "validation": 1.5},
         environment={"threads": "1", "torch": "2.14.1", "cpu": "AMD EPYC"},
+        gradient_shares=(shares(0, output_share), shares(799, output_share / 2)),
     )
+
+
+def shares(step: int, output: float) -> GradientShares:
+    """A latent term that is alive in g_a, an output term with a share of `output` of g_s."""
+    of = {
+        "rate": {"g_a": 0.25, "h": 1.0, "g_s": 0.0},
+        "distortion": {"g_a": 0.25, "h": 0.0, "g_s": 1 - output},
+        "latent": {"g_a": 0.5, "h": 0.0, "g_s": 0.0},
+        "output": {"g_a": 0.0, "h": 0.0, "g_s": output},
+    }
+    return GradientShares(step=step, shares=of)
 
 
 TEACHER = CodecFigures(
@@ -155,7 +173,7 @@ def make_study(
         values={"params": 3.4e6, "kmac_per_px": 64.0},
     )
     store.save_failure(STUDY, 2, refused)
-    store.save_result(STUDY, 3, result(12.25, 64, 12.0, seconds=104.7))
+    store.save_result(STUDY, 3, result(12.25, 64, 12.0, seconds=104.7, output_share=2e-4))
     store.save_trained_energy(STUDY, 3, energy(12.3))
     broke = Failure(
         state="failed",

@@ -1,13 +1,11 @@
 """The distillation terms: zero for the teacher itself, in one unit, with a gradient."""
 
 import math
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from scipy.special import log_ndtr
 from torch import Tensor
 
 from kdbench.codecs.hyperprior import Hyperprior, images_bits
@@ -15,15 +13,14 @@ from kdbench.distill import (
     BITS_PER_SQUARED_STEP,
     Distiller,
     Targets,
-    discretised_kl_bits,
-    mean_shift_bits,
+    bit_weights,
     output_bpp,
     rate_distortion,
     squared_steps_bpp,
-    summed_kl_bits,
+    strength,
 )
 from kdbench.errors import TrainingError
-from kdbench.records import Distillation, Offer, Prior
+from kdbench.records import Distillation, Offer, Prior, Schedule
 from tests.support.codecs import architecture, as_tensor, crops, finished
 
 TERMS = ("latent", "hyper_latent", "output", "entropy")
@@ -52,7 +49,8 @@ def targets(teacher: Hyperprior, x: Tensor) -> Targets:
 
 
 def _alone(term: str, *, weight: float = 1.0, temperature: float = 1.0) -> Distillation:
-    return Distillation(teacher="teacher:tiny", temperature=temperature, **{term: weight})
+    weights: dict[str, Any] = {term: weight}
+    return Distillation(teacher="teacher:tiny", temperature=temperature, **weights)
 
 
 def _distiller(plan: Distillation, *, prior: Prior = "scale") -> Distiller:
@@ -142,6 +140,44 @@ def test_a_weight_multiplies_its_term(
     assert triple.item() == pytest.approx(3 * single.item())
 
 
+# --- the schedule ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("decaying", [1.0, 0.5 + 8**-0.5, 0.5, 0.5 - 8**-0.5, 0.0]),
+        ("first_half", [1.0, 1.0, 0.0, 0.0, 0.0]),
+    ],
+)
+def test_a_schedule_is_a_function_of_the_step_and_their_number(
+    schedule: Schedule, expected: list[float]
+) -> None:
+    for n_steps in (4, 400):
+        steps = [n_steps * quarter // 4 for quarter in range(5)]
+        found = [strength(schedule, step, n_steps) for step in steps]
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_of_an_odd_number_of_steps_the_middle_one_is_in_the_first_half() -> None:
+    assert [strength("first_half", step, 5) for step in range(5)] == [1, 1, 1, 0, 0]
+    assert strength("first_half", 0, 1) == 1.0
+
+
+def test_the_strength_multiplies_every_term_and_at_zero_there_are_none(
+    teacher: Hyperprior, targets: Targets, x: Tensor
+) -> None:
+    prior = teacher.architecture.hyper.prior
+    plan = replace(_alone("latent"), hyper_latent=0.5, output=0.25, entropy=2.0)
+    out, distiller = _perturbed(teacher)(x, LEVELS), _distiller(plan, prior=prior)
+    whole, third, none = (distiller(out, targets, RD_LAMBDA, s) for s in (1.0, 1 / 3, 0.0))
+    assert list(whole) == list(TERMS)
+    for term in TERMS:
+        assert third[term].item() == pytest.approx(whole[term].item() / 3)
+    assert none == {}
+
+
 # --- the unit ----------------------------------------------------------------------------------
 
 
@@ -159,6 +195,39 @@ def test_latent_terms_are_squared_steps_per_pixel_averaged_over_images() -> None
     student[0, 1, 2, 3] = 2.0  # 4 squared steps in one of two images of 4096 px
     found = squared_steps_bpp(student, teacher, 64 * 64)
     assert float(found) == pytest.approx(BITS_PER_SQUARED_STEP * 4 / 2 / 4096)
+
+
+def test_channels_weigh_in_proportion_to_their_bits_and_one_a_bit_on_average() -> None:
+    bits = torch.tensor([4.0, 2.0, 0.0])
+    weights = bit_weights(bits)
+    assert weights.tolist() == pytest.approx([4 * 6 / 20, 2 * 6 / 20, 0.0])
+    assert float((bits * weights).sum() / bits.sum()) == pytest.approx(1.0)
+
+
+def test_channels_of_equal_bits_weigh_one_however_many_others_are_dead() -> None:
+    assert bit_weights(torch.full((5,), 0.3)).tolist() == pytest.approx([1.0] * 5)
+    assert bit_weights(torch.tensor([7.0, 0, 0, 7.0, 0])).tolist() == pytest.approx([1, 0, 0, 1, 0])
+
+
+def test_the_latent_term_counts_each_channel_with_its_weight(
+    teacher: Hyperprior, targets: Targets, x: Tensor
+) -> None:
+    out = _perturbed(teacher)(x, LEVELS)
+    plain = _alone("latent", weight=0.5)
+    plans = (plain, replace(plain, channel_weights="by_bits"))
+
+    def term(plan: Distillation, bits: Tensor | None) -> float:
+        distiller = Distiller(plan, architecture(), architecture().offer, None, bits)
+        value: float = distiller(out, targets, RD_LAMBDA)["latent"].item()
+        return value
+
+    assert term(plans[1], torch.full((16,), 2.0)) == pytest.approx(term(plans[0], None))
+    bits = torch.arange(16.0)
+    squared = (out["y"] - targets.y).square().sum((0, 2, 3)) / 2
+    by_hand = float((squared.detach() * bits).sum() * bits.sum() / bits.square().sum())
+    expected = 0.5 * BITS_PER_SQUARED_STEP * by_hand / 64**2
+    assert term(plans[1], bits) == pytest.approx(expected)
+    assert term(plans[1], bits) != pytest.approx(term(plans[0], None))
 
 
 def test_the_output_term_is_the_distortion_with_the_teacher_as_the_photo() -> None:
@@ -181,84 +250,60 @@ def test_rate_distortion_adds_bits_per_pixel_and_weighted_squared_error() -> Non
     assert float(found.loss) == pytest.approx(6 / 64 + mean_lambda * 255**2 * 0.01)
 
 
+# --- the paper's loss --------------------------------------------------------------------------
+
+
+def _of_the_paper() -> tuple[dict[str, Tensor], Targets]:
+    """Two latents, one hyper-latent and a photo of four pixels, to be worked out by hand."""
+    out = {
+        "y_hat": torch.tensor([[[[3.0]], [[-1.0]]]]),
+        "z_hat": torch.tensor([[[[2.0]]]]),
+        "x_hat": torch.full((1, 3, 2, 2), 0.5),
+        "y": torch.full((1, 2, 1, 1), 99.0),  # before rounding: not what the paper compares
+        "z": torch.full((1, 1, 1, 1), 99.0),
+    }
+    targets = Targets(
+        y=torch.zeros(1, 2, 1, 1),
+        z=torch.zeros(1, 1, 1, 1),
+        scales=torch.ones(1, 2, 1, 1),
+        x_hat=torch.full((1, 3, 2, 2), 0.7),
+        y_hat=torch.tensor([[[[1.0]], [[-1.0]]]]),
+        z_hat=torch.tensor([[[[-1.0]]]]),
+    )
+    return out, targets
+
+
+def test_the_papers_terms_are_mean_squared_errors_of_rounded_latents_and_of_x_on_0_to_1() -> None:
+    """((3 - 1)^2 + 0) / 2 = 2, (2 + 1)^2 = 9, 0.2^2 = 0.04."""
+    plan = Distillation(
+        teacher="teacher:tiny", latent=0.2, output=0.2, hyper_latent=0.1, rd=0.5, paper_compat=True
+    )
+    out, targets = _of_the_paper()
+    distiller = _distiller(plan)
+    found = distiller(out, targets, RD_LAMBDA)
+    assert {name: term.item() for name, term in found.items()} == {
+        "latent": pytest.approx(0.2 * 2),
+        "hyper_latent": pytest.approx(0.1 * 9),
+        "output": pytest.approx(0.2 * 0.04),
+    }
+    assert distiller.rd_weight == 0.5
+    halved = distiller(out, targets, RD_LAMBDA, 0.5)
+    assert halved["latent"].item() == pytest.approx(0.2)
+
+
+def test_the_weight_of_rate_and_distortion_is_the_papers_alone() -> None:
+    assert _distiller(_alone("latent")).rd_weight == 1.0
+
+
+@pytest.mark.parametrize("what", [{"entropy": 0.1}, {"channel_weights": "by_bits"}])
+def test_what_the_paper_has_not_is_refused_with_its_loss(what: dict[str, Any]) -> None:
+    plan = replace(_alone("latent"), paper_compat=True, **what)
+    with pytest.raises(TrainingError, match="neither an entropy term nor weights") as refused:
+        _distiller(plan)
+    assert "paper_compat" in refused.value.fix
+
+
 # --- the entropy term --------------------------------------------------------------------------
-
-
-def _brute_force_kl_bits(sigma_t: float, sigma: float) -> float:
-    """Every integer up to forty deviations, in float64."""
-    k = np.arange(int(max(40 * sigma_t, 60)) + 1)
-
-    def log_mass(s: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        log_low, log_high = log_ndtr(-(k - 0.5) / s), log_ndtr(-(k + 0.5) / s)
-        mass = log_low + np.log1p(-np.exp(np.minimum(log_high - log_low, -1e-300)))
-        mass[0] = math.log(math.erf(0.5 / s / math.sqrt(2)))
-        return np.asarray(mass)
-
-    log_p, log_q = log_mass(sigma_t), log_mass(sigma)
-    both_sides = np.where(k == 0, 1, 2)
-    return float((both_sides * np.exp(log_p) * (log_p - log_q)).sum() / math.log(2))
-
-
-def _kl_bits(sigma_t: float, sigma: float) -> float:
-    return float(discretised_kl_bits(torch.tensor([sigma_t]), torch.tensor([sigma])))
-
-
-@pytest.mark.parametrize("sigma_t", [0.11, 0.15, 0.2, 0.5, 1.0, 2.9, 3.0, 3.1, 7.7, 30.0, 200.0])
-@pytest.mark.parametrize("ratio", [0.1, 0.5, 0.9, 0.99, 1.01, 1.1, 2.0, 10.0])
-def test_the_divergence_is_the_sum_over_all_integers(sigma_t: float, ratio: float) -> None:
-    sigma = min(max(0.11, sigma_t * ratio), 1024.0)
-    expected = _brute_force_kl_bits(sigma_t, sigma)
-    assert _kl_bits(sigma_t, sigma) == pytest.approx(expected, rel=5e-3, abs=2e-7)
-    exact = summed_kl_bits(torch.tensor(sigma_t).double(), torch.tensor(sigma).double())
-    assert float(exact) == pytest.approx(expected, rel=1e-3, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("tau", "small_bits", "large_bits"),
-    [(0.5, 0.001, 0.184), (1.0, 0.089, 0.184), (2.0, 0.130, 0.184), (4.0, 0.159, 0.184)],
-)
-def test_temperature_wakes_scales_that_are_small_against_the_step_and_no_others(
-    tau: float, small_bits: float, large_bits: float
-) -> None:
-    """.2 -> .3 sleeps at tau = .5; 10 -> 15 looks the same at every temperature."""
-    assert _kl_bits(tau * 0.2, tau * 0.3) == pytest.approx(small_bits, abs=5.1e-4)
-    assert _kl_bits(tau * 10, tau * 15) == pytest.approx(large_bits, abs=7e-4)
-
-
-def test_a_scale_that_is_no_number_makes_a_divergence_that_is_none() -> None:
-    """So that the loss is NaN, which ends the training by name."""
-    for sigma_t, sigma in ((1.0, math.nan), (math.nan, 1.0)):
-        assert math.isnan(_kl_bits(sigma_t, sigma))
-
-
-@pytest.mark.parametrize("sigma_t", [0.2, 1.0, 5.0, 50.0])
-@pytest.mark.parametrize("ratio", [0.55, 0.9, 1.2, 2.0])
-def test_the_gradient_is_that_of_the_sum(sigma_t: float, ratio: float) -> None:
-    def gradient(kl: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> float:
-        sigma = torch.tensor([sigma_t * ratio], dtype=dtype, requires_grad=True)
-        kl(torch.tensor([sigma_t], dtype=dtype), sigma).sum().backward()  # type: ignore[no-untyped-call]
-        assert sigma.grad is not None
-        return float(sigma.grad)
-
-    expected = gradient(summed_kl_bits, torch.float64)
-    assert gradient(discretised_kl_bits, torch.float32) == pytest.approx(expected, rel=0.02)
-
-
-def test_a_scale_under_the_coders_bound_can_still_be_raised_but_not_lowered() -> None:
-    sigma = torch.tensor([0.05, 0.05], requires_grad=True)
-    discretised_kl_bits(torch.tensor([1.0, 0.01]), sigma).sum().backward()  # type: ignore[no-untyped-call]
-    assert sigma.grad is not None
-    assert sigma.grad[0] < 0
-    assert sigma.grad[1] == 0
-
-
-def test_scales_that_are_far_apart_stay_numbers() -> None:
-    sigma = torch.tensor([0.0, 0.11, 1e6, 1e-9], requires_grad=True)
-    kl = discretised_kl_bits(torch.tensor([1e6, 300.0, 0.0, 1e6]), sigma)
-    kl.sum().backward()  # type: ignore[no-untyped-call]
-    assert sigma.grad is not None
-    assert bool(kl.isfinite().all())
-    assert bool(sigma.grad.isfinite().all())
 
 
 def _first_batch() -> tuple[Tensor, Tensor]:
@@ -298,32 +343,6 @@ def test_the_unit_of_the_first_batch_is_kept_and_travels_in_the_state_dict() -> 
 
 
 # --- means -------------------------------------------------------------------------------------
-
-
-def _brute_force_shift_bits(shift: float, sigma: float) -> float:
-    """KL of two discretised Gaussians of one scale, less that of no shift, in float64."""
-    k = np.arange(-int(40 * sigma + 60), int(40 * sigma + 60) + 1)
-
-    def log_mass(mean: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        distance = np.abs(k - mean)
-        low, high = log_ndtr(-(distance - 0.5) / sigma), log_ndtr(-(distance + 0.5) / sigma)
-        return np.asarray(low + np.log1p(-np.exp(high - low)))
-
-    log_p, log_q = log_mass(shift), log_mass(0.0)
-    return float((np.exp(log_p) * (log_p - log_q)).sum() / math.log(2))
-
-
-@pytest.mark.parametrize("sigma", [0.5, 1.0, 3.0, 20.0])
-@pytest.mark.parametrize("shift", [0.05, 0.3, 1.0, 3.0])
-def test_a_shifted_mean_costs_what_the_sum_over_bins_says(shift: float, sigma: float) -> None:
-    found = float(mean_shift_bits(torch.tensor(shift), torch.tensor(sigma)))
-    assert found == pytest.approx(_brute_force_shift_bits(shift, sigma), rel=0.1)
-
-
-def test_a_bin_that_is_wide_hides_small_shifts() -> None:
-    """What the docstring owns up to: under half a step the term says more than the coder pays."""
-    found = float(mean_shift_bits(torch.tensor(0.2), torch.tensor(0.15)))
-    assert found > 2 * _brute_force_shift_bits(0.2, 0.15)
 
 
 def test_temperature_moves_the_entropy_term_from_means_to_scales() -> None:

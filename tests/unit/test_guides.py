@@ -1,6 +1,7 @@
 """Which teacher guides which level, and what a lesson under teachers of one rate gives."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def crops() -> CropList:
     return draw_crops(photos(), 24, 64, seed=0)
 
 
-def spec(name: str, *, channels: int = 16, prior: str = "scale", **weights: float) -> TrialSpec:
+def spec(name: str, *, channels: int = 16, prior: str = "scale", **weights: Any) -> TrialSpec:
     return TrialSpec(
         encoder=Transform(width=8),
         decoder=Transform(width=8),

@@ -130,6 +130,79 @@ def test_a_temperature_that_scales_nothing_is_not_asked_for(space: SearchSpace) 
     assert "distillation.temperature" not in dice.asked
 
 
+@pytest.mark.parametrize("output", [0.0, 0.1])
+def test_a_schedule_is_asked_for_only_where_it_has_something_to_schedule(
+    tmp_path: Path, output: float
+) -> None:
+    space = written(
+        tmp_path,
+        f"{FIXED}distillation: {{teacher: teacher:default, output: {output}, "
+        "schedule: [constant, decaying, first_half]}\n",
+    )
+    dice = Dice(0, **{"distillation.schedule": "decaying"})
+    found = sample(space, dice).distillation
+    assert ("distillation.schedule" in dice.asked) is (output > 0)
+    assert found.schedule == ("decaying" if output else "constant")
+
+
+@pytest.mark.parametrize("latent", [0.0, 0.1])
+def test_weights_of_channels_are_asked_for_only_with_a_latent_term(
+    tmp_path: Path, latent: float
+) -> None:
+    space = written(
+        tmp_path,
+        f"{FIXED}distillation: {{teacher: teacher:default, latent: {latent}, "
+        "channel_weights: [equal, by_bits]}\n",
+    )
+    dice = Dice(0, **{"distillation.channel_weights": "by_bits"})
+    found = sample(space, dice).distillation
+    assert ("distillation.channel_weights" in dice.asked) is (latent > 0)
+    assert found.channel_weights == ("by_bits" if latent else "equal")
+
+
+def test_the_papers_loss_has_a_weight_of_rate_and_distortion_and_no_entropy_term(
+    tmp_path: Path,
+) -> None:
+    space = written(
+        tmp_path,
+        f"{FIXED}distillation: {{teacher: teacher:default, latent: 0.2, output: 0.2, "
+        "paper_compat: true, rd: {low: 0.2, high: 0.8}}\n",
+    )
+    dice = Dice(0, **{"distillation.rd": 0.6})
+    found = sample(space, dice).distillation
+    assert list(dice.asked) == ["distillation.rd"]
+    assert found == Distillation(
+        teacher="teacher:default", latent=0.2, output=0.2, paper_compat=True, rd=0.6
+    )
+    assert space.unusable(TEACHERS) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "problems"),
+    [
+        (
+            "rd: 0.6",
+            [("rd", "must be 1 without paper_compat: true; only the paper's loss weights")],
+        ),
+        (
+            "paper_compat: true, entropy: [0.0, 0.5], channel_weights: by_bits",
+            [
+                ("entropy", "must be 0 with paper_compat: true; the paper's loss"),
+                ("channel_weights", "must be equal with paper_compat: true; the paper's loss"),
+            ],
+        ),
+    ],
+)
+def test_what_contradicts_the_papers_loss_is_told(
+    tmp_path: Path, settings: str, problems: list[tuple[str, str]]
+) -> None:
+    text = f"{FIXED}distillation: {{teacher: teacher:default, {settings}}}\n"
+    found = written(tmp_path, text).unusable(TEACHERS)
+    assert [key for key, _ in found] == [f"distillation.{key}" for key, _ in problems]
+    for (_, said), (_, rule) in zip(found, problems, strict=True):
+        assert said.startswith(rule)
+
+
 def test_a_teacher_that_is_not_here_is_named_with_those_that_are(space: SearchSpace) -> None:
     with pytest.raises(ConfigError) as caught:
         space.sample(
@@ -281,6 +354,13 @@ WRONG = {
     "distillation.latent: -0.1": "got -0.1; must be a number of at least 0",
     "distillation.latent: .inf": "got Infinity; must be a number of at least 0",
     "distillation.temperature: 0": "got 0; must be a number above 0",
+    "distillation.channel_weights: by_bit": 'got "by_bit"; must be equal or by_bits',
+    "distillation.channel_weights: [equal, bits]": 'got ["equal", "bits"]; every value must be '
+    "equal or by_bits",
+    "distillation.paper_compat: [true, false]": "got [true, false]; must be true or false, one for "
+    "the whole study",
+    "distillation.rd: -1": "got -1; must be a number of at least 0",
+    "distillation.schedule: cosine": 'got "cosine"; must be constant, decaying or first_half',
     "distillation.output: {low: 0, high: 1, log: true}": 'got {"low": 0, "high": 1, "log": true}; '
     "a log range needs a low above 0",
     "distillation.output: {low: 0, high: 1, log: 1}": 'got {"low": 0, "high": 1, "log": 1}; log '

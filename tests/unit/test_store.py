@@ -284,6 +284,16 @@ DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
 }
 
 
+def test_a_result_from_before_gradients_were_looked_at_still_loads(store: Store) -> None:
+    store.begin_trial("demo", 0, SPEC)
+    store.save_result("demo", 0, RESULT)
+    path = store.trial("demo", 0).result
+    tree = json.loads(path.read_text())
+    del tree["gradient_shares"]
+    path.write_text(json.dumps(tree))
+    assert store.load_trial("demo", 0).result == RESULT
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_result_names_its_file_and_what_to_do(store: Store, damage: str) -> None:
     store.begin_trial("demo", 0, SPEC)

@@ -172,6 +172,37 @@ def test_the_cache_gives_exactly_what_the_live_teacher_gives(
     assert torch.equal(cache.latents(5), y[:5].float())
 
 
+def test_rounded_latents_are_those_the_teacher_decodes_from(
+    either: Teacher, crops: CropList, tmp_path: Path
+) -> None:
+    cache = _open(either, crops, tmp_path)
+    indices, levels = np.array([1, 4]), torch.tensor([2, 0])
+    plain = cache.targets(indices, levels, "cpu")
+    assert (plain.y_hat, plain.z_hat) == (None, None)
+    found = cache.targets(indices, levels, "cpu", with_rounded=True)
+    assert torch.equal(found.y, plain.y)
+    with torch.no_grad():
+        live = either.model.forward_latent(cache.latents(5)[indices], levels)
+    assert found.y_hat is not None
+    assert found.z_hat is not None
+    share_equal = (found.y_hat.round() == live["y_hat"].round()).float().mean()  # type: ignore[union-attr]
+    assert float(share_equal) > 0.98  # fp16 decides ties, and means, otherwise
+    torch.testing.assert_close(found.z_hat, live["z_hat"], rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_bits_of_channels_are_those_of_the_teachers_own_rate(
+    either: Teacher, crops: CropList, tmp_path: Path
+) -> None:
+    cache = _open(either, crops, tmp_path)
+    x = torch.from_numpy(np.array(crops.crops(tmp_path)[:8])).float() / 255
+    live = [either.model(x, level)["likelihoods"]["y"] for level in (0, 1, 2)]
+    expected = torch.stack([-p.log2().sum((2, 3)).mean(0) for p in live]).mean(0)
+    found = cache.channel_bits(either.model, 8)
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)  # cached in fp16
+    assert torch.equal(found, _open(either, crops, tmp_path).channel_bits(either.model, 8))
+
+
 def test_the_levels_of_a_cache_are_the_studys(
     teacher: Teacher, crops: CropList, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from kdbench.codecs.bitfile import decode_image, encode_image
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.distill import Distiller, Targets
 from kdbench.errors import StoreError, TrainingError
-from kdbench.records import Architecture, Distillation, Progress, Training
+from kdbench.records import Architecture, Distillation, Progress, Schedule, Training
 from kdbench.train import (
     FINAL_RATE,
     Batch,
@@ -145,6 +145,96 @@ def test_distillation_terms_are_added_to_the_loss_and_named_in_the_log() -> None
     assert student.state_dict().keys() == Hyperprior(student.architecture).state_dict().keys()
 
 
+def test_a_schedule_takes_the_teacher_away_in_the_course_of_the_training() -> None:
+    teacher = finished(architecture(), seed=3)
+
+    @torch.no_grad()
+    def targets(x: Tensor, levels: Tensor) -> Targets:
+        return Targets.of(teacher(x, levels))
+
+    def logged(schedule: Schedule) -> list[dict[str, float]]:
+        plan = Distillation(teacher="teacher:tiny", output=0.5, schedule=schedule)
+        student = started(architecture())
+        distiller = Distiller(plan, student.architecture, teacher.architecture.offer)
+        return _run(student, distiller=distiller, batches=lambda step: _batch(step, targets)).rows
+
+    constant, decaying, first_half = logged("constant"), logged("decaying"), logged("first_half")
+    assert constant[0] == decaying[0]
+    assert first_half[:4] == constant[:4]
+    assert all("output" not in row and row["loss"] == row["rd_loss"] for row in first_half[4:])
+    assert 0 < decaying[7]["output"] < 0.1 * constant[7]["output"]
+
+
+def test_the_papers_loss_weights_rate_and_distortion_too() -> None:
+    """And its output term, beside rd_lambda 255^2 of distortion, is dead."""
+    teacher = finished(architecture(), seed=3)
+
+    @torch.no_grad()
+    def targets(x: Tensor, levels: Tensor) -> Targets:
+        return Targets.of(teacher(x, levels))
+
+    plan = Distillation(teacher="teacher:tiny", latent=0.2, output=0.2, rd=0.6, paper_compat=True)
+    student = started(architecture())
+    distiller = Distiller(plan, student.architecture, teacher.architecture.offer)
+    log = _run(student, distiller=distiller, batches=lambda step: _batch(step, targets))
+    for row in log.rows:
+        parts = 0.6 * row["rd_loss"] + row["latent"] + row["output"]
+        assert row["loss"] == pytest.approx(parts)
+    assert max(log.gradient_shares[0].shares["output"].values()) < 0.01
+    assert log.gradient_shares[0].shares["latent"]["g_a"] > 0.1
+
+
+# --- shares of the gradient --------------------------------------------------------------------
+
+
+def test_the_log_has_every_terms_share_of_the_gradient_at_the_first_and_the_last_step() -> None:
+    teacher = finished(architecture(), seed=3)
+
+    @torch.no_grad()
+    def targets(x: Tensor, levels: Tensor) -> Targets:
+        return Targets.of(teacher(x, levels))
+
+    plan = Distillation(teacher="teacher:tiny", latent=0.1, entropy=0.1)
+    student = started(architecture())
+    distiller = Distiller(plan, student.architecture, teacher.architecture.offer)
+    log = _run(student, distiller=distiller, batches=lambda step: _batch(step, targets))
+    assert [found.step for found in log.gradient_shares] == [0, 7]
+    for found in log.gradient_shares:
+        assert list(found.shares) == ["rate", "distortion", "latent", "entropy"]
+        for part in ("g_a", "h", "g_s"):
+            assert sum(of[part] for of in found.shares.values()) == pytest.approx(1)
+        assert found.shares["distortion"] == pytest.approx(
+            {"g_a": found.shares["distortion"]["g_a"], "h": 0.0, "g_s": 1.0}
+        )  # the synthesis learns of nothing else here
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_looking_at_the_gradient_changes_no_bit_of_the_training(
+    distilled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = finished(architecture(), seed=3)
+
+    @torch.no_grad()
+    def targets(x: Tensor, levels: Tensor) -> Targets:
+        return Targets.of(teacher(x, levels))
+
+    plan = Distillation(teacher="teacher:tiny", latent=0.1, hyper_latent=0.1, output=0.5)
+    models, rows = [started(architecture()) for _ in range(2)], []
+    for model, looks in zip(models, (True, False), strict=True):
+        if not looks:
+            monkeypatch.setattr(train_module, "gradient_shares", lambda terms, parts: {})
+        distiller = Distiller(plan, model.architecture, teacher.architecture.offer)
+        log = _run(
+            model,
+            distiller=distiller if distilled else None,
+            batches=lambda step: _batch(step, targets if distilled else None),
+        )
+        assert bool(log.gradient_shares[-1].shares) is looks
+        rows.append(log.rows)
+    assert _same(*models)
+    assert rows[0] == rows[1]
+
+
 # --- schedule and levels -----------------------------------------------------------------------
 
 
@@ -213,6 +303,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
     found = _run(resumed, training, checkpoint=path)
     assert _same(resumed, whole)
     assert found.rows == expected.rows
+    assert found.gradient_shares == expected.gradient_shares
     assert path.exists()  # until the caller has kept the codec
 
 

@@ -131,6 +131,30 @@ ROWS = {
         'space.distillation.teacher: got "weak"; must be teacher:NAME, file:PATH, '
         "zoo:MODEL/QUALITY, plugin:NAME or none",
     ),
+    "a negative weight": overridden(
+        "space.distillation.latent=-0.1",
+        "space.distillation.latent: got -0.1; must be a number of at least 0",
+    ),
+    "a schedule that nobody knows": overridden(
+        "space.distillation.schedule=cosine",
+        'space.distillation.schedule: got "cosine"; must be constant, decaying or first_half',
+    ),
+    "an entropy term in the paper's loss": Row(
+        command="search --study quick --set space.distillation.teacher=teacher:default "
+        "--set space.distillation.paper_compat=true --set space.distillation.entropy=0.1",
+        answer="study quick: space.distillation.entropy: must be 0 with paper_compat: true; "
+        f"the paper's loss has no such term\n{FIX}",
+    ),
+    "the paper's loss now and then": overridden(
+        "space.distillation.paper_compat=[true,false]",
+        "space.distillation.paper_compat: got [true, false]; must be true or false, one for the "
+        "whole study",
+    ),
+    "weights of channels that nobody knows": overridden(
+        "space.distillation.channel_weights=[equal,bits]",
+        'space.distillation.channel_weights: got ["equal", "bits"]; every value must be equal '
+        "or by_bits",
+    ),
     "an override without a value": overridden(
         "trials", 'got "trials"; must read key=value or key.path=value'
     ),

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from kdbench.errors import KdbenchError, StoreError
-from kdbench.report.overview import choose, front, overview
-from tests.support.results import OBJECTIVES, STUDY, energy, make_study, result, spec
+from kdbench.report.overview import choose, dead_terms, front, overview
+from tests.support.results import OBJECTIVES, STUDY, energy, make_study, result, shares, spec
 
 
 def test_the_front_is_what_nothing_beats_by_the_first_objective(tmp_path: Path) -> None:
@@ -31,6 +31,35 @@ def test_the_front_depends_on_what_the_study_minimises() -> None:
 def test_a_result_that_lacks_an_objective_is_not_on_the_front() -> None:
     results = {0: result(1.0, 16, None), 1: result(90.0, 32, 7.0)}
     assert front(results, OBJECTIVES) == (1,)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "dead"),
+    [
+        (0.0002, 0.0001, {"output": 0.0002}),
+        (0.0001, 0.0009, {"output": 0.0009}),
+        (0.001, 0.0, {}),  # 0.1 % at the start is alive
+        (0.0, 0.001, {}),  # or at the end
+        (0.0, 0.0, {"output": 0.0}),
+    ],
+)
+def test_a_term_is_dead_that_has_under_a_thousandth_of_every_gradient_at_both_ends(
+    first: float, last: float, dead: dict[str, float]
+) -> None:
+    """Rate never reaches g_s and is not called dead for it, nor would it be elsewhere."""
+    made = replace(result(1.0, 16, None), gradient_shares=(shares(0, first), shares(799, last)))
+    assert dead_terms(made) == dead
+
+
+def test_a_term_that_was_off_at_the_last_step_is_judged_by_the_first() -> None:
+    off = shares(799, 0.5)
+    off = replace(off, shares={k: v for k, v in off.shares.items() if k != "output"})
+    made = replace(result(1.0, 16, None), gradient_shares=(shares(0, 0.0002), off))
+    assert dead_terms(made) == {"output": 0.0002}
+
+
+def test_nothing_is_dead_where_nobody_looked() -> None:
+    assert dead_terms(replace(result(1.0, 16, None), gradient_shares=())) == {}
 
 
 def test_costs_of_an_infeasible_trial_are_known(tmp_path: Path) -> None:
