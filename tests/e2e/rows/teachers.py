@@ -62,8 +62,7 @@ ROWS = {
         broken=promising,
         command="search --study quick --set space.distillation.teacher=file:bad.safetensors "
         "--set data.evaluation=builtin",
-        answer=f"worker 0 ended with an error ({LOG}):\n{NOT_ITSELF}"
-        f"every worker ended before the study did; worker 0 (code 1) said:\n{NOT_ITSELF}"
+        answer=f"every worker ended before the study did; worker 0 (code 1) said:\n{NOT_ITSELF}"
         f"  fix: see {LOG}; the same command goes on from what is finished\n",
     ),
     "a model of the zoo that nobody knows": taught_by(
