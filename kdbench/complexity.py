@@ -88,10 +88,11 @@ def part_inputs(codec: nn.Module) -> Mapping[str, Shapes]:
     parts = {name: _on_meta(part) for name, part in codec.named_children()}
     x = torch.empty(1, 3, HEIGHT_PX, WIDTH_PX, device="meta")
     y = parts["g_a"](x)
-    z = parts["h_a"](y)
+    seen = y.new_empty(1, parts["h_a"][0].in_channels, *y.shape[2:])  # type: ignore[index]
+    z = parts["h_a"](seen)
     inputs = {
         "g_a": [x],
-        "h_a": [y],
+        "h_a": [seen],
         "h_s": [z],
         "g_s": [y],
         "entropy_bottleneck": [z],

@@ -31,10 +31,12 @@ def inherit_hyperprior(
         channels: The teacher's latent channel of each of the student's, (M_s,).
     """
     n = student.architecture.hyper.width
-    seen = y if teacher.has_means else y.abs()
-    full = teacher.h_a[0](seen)
-    _select(student.h_a[0], teacher.h_a[0], channels, _strongest(n, full))
-    own = student.h_a[0](seen[:, channels])
+    full = teacher.h_a[0](teacher.hyper_input(y))
+    seen = predicted = channels  # of magnitudes, of scales
+    if teacher.has_means:  # values come before magnitudes, scales before means
+        seen = predicted = torch.cat([channels, channels + teacher.architecture.latent.channels])
+    _select(student.h_a[0], teacher.h_a[0], seen, _strongest(n, full))
+    own = student.h_a[0](student.hyper_input(y[:, channels]))
     for i in (2, 4):
         full, own = torch.relu(full), torch.relu(own)
         full = teacher.h_a[i](full)
@@ -43,9 +45,6 @@ def inherit_hyperprior(
         own = student.h_a[i](own)
     _take_prior(student, teacher, kept)
     full, own = teacher.rounded_hyper_latent(full), student.rounded_hyper_latent(own)
-    predicted = channels  # of scales, and behind them of means
-    if teacher.has_means:
-        predicted = torch.cat([channels, channels + teacher.architecture.latent.channels])
     for i in (0, 2, 4):
         full = teacher.h_s[i](full)
         kept = predicted if i == 4 else _strongest(n, full)
