@@ -17,6 +17,7 @@ from kdbench.records import BDRate, RDCurve
 MIN_POINTS = 3  # Akima's least; with two the package would silently draw a straight line
 MIN_OVERLAP_DB = 0.5
 MIN_OVERLAP_SHARE = 0.1  # of the longer curve's PSNR range
+MIN_IMAGES = 5  # to ask for an interval: fewer have few different resamples, one decides
 INTERVAL = (0.025, 0.975)  # the 95 % interval, as quantiles
 
 Floats = Sequence[float] | npt.NDArray[np.float64]
@@ -105,6 +106,21 @@ def bd_rate_over_seeds(
     return BDRate(
         pct=_bd_rate_pct(*curves), low_pct=low_pct, high_pct=high_pct, overlap_db=overlap_db
     )
+
+
+def require_interval(found: BDRate, n_images: int) -> BDRate:
+    """`found` if its interval is known, or the images are too few to ask for one.
+
+    Raises:
+        QualityGapError: With many another choice of the photos the curves could not be compared.
+    """
+    if n_images >= MIN_IMAGES and found.low_pct is None:
+        raise QualityGapError(
+            f"the two curves have {found.overlap_db:.2f} dB in common, and on many a resample of "
+            "the photos too little: there is no interval of the BD-rate",
+            fix="train longer or wider, or compare with an anchor closer in quality",
+        )
+    return found
 
 
 def _bd_rate_pct(test: Array, anchor: Array) -> float:

@@ -26,7 +26,7 @@ from kdbench.evaluate import evaluate_learned
 from kdbench.files import append_log, write_atomic
 from kdbench.lease import Lease, host_lease
 from kdbench.lesson import Lesson, study_crops, study_photos
-from kdbench.rd import bd_rate
+from kdbench.rd import bd_rate, require_interval
 from kdbench.records import (
     Bench,
     CodecEnergy,
@@ -88,7 +88,7 @@ def run_trial(
     Raises:
         TrialStopped: The gate said no.
         KdbenchError: What went wrong and its fix; `QualityGapError` if the student's curve does
-            not overlap the anchor's, `TrainingError` if the loss became NaN.
+            not overlap the anchor's enough for an interval, `TrainingError` if the loss became NaN.
     """
     watch, lease, cache = Stopwatch(), host_lease(), Path(bench.cache)
     files, checkpoint = TrialFolder(folder), folder / "training.checkpoint"
@@ -152,6 +152,7 @@ def run_trial(
                 bench.anchor, photos["evaluation"], device=bench.device, cache=cache
             )
             score = bd_rate(evaluation.curve, anchor.curve)
+            require_interval(score, photos["evaluation"].n)
         return TrialResult(
             rd=evaluation.curve,
             bd_rate=score,

@@ -238,6 +238,16 @@ def test_draws_without_common_quality_are_not_dropped_but_open_the_interval() ->
     assert (found.low_pct, found.high_pct) == (None, None)
 
 
+def test_an_interval_is_asked_for_where_there_can_be_one() -> None:
+    with pytest.raises(QualityGapError, match=r"dB in common, and on many a resample"):
+        rd.require_interval(bd_rate(lone_quality(8), photos(8)), 8)
+    known = bd_rate(photos(8, gain_db=0.3), photos(8))
+    assert rd.require_interval(known, 8) is known
+    few = bd_rate(lone_quality(4), photos(4))
+    assert few.low_pct is None
+    assert rd.require_interval(few, 4) is few
+
+
 def test_few_lost_draws_count_at_both_ends() -> None:
     draws: list[float | None] = [float(i) for i in range(1000)]
     assert rd._interval(draws) == (24.0, 975.0)

@@ -277,8 +277,8 @@ def test_the_diagonal_is_uniform_ascending_and_rich(space: SearchSpace) -> None:
         assert (spec.encoder.kernel, spec.encoder.activation) == (5, "gdn")
         assert spec.latent.channels == 192
         assert spec.distillation.teacher == "teacher:default"
-        assert spec.distillation.latent == pytest.approx(0.03)  # geometric middle
-        assert spec.distillation.output == 0.25
+        assert spec.distillation.latent == pytest.approx(0.03**0.5)  # geometric middle
+        assert spec.distillation.output == pytest.approx(0.03)
         assert spec.distillation.temperature == pytest.approx(2**0.5)
 
 
@@ -318,7 +318,7 @@ def test_gdn_and_kernel_5_are_taken_only_where_the_space_has_them(tmp_path: Path
 
 def test_a_list_is_a_choice_a_mapping_a_range_a_value_fixed(space: SearchSpace) -> None:
     assert space.hyper.width == Choice(values=(64,))
-    assert space.distillation.output == FloatRange(low=0.0, high=0.5)
+    assert space.distillation.output == FloatRange(low=0.003, high=0.3, log=True)
     assert space.training.learning_rate == FloatRange(low=1e-3, high=6e-3, log=True)
     assert IntRange(low=8, high=24, step=8).values == (8, 16, 24)
 
