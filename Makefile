@@ -3,12 +3,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist worksteal
 
 .PHONY: help install search test lint clean
 
 help:
-	@echo "make search   installs, then searches for small codecs (about 20 minutes on 2 cores)"
+	@echo "make search   installs, then searches for small codecs (about a quarter of an hour on 2 cores)"
 	@echo "make test     installs, then lints and runs all tests"
 	@echo "make lint     ruff, mypy and import-linter only"
 
@@ -23,7 +23,7 @@ search: install
 	$(BIN)/kdbench search --study kd_pareto
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: install
 	$(BIN)/ruff format --check .

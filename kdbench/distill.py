@@ -91,13 +91,6 @@ class Targets(NamedTuple):
         return cls(**{name: out[name] for name in cls._fields if name in out})
 
 
-class Guided(NamedTuple):
-    """What one of several teachers gives: targets of the `rows` (k,) of a batch that it guides."""
-
-    rows: Tensor
-    targets: Targets
-
-
 class RateDistortion(NamedTuple):
     """R [bit/px], D (MSE on [0, 1]) and R + rd_lambda 255^2 D, each averaged over the batch."""
 
@@ -264,64 +257,6 @@ class Distiller(nn.Module):
             self.entropy_unit.fill_(_entropy_unit(scales, teacher_scales, shift, tau))
         bits = _entropy_bits(scales, teacher_scales, shift, tau)
         return self.entropy_unit * bits / (scales.shape[0] * pixels)
-
-
-class LevelDistiller(nn.Module):
-    """The terms of a student whose levels have teachers of their own, each of one rate.
-
-    Every teacher has connectors of its own, for models of several rates were trained apart and
-    share no coordinates, while a student's levels do; a single one needs none at equal widths.
-    Samples of a level that nobody guides have no terms. All terms are means over the whole batch:
-    a guided sample's weigh what they weigh where all are guided.
-    """
-
-    def __init__(
-        self, plan: Distillation, student: Architecture, teachers: Sequence[Offer]
-    ) -> None:
-        """One teacher or more.
-
-        Raises:
-            TrainingError: As `Distiller`, or the entropy term with several teachers.
-        """
-        super().__init__()
-        several = len(teachers) > 1
-        if several and plan.entropy > 0:
-            raise TrainingError(
-                "the entropy term compares channel by channel, and teachers of several rates each "
-                "have coordinates of their own",
-                fix="set `distillation.entropy` to 0, or name one quality as teacher",
-            )
-        self._plan = plan
-        each = [Distiller(plan, student, teacher, connect=several) for teacher in teachers]
-        self.each = nn.ModuleList(each)
-
-    @property
-    def plan(self) -> Distillation:
-        """What every teacher's terms follow."""
-        return self._plan
-
-    @property
-    def rd_weight(self) -> float:
-        """What R + rd_lambda 255^2 D is multiplied by."""
-        return rd_weight(self._plan)
-
-    def forward(
-        self,
-        out: dict[str, Tensor],
-        guided: Sequence[Guided],
-        rd_lambda: Tensor,
-        strength: float = 1.0,
-    ) -> dict[str, Tensor]:
-        """Each active term, weighted [bit/px]; none where no sample is guided."""
-        terms: dict[str, Tensor] = {}
-        for distiller, (rows, targets) in zip(self.each, guided, strict=True):
-            if len(rows) == 0:
-                continue
-            own = {name: out[name][rows] for name in Targets._fields if name in out}
-            share = len(rows) / len(rd_lambda)
-            for name, term in distiller(own, targets, rd_lambda[rows], strength).items():
-                terms[name] = terms.get(name, 0) + share * term
-        return terms
 
 
 def rd_weight(plan: Distillation) -> float:

@@ -20,8 +20,9 @@ from kdbench.codecs.inherit import can_inherit
 from kdbench.codecs.start import klt_start, scale_start
 from kdbench.contract import Teaches
 from kdbench.data import CropList, ImageSet, disjoint, draw_crops, load_images
-from kdbench.distill import Distiller, Guided, LevelDistiller, Targets
+from kdbench.distill import Distiller, Targets
 from kdbench.guides import Share, load_teachers, open_caches, shares
+from kdbench.levels import Guided, LevelDistiller
 from kdbench.records import Bench, Progress, TrialSpec
 from kdbench.teacher import Teacher, TeacherCache
 from kdbench.train import AnyDistiller, Batch, levels_of_step, step_rng, to_tensor

@@ -25,10 +25,11 @@ from torch import Tensor, nn
 
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.device import keep_freed_memory
-from kdbench.distill import Distiller, Guided, LevelDistiller, Targets, rate_distortion, strength
+from kdbench.distill import Distiller, Targets, rate_distortion, strength
 from kdbench.errors import TrainingError
 from kdbench.files import write_atomic
 from kdbench.gradients import gradient_shares, parts_of
+from kdbench.levels import Guided, LevelDistiller
 from kdbench.records import GradientShares, Progress, Training, plain
 from kdbench.soap import Soap
 

@@ -25,6 +25,7 @@ from kdbench.search.samplers import make_sampler
 from kdbench.search.storage import connect, quiet, storage_errors
 from kdbench.search.study import join, start_points
 from kdbench.search.task import Objective, Run, TrialFailed, TwinRuns
+from kdbench.search.teachers import require_cards
 from kdbench.store import Store
 
 WAIT_S = 0.3
@@ -89,7 +90,7 @@ def work(
         if run is None and index == 0:
             objective.report.begin(None, "anchor")
             with interrupt.allowed():
-                _measure_anchor(study, cfg, ground, store)
+                _check_ground(study, cfg, ground, store)
         ended = _Worker(study, objective).loop()
         if run is None and locks.lock(FRONT).take():  # kept until this process ends
             with interrupt.allowed():
@@ -98,9 +99,10 @@ def work(
         return ended
 
 
-def _measure_anchor(study: optuna.Study, cfg: StudyConfig, ground: Ground, store: Store) -> None:
-    """A teacher or anchor that is not what it says stops all workers of the study."""
+def _check_ground(study: optuna.Study, cfg: StudyConfig, ground: Ground, store: Store) -> None:
+    """Measures teachers and anchor; one that is not what it says stops all workers of the study."""
     try:
+        require_cards(cfg, ground, store)
         measure_anchor(cfg, ground, store)
     except CodecError:
         set_budget(study, Budget(trials=cfg.trials, until_s=time.time()))

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from kdbench.data import CropList, draw_crops
-from kdbench.distill import Guided, LevelDistiller
 from kdbench.errors import CodecError, StoreError
 from kdbench.foreign import OneRate
 from kdbench.guides import coordinates_of, load_teachers, open_caches, shares, teacher_sha
 from kdbench.lesson import Lesson, _teachers
+from kdbench.levels import Guided, LevelDistiller
 from kdbench.records import (
     Bench,
     Coordinates,

@@ -118,8 +118,8 @@ def test_a_teacher_that_fails_stops_every_worker_of_the_study(lab: Lab, monkeypa
     def failing(*_: object) -> None:
         raise CodecError("teacher:a is not what its card says", fix="take another")
 
-    monkeypatch.setattr(worker, "measure_anchor", failing)
+    monkeypatch.setattr(worker, "require_cards", failing)
     assert budget.verdict(study) == "ask"
     with pytest.raises(CodecError, match="not what its card says"):
-        worker._measure_anchor(study, lab.config(), stub.GROUND, lab.store)
+        worker._check_ground(study, lab.config(), stub.GROUND, lab.store)
     assert budget.verdict(study) == "timeout"
