@@ -152,7 +152,8 @@ def _card(path: Path) -> str:
     model, card = load_codec(path)
     a = model.architecture
     parts = [
-        f"N={a.encoder.width}/{a.decoder.width}, M={a.latent.channels}, {a.n_levels} levels",
+        f"N={a.encoder.width}/{a.decoder.width}, M={a.latent.channels}, {a.n_levels} levels, "
+        f"prior {a.hyper.prior}",
         f"{path.stat().st_size / 1e6:.1f} MB",
     ]
     training, photos = card.get("training", {}), card.get("photos", {})
