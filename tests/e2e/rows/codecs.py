@@ -25,8 +25,8 @@ NO_FILE = (
     "  fix: `kdbench doctor` lists the teachers; `kdbench teach` trains one\n"
 )
 NO_TEACHER = (
-    "there is no teacher 'teacher:defualt'\n  fix: use one of teacher:default, teacher:weak or "
-    "file:PATH; `kdbench teach NAME` trains another\n"
+    "there is no teacher 'teacher:defualt'\n  fix: use one of teacher:default, teacher:weak, "
+    "teacher:mean_scale or file:PATH; `kdbench teach NAME` trains another\n"
 )
 DAMAGED = (
     f"{BAD} is damaged or no safetensors file: Error while deserializing header: [...]\n{TEACH}"
