@@ -25,14 +25,12 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.publish import add_out, markdown, publish
+from benchmarks.setting import bench_in
 from kdbench.errors import KdbenchError
 from kdbench.files import load, write_json
 from kdbench.rd import bd_rate_over_seeds
 from kdbench.records import (
-    Bench,
-    Data,
     Distillation,
-    EnergyPlan,
     Hyper,
     Latent,
     Training,
@@ -45,6 +43,7 @@ from kdbench.trial import run_trial
 
 TEACHER = "teacher:default"
 SEEDS = (0, 1, 2)
+N_CROPS = 512
 RATES = (2.4e-3, 4.8e-3, 9.6e-3)
 TWIN, ALL, ALONE = "twin", "all", "alone"
 TUNED = (TWIN, ALL, ALONE)
@@ -117,15 +116,7 @@ class Laboratory:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._rd_lambdas = load_teacher(TEACHER).rd_lambdas
-        self._bench = Bench(
-            data=Data(crops=512),
-            anchor=TEACHER,
-            energy=EnergyPlan(meter="none"),
-            device="cpu",
-            precision="auto",
-            threads=1,
-            cache=str(root / "cache"),
-        )
+        self._bench = bench_in(root / "cache", N_CROPS)
 
     def found(self, run: Run) -> tuple[TrialResult, float] | None:
         """Result and learning rate of a run; None if it is still to be made."""

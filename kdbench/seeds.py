@@ -99,15 +99,41 @@ def spread(values: Iterable[float | None]) -> float | None:
     return stdev(known) if len(known) > 1 else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedRuns:
+    """One spec, trained from several seeds."""
+
+    runs: tuple[Run, ...]
+
+    @property
+    def steps(self) -> int:
+        """Of each training."""
+        return self.runs[0].spec.training.steps
+
+    @property
+    def mean_pct(self) -> float | None:
+        """Mean BD-rate against the study's anchor [%]."""
+        return mean(run.bd_rate_pct for run in self.runs)
+
+    @property
+    def spread_pct(self) -> float | None:
+        """Its standard deviation over seeds [points]; None of fewer than two."""
+        return spread(run.bd_rate_pct for run in self.runs)
+
+    @property
+    def training_s(self) -> float | None:
+        """Mean wall seconds of a training; None where every one broke."""
+        return mean(run.training_s for run in self.runs)
+
+
 # --- a trial and its fresh seeds -----------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FreshSeeds:
+class FreshSeeds(SeedRuns):
     """A recorded trial, and the same spec from seeds that nobody chose.
 
     Attributes:
-        runs: One a fresh seed.
         changed: What the trial stood on (machine, versions, threads, teacher, crops, anchor) and is
             not as it was: name -> (then, now). The difference is then not luck alone.
         wall_s: Of all the trainings, their evaluations included.
@@ -115,19 +141,8 @@ class FreshSeeds:
 
     number: int
     recorded: TrialResult
-    runs: tuple[Run, ...]
     changed: Mapping[str, tuple[str | None, str | None]]
     wall_s: float
-
-    @property
-    def mean_pct(self) -> float | None:
-        """Mean BD-rate of the fresh seeds [%]; None where every training broke."""
-        return mean(run.bd_rate_pct for run in self.runs)
-
-    @property
-    def spread_pct(self) -> float | None:
-        """Standard deviation of their BD-rates [points]; None of fewer than two."""
-        return spread(run.bd_rate_pct for run in self.runs)
 
     @property
     def winners_curse_pct(self) -> float | None:

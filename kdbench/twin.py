@@ -22,7 +22,7 @@ from kdbench.errors import KdbenchError
 from kdbench.rd import bd_rate, bd_rate_over_seeds
 from kdbench.records import BDRate, Bench, Distillation, TrialResult, TrialSpec
 from kdbench.rerun import recorded
-from kdbench.seeds import Run, Trainer, Watch, mean, spread
+from kdbench.seeds import Run, SeedRuns, Trainer, Watch
 from kdbench.store import StoredTrial
 
 RATE_FACTORS = (0.5, 1.0, 2.0)  # of the student's learning rate
@@ -30,33 +30,6 @@ SAME_SECONDS = 1.02  # 2 % more count as the same: two trainings of one spec dif
 ROUNDING_PCT = 1e-6  # equal curves differ by some 1e-14 %
 
 Outcome = Literal["helped", "hurt", "within noise", "unknown"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
-    """Student or twin, trained from every seed."""
-
-    runs: tuple[Run, ...]
-
-    @property
-    def steps(self) -> int:
-        """Of each training."""
-        return self.runs[0].spec.training.steps
-
-    @property
-    def mean_pct(self) -> float | None:
-        """Mean BD-rate against the study's anchor [%]."""
-        return mean(run.bd_rate_pct for run in self.runs)
-
-    @property
-    def spread_pct(self) -> float | None:
-        """Its standard deviation over seeds [points]; None of fewer than two."""
-        return spread(run.bd_rate_pct for run in self.runs)
-
-    @property
-    def training_s(self) -> float | None:
-        """Mean wall seconds of a training; None where every one broke."""
-        return mean(run.training_s for run in self.runs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +43,8 @@ class Match:
             nothing compares, and `why_not` says why.
     """
 
-    student: Side
-    twin: Side
+    student: SeedRuns
+    twin: SeedRuns
     by_seed: tuple[BDRate | None, ...]
     bd_rate: BDRate | None
     why_not: str | None
@@ -201,7 +174,7 @@ def against_twin(
     for seed in seeds[1:]:  # in turns: a machine that slows down slows both
         students.append(_train(trainer, spec, seed, "student"))
         twins.append(_train(trainer, twin_spec, seed, f"twin/rate-x{RATE_FACTORS[kept]:g}"))
-    student, twin = Side(runs=tuple(students)), Side(runs=tuple(twins))
+    student, twin = SeedRuns(runs=tuple(students)), SeedRuns(runs=tuple(twins))
     control = Control(
         number=trial.number,
         tried=tuple(tried),
@@ -216,7 +189,9 @@ def against_twin(
         return control
     longer = replace(twin_spec, training=replace(twin_spec.training, steps=steps))
     runs = tuple(_train(trainer, longer, seed, "longer") for seed in seeds)
-    return replace(control, equal_seconds=match(student, Side(runs=runs)), wall_s=trainer.wall_s)
+    return replace(
+        control, equal_seconds=match(student, SeedRuns(runs=runs)), wall_s=trainer.wall_s
+    )
 
 
 def steps_of_equal_seconds(steps: int, student_s: float | None, twin_s: float | None) -> int | None:
@@ -227,7 +202,7 @@ def steps_of_equal_seconds(steps: int, student_s: float | None, twin_s: float | 
     return fit if fit > steps else None
 
 
-def match(student: Side, twin: Side) -> Match:
+def match(student: SeedRuns, twin: SeedRuns) -> Match:
     """Student against twin: their seeds in the same order."""
     by_seed = []
     for one, other in zip(student.runs, twin.runs, strict=True):
@@ -251,7 +226,7 @@ def _one_seed(student: Run, twin: Run) -> BDRate | None:
     return bd_rate(student.result.rd, twin.result.rd)
 
 
-def _finished(student: Side, twin: Side) -> list[tuple[TrialResult, TrialResult]]:
+def _finished(student: SeedRuns, twin: SeedRuns) -> list[tuple[TrialResult, TrialResult]]:
     """Results of the seeds that have both."""
     pairs = zip(student.runs, twin.runs, strict=True)
     return [(a.result, b.result) for a, b in pairs if a.result and b.result]

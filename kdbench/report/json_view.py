@@ -17,9 +17,9 @@ from kdbench.records import (
 from kdbench.report.controls import curse, verdicts
 from kdbench.report.overview import Overview
 from kdbench.rerun import Reproduction
-from kdbench.seeds import FreshSeeds, Run
+from kdbench.seeds import FreshSeeds, Run, SeedRuns
 from kdbench.store import StoredTrial
-from kdbench.twin import Control, Match, Side
+from kdbench.twin import Control, Match
 
 Json = dict[str, Any]
 
@@ -178,7 +178,7 @@ def _match_json(match: Match) -> Json:
     }
 
 
-def _side_json(side: Side) -> Json:
+def _side_json(side: SeedRuns) -> Json:
     return {
         "steps": side.steps,
         "mean_pct": side.mean_pct,

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kdbench.records import TrialSpec
-from kdbench.seeds import FreshSeeds, Run
-from kdbench.twin import Control, Side, match, twin_of
+from kdbench.seeds import FreshSeeds, Run, SeedRuns
+from kdbench.twin import Control, match, twin_of
 from tests.support.results import SPEC, result
 
 BROKEN = "the loss became nan at step 312 of 800"
@@ -22,14 +22,14 @@ def broken(spec: TrialSpec) -> Run:
     return Run(spec=spec, result=None, why_not=BROKEN)
 
 
-def side(spec: TrialSpec, pcts: Sequence[float | None], seconds: float) -> Side:
+def side(spec: TrialSpec, pcts: Sequence[float | None], seconds: float) -> SeedRuns:
     """One run a BD-rate, from seed 0 on; None broke."""
     seeds = [replace(spec, seed=seed) for seed in range(len(pcts))]
     found = [
         broken(at) if pct is None else run(at, pct, seconds=seconds)
         for at, pct in zip(seeds, pcts, strict=True)
     ]
-    return Side(runs=tuple(found))
+    return SeedRuns(runs=tuple(found))
 
 
 def helped() -> Control:
