@@ -72,7 +72,13 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
     from kdbench.anchor import anchor_sha, codec_path
     from kdbench.codecs.weights import load_codec
     from kdbench.device import fingerprint, resolve
-    from kdbench.guides import coordinates_of, joined_sha, load_teachers, shares
+    from kdbench.guides import (
+        coordinates_of,
+        joined_sha,
+        load_teachers,
+        require_layers,
+        shares,
+    )
     from kdbench.lesson import study_crops, study_photos
 
     device = resolve(cfg.device)
@@ -84,6 +90,8 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
         load_codec(anchor)  # a damaged one is better told now than by a worker
     coordinates = {name: coordinates_of(found) for name, found in teachers.items()}
     _require_usable(cfg, coordinates)
+    for found in teachers.values():
+        require_layers(found, cfg.space.feature_layers)
     data, crop_px = cfg.data, cfg.training.crop_px
     photos = study_photos(data.train, data.validation, data.evaluation, crop_px)
     return Ground(
