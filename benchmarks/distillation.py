@@ -6,14 +6,15 @@
 `run` trains each case with each seed through `run_trial`, as a study would, and keeps every result
 in DIR; started again it goes on with what is missing. A case is a student, a number of steps, a
 teacher, and weights of the distillation terms. Its twin has the same architecture, start, seed,
-crops and steps, and all weights 0. Twins try three learning rates with the first seed, and keep the
+crops and steps, and all weights 0. Twins try three or four learning rates with the first seed, and keep the
 one with the lowest loss on validation crops; the other cases take their twin's. `alone` has no
 teacher at all and tunes its own rate: it tells what the start in the teacher's coordinates and the
 inherited hyperprior give.
 
 `report` compares curves on the built-in evaluation photos, from real bitstreams: the mean over
 seeds of the BD-rate against the twin of the same seed, with a 95 % bootstrap interval over seeds
-and photos together, and the spread over seeds of the BD-rate against the anchor, `teacher:default`.
+and photos together; the same against `alone`; and the spread over seeds of the BD-rate against the
+anchor, `teacher:default`. It writes reports/distillation/figures.{json,md,svg}.
 """
 
 import argparse
@@ -24,12 +25,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from benchmarks.publish import add_out, markdown, publish
+from benchmarks.publish import ROOT, markdown, publish
 from benchmarks.setting import bench_in
 from kdbench.errors import KdbenchError
 from kdbench.files import load, write_json
 from kdbench.rd import bd_rate_over_seeds
 from kdbench.records import (
+    BDRate,
     Distillation,
     Hyper,
     Latent,
@@ -37,15 +39,18 @@ from kdbench.records import (
     Transform,
     TrialResult,
     TrialSpec,
+    plain,
 )
 from kdbench.teacher import load_teacher
 from kdbench.trial import run_trial
 
+REPORT = ROOT / "reports" / "distillation" / "figures.json"
 ANCHOR = "teacher:default"
 DEFAULT = "default"
 SEEDS = (0, 1, 2)
 N_CROPS = 512
 RATES = (2.4e-3, 4.8e-3, 9.6e-3)
+RATES_WIDE = (1.2e-3, *RATES)  # of encoders of 32 and more, whose best was the lowest of `RATES`
 TWIN, ALONE, BEST = "twin", "alone", "latent 1, decaying"
 TUNED = (TWIN, ALONE)
 CASES: dict[str, dict[str, Any]] = {
@@ -174,7 +179,7 @@ class Laboratory:
         tuned = run.case if run.case in TUNED else TWIN
         first = replace(run, case=tuned, seed=SEEDS[0])
         if run == first:
-            return RATES
+            return RATES if run.student == "16" else RATES_WIDE
         best = self.found(first)
         return () if best is None else (best[1],)
 
@@ -190,43 +195,56 @@ class Laboratory:
 # --- report ----------------------------------------------------------------------------------
 
 
-def compared(laboratory: Laboratory, first: Run) -> dict[str, Any] | None:
-    """The case of `first` against its twin over the seeds that both have; None if there is none."""
+def against(laboratory: Laboratory, run: Run, control: Run) -> tuple[BDRate, int] | None:
+    """BD-rate of a case to its control over the seeds that both have, and how many those are."""
     pairs = []
     for seed in SEEDS:
-        own = laboratory.found(replace(first, seed=seed))
-        twin = laboratory.found(replace(first, case=TWIN, seed=seed))
-        if own is not None and twin is not None:
-            pairs.append((own, twin))
+        own = laboratory.found(replace(run, seed=seed))
+        other = laboratory.found(replace(control, seed=seed))
+        if own is not None and other is not None:
+            pairs.append((own[0].rd, other[0].rd))
     if not pairs:
         return None
-    results = [own for (own, _), _ in pairs]
-    against = bd_rate_over_seeds([r.rd for r in results], [t.rd for _, (t, _) in pairs])
-    to_teacher = [result.bd_rate.pct for result in results]
+    return bd_rate_over_seeds([own for own, _ in pairs], [other for _, other in pairs]), len(pairs)
+
+
+def compared(laboratory: Laboratory, first: Run) -> dict[str, Any] | None:
+    """The case of `first` against its twin and against a student alone; None without a twin."""
+    to_twin = against(laboratory, first, replace(first, case=TWIN))
+    if to_twin is None:
+        return None
+    to_alone = against(laboratory, first, replace(first, case=ALONE, teacher=DEFAULT))
+    found = [laboratory.found(replace(first, seed=seed)) for seed in SEEDS]
+    results, rates = zip(*[pair for pair in found if pair is not None], strict=True)
+    to_anchor = [result.bd_rate.pct for result in results]
     return {
         "student": first.student,
         "steps": first.steps,
         "teacher": first.teacher,
         "case": first.case,
-        "n_seeds": len(pairs),
-        "learning_rate": pairs[0][0][1],
-        "against_twin_pct": against.pct,
-        "low_pct": against.low_pct,
-        "high_pct": against.high_pct,
-        "against_anchor_pct": fmean(to_teacher),
-        "spread_over_seeds_pct": stdev(to_teacher) if len(to_teacher) > 1 else None,
+        "n_seeds": to_twin[1],
+        "learning_rate": rates[0],
+        "to_twin": plain(to_twin[0]),
+        "to_alone": None if to_alone is None else plain(to_alone[0]),
+        "to_anchor_pct": fmean(to_anchor),
+        "spread_over_seeds_pct": stdev(to_anchor) if len(to_anchor) > 1 else None,
         "validation_loss": fmean(r.losses["validation"] for r in results),
         "training_s": fmean(r.seconds["training"] for r in results),
     }
+
+
+def _cell(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "-"
+    if found["low_pct"] is None:
+        return f"{found['pct']:+.1f}"
+    return f"{found['pct']:+.1f} [{found['low_pct']:+.1f}, {found['high_pct']:+.1f}]"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """One line a case."""
     cells = []
     for row in rows:
-        interval = "-"
-        if row["low_pct"] is not None and row["case"] != TWIN:
-            interval = f"{row['low_pct']:+.1f}, {row['high_pct']:+.1f}"
         spread = row["spread_over_seeds_pct"]
         cells.append(
             [
@@ -236,17 +254,67 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 row["case"],
                 str(row["n_seeds"]),
                 f"{row['learning_rate']:g}",
-                "" if row["case"] == TWIN else f"{row['against_twin_pct']:+.1f}",
-                interval,
-                f"{row['against_teacher_pct']:+.1f}",
+                "" if row["case"] == TWIN else _cell(row["to_twin"]),
+                "" if row["case"] == ALONE else _cell(row["to_alone"]),
+                f"{row['to_anchor_pct']:+.1f}",
                 "-" if spread is None else f"{spread:.1f}",
                 f"{row['validation_loss']:.4f}",
                 f"{row['training_s']:.0f}",
             ]
         )
-    heads = ["student", "steps", "teacher", "case", "seeds", "rate", "BD-rate % to twin", "95 %"]
-    heads += ["to anchor", "spread", "validation loss", "train s"]
+    heads = ["student", "steps", "teacher", "case", "seeds", "rate", "to twin %", "to alone %"]
+    heads += ["to anchor %", "spread", "validation loss", "train s"]
     return markdown(heads, cells, left=4)
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Gain over the twin against training length, and of each term at `SHORT`, as SVG."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams |= {"svg.hashsalt": "kdbench", "font.size": 9, "axes.grid": True}
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+    shown = [row for row in rows if row["teacher"] == DEFAULT and row["case"] not in TUNED]
+    for student, colour in (("16", "#0072b2"), ("32", "#d55e00")):
+        for case, line in ((BEST, "-"), ("latent 0.3", "--")):
+            own = [row for row in shown if (row["student"], row["case"]) == (student, case)]
+            if own:
+                x = [row["steps"] for row in own]
+                bars = dict(
+                    fmt=f"o{line}", color=colour, capsize=3, label=f"width {student}, {case}"
+                )
+                left.errorbar(x, *_with_bars(own), **bars)
+    left.set_xscale("log")
+    left.set_xticks([SHORTEST, SHORT, LONG], labels=map(str, (SHORTEST, SHORT, LONG)))
+    left.set_xlabel("training steps")
+    left.set_ylabel("BD-rate to the twin %, 95 % over seeds and photos")
+    left.legend()
+    terms = [row for row in shown if (row["student"], row["steps"]) == ("16", SHORT)][::-1]
+    names = [f"{row['case']} ({row['n_seeds']})" for row in terms]
+    values, errors = _with_bars(terms)
+    right.barh(names, values, xerr=errors, color="#56b4e9", capsize=3)
+    right.set_xlabel(f"BD-rate to the twin %, width 16, {SHORT} steps (seeds)")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    left.axhline(0, color="black", linewidth=0.8)
+    right.axvline(0, color="black", linewidth=0.8)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def _with_bars(rows: Sequence[dict[str, Any]]) -> tuple[list[float], list[list[float]]]:
+    """BD-rates to the twin, and how far their intervals reach below and above."""
+    found = [row["to_twin"] for row in rows]
+    low = [
+        each["pct"] - (each["pct"] if each["low_pct"] is None else each["low_pct"])
+        for each in found
+    ]
+    high = [
+        (each["pct"] if each["high_pct"] is None else each["high_pct"]) - each["pct"]
+        for each in found
+    ]
+    return [each["pct"] for each in found], [low, high]
 
 
 def report(laboratory: Laboratory) -> list[dict[str, Any]]:
@@ -269,7 +337,9 @@ def main() -> None:
     parser.add_argument("what", choices=["run", "report"])
     parser.add_argument("--root", type=Path, required=True, help="where results are kept")
     parser.add_argument("--only", type=int, choices=[SHORTEST, SHORT, LONG])
-    add_out(parser, "distillation")
+    parser.add_argument(
+        "--out", type=Path, default=REPORT, help="figures; table and drawing lie beside them"
+    )
     arguments = parser.parse_args()
     laboratory = Laboratory(arguments.root)
     if arguments.what == "report":
@@ -277,6 +347,7 @@ def main() -> None:
         if not rows:
             sys.exit("nothing has been run yet")
         publish(arguments, table(rows), {"cases": rows})
+        draw(rows, arguments.out.with_suffix(".svg"))
         return
     for run in runs(arguments.only):
         try:

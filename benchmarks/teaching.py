@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from benchmarks.publish import add_out, markdown, publish
@@ -30,7 +31,7 @@ from kdbench.codecs.weights import codec_bytes, round_kernels
 from kdbench.data import ImageSet, load_images, sample_batch
 from kdbench.device import supports_bf16
 from kdbench.evaluate import evaluate_learned
-from kdbench.files import load, write_atomic, write_json
+from kdbench.files import write_atomic, write_json
 from kdbench.rd import bd_rate
 from kdbench.records import Architecture, Hyper, Latent, RDCurve, Training, Transform
 from kdbench.teach import N_START_CROPS, load_training_photos
@@ -190,15 +191,19 @@ def measure(name: str, photos: ImageSet, seconds: float, folder: Path) -> None:
 
 
 def report(folder: Path, names: list[str]) -> tuple[str, dict[str, Any]]:
-    base = load(folder / f"{BASE}.curve.json", RDCurve)
+    base = _curve(folder, BASE)
     rows, figures = [], {}
     for name in names:
         found: Mapping[str, Any] = json.loads((folder / f"{name}.json").read_text())
-        change = bd_rate(load(folder / f"{name}.curve.json", RDCurve), base)
+        change = bd_rate(_curve(folder, name), base)
         figures[name] = dict(found) | {"bd_rate_pct": change.pct}
         rows.append((name, f"{found['steps']:,}", f"{found['cpu_s']:.0f}", f"{change.pct:+.1f} %"))
     text = markdown(("way", "steps", "CPU s", "BD-rate to base"), rows)
     return text, figures
+
+
+def _curve(folder: Path, name: str) -> RDCurve:
+    return TypeAdapter(RDCurve).validate_json((folder / f"{name}.curve.json").read_text())
 
 
 def main() -> None:

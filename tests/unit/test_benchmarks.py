@@ -84,11 +84,14 @@ def test_a_case_is_compared_with_the_twin_of_each_seed_at_the_rate_that_suits_th
     assert rows.keys() == {"twin", "latent 0.3"}
     row = rows["latent 0.3"]
     assert (row["n_seeds"], row["learning_rate"]) == (2, rate)
-    assert row["against_twin_pct"] == pytest.approx(-20.0, abs=0.1)
-    assert row["low_pct"] <= row["against_twin_pct"] <= row["high_pct"]
-    assert row["against_anchor_pct"] == pytest.approx(21.2)
+    assert row["to_twin"]["pct"] == pytest.approx(-20.0, abs=0.1)
+    assert row["to_twin"]["low_pct"] <= row["to_twin"]["pct"] <= row["to_twin"]["high_pct"]
+    assert row["to_alone"] is None
+    assert row["to_anchor_pct"] == pytest.approx(21.2)
     assert rows["twin"]["spread_over_seeds_pct"] == pytest.approx(3 / 2**0.5)
     assert "latent 0.3" in distillation.table(list(rows.values()))
+    distillation.draw(list(rows.values()), tmp_path / "gain.svg")
+    assert "latent 0.3 (2)" in (tmp_path / "gain.svg").read_text()
 
 
 def test_a_run_whose_twin_is_missing_waits_for_it(tmp_path: Path) -> None:
