@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import kdbench
-from kdbench import config, recipes
+from kdbench import config, plugins, recipes
 from kdbench.config import StudyConfig
 from kdbench.errors import MeterError
+from kdbench.metrics import require_trainable
 from kdbench.parameters import NO_TEACHER
 from kdbench.records import Bench, Coordinates
 from kdbench.store import Store
@@ -24,6 +25,7 @@ class Ground:
         teachers: Hash of each teacher of the space, of its file or files, by its name there.
         teacher_coordinates: Of the latent of each.
         crops: Hash of the training crops.
+        codec: What the students' family is and comes from; None of hyperpriors.
         anchor: SHA-256 of the anchor's file, or its name.
         meter: Which meter, and the source of its joules; None without one.
         fingerprint: Of the device, see `device.fingerprint`.
@@ -37,6 +39,7 @@ class Ground:
     meter: str | None
     fingerprint: Mapping[str, str]
     code: str = kdbench.__version__
+    codec: str | None = None
 
     @property
     def fixed(self) -> dict[str, str]:
@@ -45,6 +48,7 @@ class Ground:
             "anchor": self.anchor,
             "crops": self.crops,
             "meter": self.meter or "none",
+            **({} if self.codec is None else {"codec": self.codec}),
             **self.teachers,
             **{f"device.{key}": value for key, value in self.fingerprint.items()},
         }
@@ -52,6 +56,7 @@ class Ground:
     def stands_on(self, teacher: str | None) -> dict[str, str]:
         """See `TrialSpec.stands_on`; a student that trains alone stands on no teacher."""
         own = {} if teacher is None else {"teacher": self.teachers[teacher]}
+        own |= {} if self.codec is None else {"codec": self.codec}
         return {"code": self.code, "crops": self.crops, **own}
 
 
@@ -86,6 +91,8 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
     _require_usable(cfg, coordinates)
     data, crop_px = cfg.data, cfg.training.crop_px
     photos = study_photos(data.train, data.validation, data.evaluation, crop_px)
+    require_trainable(cfg.training.distortion, crop_px)
+    family = None if cfg.space.codec is None else cfg.space.codec.family
     return Ground(
         device=device,
         teachers={name: joined_sha([t.sha for t in found]) for name, found in teachers.items()},
@@ -94,6 +101,7 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
         anchor=anchor_sha(cfg.anchor, store),
         meter=_meter(cfg, device),
         fingerprint=fingerprint(device, threads=THREADS),
+        codec=None if family is None else plugins.identity(family, plugins.CODECS),
     )
 
 
