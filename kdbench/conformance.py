@@ -168,8 +168,8 @@ def try_codec(
     """
     tried = subject(name)
     verdicts: list[Verdict] = []
-    for clause, (check, _) in CLAUSES.items():
-        verdict = _verdict(clause, check, tried)
+    for clause in CLAUSES:
+        verdict = try_clause(clause, tried)
         verdicts.append(verdict)
         on_verdict(verdict)
         if verdict.problem is not None and clause in NEEDED:
@@ -177,9 +177,10 @@ def try_codec(
     return verdicts
 
 
-def _verdict(clause: str, check: Callable[[Subject], None], tried: Subject) -> Verdict:
+def try_clause(clause: str, tried: Subject) -> Verdict:
+    """What one of `CLAUSES` says of a codec."""
     try:
-        check(tried)
+        CLAUSES[clause][0](tried)
     except KdbenchError as why:
         return Verdict(clause, why.problem, why.fix)
     except FAILURES as why:

@@ -125,7 +125,8 @@ def require_trainable(name: str, crop_px: int) -> None:
     x = torch.rand(2, 3, crop_px, crop_px, generator=torch.Generator().manual_seed(0))
     x_hat = (x + 0.1 * (x.flip(3) - x)).requires_grad_()
     try:
-        found, same = metric.distortion(x_hat, x), metric.distortion(x, x)
+        distortion, same = metric.distortion(x_hat, x), metric.distortion(x, x)
+        found = distortion.detach()
         shape = tuple(found.shape)
         if shape != (2,):
             raise _broken(name, f"gives the shape {shape} of 2 images; it must be (2,), one each")
@@ -135,7 +136,7 @@ def require_trainable(name: str, crop_px: int) -> None:
                 f"gives {found.tolist()} of unequal images and {same.tolist()} of equal ones; it "
                 "must be above 0 and 0",
             )
-        (slope,) = torch.autograd.grad(found.sum(), x_hat)
+        (slope,) = torch.autograd.grad(distortion.sum(), x_hat)
         if not bool(slope.isfinite().all() and slope.any()):
             raise _broken(name, "has no gradient to learn from, or one that is no number")
     except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, IndexError) as why:

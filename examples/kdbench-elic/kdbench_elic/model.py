@@ -201,6 +201,6 @@ def start(model: Elic, crops: Tensor, rd_lambdas: Sequence[float]) -> None:
     klt_layers(analysis, synthesis, crops, width)
     start_gains(model, rd_lambdas)
     last = model.predict[-1]
-    last.weight.mul_(KERNEL_NOISE)
+    last.weight.mul_(KERNEL_NOISE)  # type: ignore[operator]
     scales = gained_deviations(model, crops)
-    last.bias.copy_(torch.cat([scales, torch.zeros_like(scales)]))
+    last.bias.copy_(torch.cat([scales, torch.zeros_like(scales)]))  # type: ignore[operator]
