@@ -33,6 +33,7 @@ ROWS: Mapping[str, Row] = {
     **recipes.ROWS,
     **photos.ROWS,
     **codecs.ROWS,
+    **families.ROWS,
     **stores.ROWS,
     **teachers.ROWS,
     **({} if torch.cuda.is_available() else stores.WITHOUT_CUDA),
