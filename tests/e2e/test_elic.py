@@ -6,19 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from kdbench import cli, plugins
 from kdbench.anchor import codec_path
 from kdbench.codecs.building import build
 from kdbench.codecs.weights import load_codec
 from kdbench.conformance import CLAUSES
+from kdbench.doctor import _brought
 from kdbench.errors import CodecError
 from kdbench.records import FamilyArchitecture, TrialSpec
 from kdbench.store import Store
 from kdbench.teacher import load_teacher
 from tests.support.desk import make_desk
-from tests.support.packages import ELIC, install_elic
+from tests.support.packages import ELIC, ROOT, install_elic
 
+SCHEMA = ROOT / "docs" / "schemas" / "show.schema.json"
 Capture = pytest.CaptureFixture[str]
 SPACE = """\
 codec: {family: elic, encoder: 24, decoder: 24, blocks: [0, 1], latent: 48, hyper: 16}
@@ -69,7 +72,9 @@ def test_check_finds_every_clause_kept(searched: Path, capsys: Capture) -> None:
 def test_a_search_trains_and_measures_its_students(searched: Path, capsys: Capture) -> None:
     capsys.readouterr()
     assert cli.main(["show", "--study", "lic", "--json"]) == 0
-    (trial,) = json.loads(capsys.readouterr().out)["trials"]
+    document = json.loads(capsys.readouterr().out)
+    Draft202012Validator(json.loads(SCHEMA.read_text())).validate(document)
+    (trial,) = document["trials"]
     assert trial["state"] == "complete"
     assert trial["spec"]["codec"]["family"] == "elic"
     assert trial["spec"]["codec"]["axes"]["latent"] == 48
@@ -159,3 +164,11 @@ def test_the_examples_own_space_and_study_are_valid(
     capsys.readouterr()
     assert cli.main(["check", "elic"]) == 0
     assert capsys.readouterr().out == "1 file, no problem\n"
+
+
+def test_doctor_names_the_family_and_its_axes(searched: Path) -> None:
+    (found,) = _brought()
+    assert (found.name, found.verdict) == ("elic", "ok")
+    assert found.detail == (
+        "axes encoder, decoder, blocks, latent, hyper; `kdbench check --codec elic` tries it"
+    )

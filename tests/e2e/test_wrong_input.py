@@ -21,7 +21,7 @@ import torch
 
 from kdbench import cli, lesson
 from kdbench.store import Store
-from tests.e2e.rows import codecs, photos, recipes, stores, teachers, words
+from tests.e2e.rows import codecs, families, photos, recipes, stores, teachers, words
 from tests.e2e.rows.photos import MIXED, fill
 from tests.e2e.rows.row import Row
 from tests.e2e.rows.stores import ROOT, SEARCH

@@ -175,7 +175,7 @@ def test_terms_of_what_a_student_lacks_are_not_drawn(
     known = families.find("elic")
 
     def other(**changes: Any) -> None:
-        offer = Offer(**{"channels": 48, "hyper_width": 16, "prior": "scale"} | changes)
+        offer = replace(Offer(channels=48, hyper_width=16, prior="scale"), **changes)
         family = replace(known, offer=lambda values: offer)
         monkeypatch.setattr(families, "find", lambda name: family)
 
@@ -204,7 +204,8 @@ def test_too_many_codecs_to_look_at_are_left_to_the_trials(
     assert space.codec is not None
     assert space.codec.coordinates == {Coordinates(32, None), Coordinates(48, None)}
     monkeypatch.setattr("kdbench.space.N_COMBINATIONS", 3)
-    assert space.codec.coordinates is None
+    found: object = space.codec.coordinates
+    assert found is None
     assert space.unusable({"teacher:t": TEACHER}) == []
 
 
