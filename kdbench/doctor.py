@@ -132,7 +132,7 @@ def _plugins() -> list[Finding]:
 
 
 def _brought() -> list[Finding]:
-    """Codec families and metrics that installed packages bring, each loaded; nothing without any."""
+    """Codec families and metrics that installed packages bring, each loaded; none without any."""
     from kdbench import families, metrics, plugins
 
     def axes(name: str) -> str:

@@ -5,7 +5,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from kdbench import plugins, zoo
+from kdbench.codecs.learned import DOWNSAMPLING
 from kdbench.codecs.weights import file_sha
 from kdbench.contract import Teaches
 from kdbench.data import CropList
@@ -99,6 +102,14 @@ def shares(name: str, teachers: Sequence[Teaches], rd_lambdas: Sequence[float]) 
     return found
 
 
+def require_layers(teachers: Sequence[Teaches], layers: Sequence[str]) -> None:
+    """Raises TrainingError where one of `teachers` lacks one of `layers`; lists those it has."""
+    grey = torch.full((1, 3, DOWNSAMPLING, DOWNSAMPLING), 128, dtype=torch.uint8)
+    for teacher in teachers:
+        for layer in layers:
+            teacher.outputs(grey, [0], layer)
+
+
 def open_caches(
     guiding: Sequence[Share],
     crops: CropList,
@@ -106,11 +117,12 @@ def open_caches(
     folder: Path,
     *,
     cache_gib: float,
+    feature_layer: str | None = None,
     turn: Callable[[], AbstractContextManager[object]] = nullcontext,
     on_progress: Callable[[int, int], None] = lambda done, n: None,
 ) -> list[TeacherCache]:
     """The cache of each share, as `TeacherCache.open`; `cache_gib` bounds all of them together."""
-    sizes = [size_gib(share.teacher, crops, len(share.levels)) for share in guiding]
+    sizes = [size_gib(share.teacher, crops, len(share.levels), feature_layer) for share in guiding]
     require_room(sum(sizes), crops, cache_gib)
 
     def opened(i: int, share: Share) -> TeacherCache:
@@ -120,6 +132,7 @@ def open_caches(
             [rd_lambdas[level] for level in share.levels],
             folder,
             cache_gib=cache_gib,
+            feature_layer=feature_layer,
             turn=turn,
             on_progress=lambda done, n: on_progress(i * n + done, len(guiding) * n),
         )

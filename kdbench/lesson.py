@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kdbench.codecs.align import align, strongest_channels
+from kdbench.codecs.align import CHUNK, align, strongest_channels
 from kdbench.codecs.building import build, start_family
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.inherit import can_inherit
@@ -23,6 +23,7 @@ from kdbench.codecs.start import klt_start, scale_start
 from kdbench.contract import Teaches
 from kdbench.data import CropList, ImageSet, disjoint, draw_crops, load_images
 from kdbench.distill import Distiller, Targets
+from kdbench.features import FeatureTerm, tapped
 from kdbench.guides import Share, load_teachers, open_caches, shares
 from kdbench.levels import Guided, LevelDistiller
 from kdbench.metrics import Metric
@@ -96,6 +97,7 @@ class Lesson:
             spec.training.rd_lambdas,
             folder,
             cache_gib=bench.data.cache_gib,
+            feature_layer=spec.distillation.asked_layer,
             turn=turn,
             on_progress=lambda i, n: on_progress(Progress(stage="cache", step=i, n_steps=n)),
         )
@@ -121,6 +123,7 @@ class Lesson:
         if not isinstance(model, Hyperprior):
             start_family(model, first, like_mse(spec.training))
             self.distiller = self._connected()
+            self._solve_feature_terms(model)
             return model
         features = klt_start(model, first, like_mse(spec.training))
         channels = self._align(model, first, features)
@@ -135,7 +138,27 @@ class Lesson:
             self.distiller = LevelDistiller(
                 spec.distillation, spec.architecture, offers, metric=self._metric
             )
+        self._solve_feature_terms(model)
         return model
+
+    @torch.no_grad()
+    def _solve_feature_terms(self, model: LearnedCodec) -> None:
+        """Each teacher's feature term, on the first crops at the levels it guides, in turn."""
+        layer, n = self._spec.distillation.asked_layer, min(N_START_CROPS, len(self._pixels))
+        if layer is None or self.distiller is None:
+            return
+        x = to_tensor(self._pixels[:n], "cpu")
+        for i, (share, cache) in enumerate(zip(self._shares, self._caches, strict=True)):
+            turns = torch.arange(n) % len(share.levels)
+            theirs = cache.targets(np.arange(n), turns, "cpu").features
+            levels = torch.tensor(share.levels)[turns]
+            own = []
+            with tapped("the student", model, layer) as tap:
+                for first in range(0, n, CHUNK):
+                    model(x[first : first + CHUNK], levels[first : first + CHUNK])
+                    own.append(tap.features)
+            if theirs is not None:
+                self.distiller.set_feature_term(i, FeatureTerm(torch.cat(own), theirs))
 
     @property
     def _metric(self) -> Metric:

@@ -1,12 +1,13 @@
 """Distillation where levels have teachers of their own, each of one rate."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from kdbench.distill import Distiller, Targets, rd_weight
+from kdbench.distill import Distiller, Targets
 from kdbench.errors import TrainingError
+from kdbench.features import FeatureTerm
 from kdbench.metrics import MSE, Metric
 from kdbench.records import AnyArchitecture, Distillation, Offer
 
@@ -61,25 +62,24 @@ class LevelDistiller(nn.Module):
         """What every teacher's terms follow."""
         return self._plan
 
-    @property
-    def rd_weight(self) -> float:
-        """What R + rd_lambda 255^2 D is multiplied by."""
-        return rd_weight(self._plan)
+    def set_feature_term(self, teacher: int, term: FeatureTerm) -> None:
+        """The term of one of the teachers, by its place."""
+        self.each[teacher].feature_term = term
 
     def forward(
         self,
         out: dict[str, Tensor],
         guided: Sequence[Guided],
         rd_lambda: Tensor,
-        strength: float = 1.0,
+        weights: Mapping[str, float] | None = None,
     ) -> dict[str, Tensor]:
-        """Each active term, weighted [bit/px]; none where no sample is guided."""
+        """Each term, weighted as `Distiller.forward` does; none where no sample is guided."""
         terms: dict[str, Tensor] = {}
         for distiller, (rows, targets) in zip(self.each, guided, strict=True):
             if len(rows) == 0:
                 continue
             own = {name: out[name][rows] for name in Targets._fields if name in out}
             share = len(rows) / len(rd_lambda)
-            for name, term in distiller(own, targets, rd_lambda[rows], strength).items():
+            for name, term in distiller(own, targets, rd_lambda[rows], weights).items():
                 terms[name] = terms.get(name, 0) + share * term
         return terms

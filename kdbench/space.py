@@ -19,17 +19,20 @@ from kdbench.parameters import (
     FixedBoolean,
     FloatRange,
     Kernel,
+    LayerName,
     Parameter,
     Positive,
     PriorName,
     ScheduleName,
     Suggests,
     Teacher,
+    TermScheduleName,
     Weight,
     Width,
     in_file,
 )
 from kdbench.records import (
+    LAYERS,
     Coordinates,
     Distillation,
     FamilyCodec,
@@ -46,6 +49,8 @@ _NONE = Choice(values=(NO_TEACHER,))
 _SCALE: PriorName = Choice(values=("scale",))
 _EQUAL: ChannelWeightsName = Choice(values=("equal",))
 _CONSTANT: ScheduleName = Choice(values=("constant",))
+_SAME: TermScheduleName = Choice(values=(None,))
+_LAYER: LayerName = Choice(values=(Distillation().feature_layer,))
 _NO: FixedBoolean = Choice(values=(False,))
 _OFF, _ONE = Choice(values=(0.0,)), Choice(values=(1.0,))
 HYPERPRIOR = ("encoder", "decoder", "hyper", "latent")  # sections of our own family
@@ -197,9 +202,16 @@ class DistillationSpace:
     hyper_latent: Weight = _OFF
     output: Weight = _OFF
     entropy: Weight = _OFF
+    features: Weight = _OFF
+    feature_layer: LayerName = _LAYER
     temperature: Positive = _ONE
     channel_weights: ChannelWeightsName = _EQUAL
     schedule: ScheduleName = _CONSTANT
+    latent_schedule: TermScheduleName = _SAME
+    hyper_latent_schedule: TermScheduleName = _SAME
+    output_schedule: TermScheduleName = _SAME
+    entropy_schedule: TermScheduleName = _SAME
+    features_schedule: TermScheduleName = _SAME
     paper_compat: FixedBoolean = _NO
     rd: Weight = _ONE
 
@@ -211,8 +223,8 @@ class DistillationSpace:
         Weights only with a teacher, the hyper-latent term only where both have a hyper-latent,
         the entropy term only where student and teacher share the latent's coordinates, the
         temperature only with an entropy term, the weights of the latent channels only with a latent
-        term, the schedule only with any. The paper's loss has a weight of its rate-distortion term
-        and no entropy term.
+        term, the layer only with a feature term, a schedule only with a term. The paper's loss has
+        a weight of its rate-distortion term, no entropy term and no features.
         """
 
         def ask(name: str) -> Any:
@@ -235,29 +247,42 @@ class DistillationSpace:
         (paper_compat,) = self.paper_compat.values
         compares = own == theirs and own.prior is not None
         entropy = ask("entropy") if compares and not paper_compat else 0.0
+        features = 0.0 if paper_compat else ask("features")
         temperature = ask("temperature") if entropy > 0 else 1.0
-        some = entropy > 0 or any(weight > 0 for weight in weights.values())
+        weights |= {"entropy": entropy, "features": features}
+        on = [name for name, weight in weights.items() if weight > 0]
         return Distillation(
             teacher=teacher,
             **weights,
-            entropy=entropy,
+            **{f"{name}_schedule": ask(f"{name}_schedule") for name in on},
+            feature_layer=ask("feature_layer") if features > 0 else Distillation().feature_layer,
             temperature=temperature,
             channel_weights=ask("channel_weights") if weights["latent"] > 0 else "equal",
-            schedule=ask("schedule") if some else "constant",
+            schedule=ask("schedule") if on else "constant",
             paper_compat=paper_compat,
             rd=ask("rd") if paper_compat else 1.0,
         )
 
-    @property
-    def contradictions(self) -> list[tuple[str, str]]:
-        """What is right alone and wrong together: key below `distillation`, broken rule."""
+    def contradictions(self, layers: Sequence[str] | None) -> list[tuple[str, str]]:
+        """What is right alone and wrong together: key below `distillation`, broken rule.
+
+        `layers` are a student's; None where they are known once one is built.
+        """
+        unknown = [layer for layer in self.feature_layer.values if layer not in (layers or LAYERS)]
+        if unknown and layers is not None:
+            rule = f"a student has no layer {unknown[0]}; it has {', '.join(LAYERS)}"
+            return [("feature_layer", rule)]
         if not self.paper_compat.values[0]:
             rule = "must be 1 without paper_compat: true; only the paper's loss weights R and D"
             return [("rd", rule)] if self.rd != _ONE else []
         rule = "must be {} with paper_compat: true; the paper's loss has no such term"
         return [
             (name, rule.format(plain))
-            for name, wanted, plain in (("entropy", _OFF, 0), ("channel_weights", _EQUAL, "equal"))
+            for name, wanted, plain in (
+                ("entropy", _OFF, 0),
+                ("features", _OFF, 0),
+                ("channel_weights", _EQUAL, "equal"),
+            )
             if getattr(self, name) != wanted
         ]
 
@@ -328,6 +353,12 @@ class SearchSpace:
         return found
 
     @property
+    def feature_layers(self) -> tuple[str, ...]:
+        """The layers that a trial may compare features at."""
+        asked = self.distillation.features != _OFF
+        return self.distillation.feature_layer.values if asked else ()
+
+    @property
     def n_parameters(self) -> int:
         """How many parameters are free."""
         return sum(not parameter.fixed for parameter in self.parameters.values())
@@ -387,7 +418,8 @@ class SearchSpace:
             teacher_coordinates: Of the teachers here; those of the zoo are known by their names.
         """
         teachers = [name for name in self.distillation.teacher.values if name != NO_TEACHER]
-        problems = [(f"distillation.{k}", rule) for k, rule in self.distillation.contradictions]
+        contradictions = self.distillation.contradictions(LAYERS if self.codec is None else None)
+        problems = [(f"distillation.{key}", rule) for key, rule in contradictions]
         found = dict(teacher_coordinates)
         for name in teachers:
             if name.startswith((zoo.KIND, plugins.KIND)) and name not in found:

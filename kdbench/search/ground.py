@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import kdbench
-from kdbench import config, plugins, recipes
+from kdbench import config, families, plugins, recipes
 from kdbench.config import StudyConfig
 from kdbench.errors import MeterError
 from kdbench.metrics import require_trainable
 from kdbench.parameters import NO_TEACHER
-from kdbench.records import Bench, Coordinates
+from kdbench.records import Bench, Coordinates, FamilyArchitecture
 from kdbench.store import Store
 from kdbench.yamlfile import Place, Recipe
 
@@ -77,7 +77,13 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
     from kdbench.anchor import anchor_sha, codec_path
     from kdbench.codecs.weights import load_codec
     from kdbench.device import fingerprint, resolve
-    from kdbench.guides import coordinates_of, joined_sha, load_teachers, shares
+    from kdbench.guides import (
+        coordinates_of,
+        joined_sha,
+        load_teachers,
+        require_layers,
+        shares,
+    )
     from kdbench.lesson import study_crops, study_photos
 
     device = resolve(cfg.device)
@@ -89,6 +95,9 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
         load_codec(anchor)  # a damaged one is better told now than by a worker
     coordinates = {name: coordinates_of(found) for name, found in teachers.items()}
     _require_usable(cfg, coordinates)
+    for found in teachers.values():
+        require_layers(found, cfg.space.feature_layers)
+    _require_builds(cfg)
     data, crop_px = cfg.data, cfg.training.crop_px
     photos = study_photos(data.train, data.validation, data.evaluation, crop_px)
     require_trainable(cfg.training.distortion, crop_px)
@@ -103,6 +112,28 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
         fingerprint=fingerprint(device, threads=THREADS),
         codec=None if family is None else plugins.identity(family, plugins.CODECS),
     )
+
+
+def _require_builds(cfg: StudyConfig) -> None:
+    """Builds a student of a family that another package brings, the one in the middle.
+
+    Raises:
+        CodecError: The family cannot build it.
+        TrainingError: It lacks a layer that the feature term names; lists those it has.
+    """
+    from kdbench.codecs.building import build
+    from kdbench.features import tapped
+
+    if cfg.space.codec is None:
+        return
+    name = cfg.space.codec.family
+    middle = {axis: parameter.middle for axis, parameter in cfg.space.codec.axes.items()}
+    codec = families.find(name).codec(name, middle)
+    architecture = FamilyArchitecture(codec=codec, n_levels=len(cfg.training.rd_lambdas))
+    model = build(architecture)
+    for layer in cfg.space.feature_layers:
+        with tapped(f"codec family {name}", model, layer):
+            pass
 
 
 def _meter(cfg: StudyConfig, device: str) -> str | None:
