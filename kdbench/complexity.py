@@ -58,7 +58,6 @@ ELEMENTWISE = frozenset(
         "aten::rsub",
         "aten::sigmoid",
         "aten::silu",
-        "aten::softmax",
         "aten::softplus",
         "aten::sqrt",
         "aten::sub",
