@@ -3,19 +3,20 @@
 from collections.abc import Iterable, Mapping
 
 from kdbench.bench import CodecFigures
-from kdbench.records import BDRate, CodecEnergy, Complexity, RDCurve, TrialResult
+from kdbench.records import CodecEnergy, Complexity, RDCurve, TrialResult, TwinFigures
 from kdbench.report.overview import Overview, dead_terms
 from kdbench.report.text import WIDE, table, wrapped
 from kdbench.report.units import (
     UNKNOWN,
+    bd_rate_cell,
     change_pct,
     count,
     figure,
-    interval,
     mebibytes,
     percent,
     span,
 )
+from kdbench.report.verdicts import verdict
 
 PAPER_PX = 768 * 512  # pixels of the photos whose GMAC the paper's tables give
 MODEL_NOTE = (
@@ -34,6 +35,7 @@ def show_text(found: Overview, *, all_trials: bool, width: int) -> str:
         parts += _unfinished(found, width)
     parts += _dead_terms(shown, width)
     parts += _energy_again(found, width)
+    parts += _twins(shown, found, width)
     if "model" in _sources(shown.values()):
         parts.append(wrapped("", MODEL_NOTE, width, indent=0))
     return "\n\n".join(parts) + "\n"
@@ -80,11 +82,6 @@ def _figures(found: Overview, results: Mapping[int, TrialResult], width: int) ->
     ]
     text = table([*heads, "train\ns"], rows)
     return text + "\n* on the front" if beaten else text
-
-
-def bd_rate_cell(bd_rate: BDRate, between: str) -> str:
-    """The figure and its interval."""
-    return f"{percent(bd_rate.pct)}{between}{interval(bd_rate.low_pct, bd_rate.high_pct)}"
 
 
 def _range_cells(rd: RDCurve, width: int) -> list[str]:
@@ -189,6 +186,25 @@ def _energy_again(found: Overview, width: int) -> list[str]:
         f"(trial {number})."
     )
     return [wrapped("", text, width, indent=0)]
+
+
+def _twins(numbers: Iterable[int], found: Overview, width: int) -> list[str]:
+    """What distillation gave those of `numbers` that have a twin."""
+    twins = {trial.number: trial.twin for trial in found.trials if trial.twin is not None}
+    lines = [
+        wrapped(f"{number:>5}", _twin(twins[number]), width, indent=7)
+        for number in numbers
+        if number in twins
+    ]
+    head = "against their twins, which trained without distillation"
+    return ["\n".join([head, *lines])] if lines else []
+
+
+def _twin(found: TwinFigures) -> str:
+    text = verdict(found.equal_steps, found.n_seeds, found.why_not)
+    if found.equal_seconds is None:
+        return text
+    return f"{text}; at equal seconds {verdict(found.equal_seconds, found.n_seeds, None)}"
 
 
 # --- trials without a result -----------------------------------------------------------------
