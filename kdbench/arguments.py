@@ -199,6 +199,11 @@ def _bench(command: argparse.ArgumentParser) -> None:
 
 def _check(command: argparse.ArgumentParser) -> None:
     command.add_argument("files", nargs="*", metavar="NAME", help="studies, spaces; all if none")
+    command.add_argument(
+        "--codec",
+        metavar="NAME",
+        help="try a codec family on the contract of learned codecs instead; hyperprior is ours",
+    )
     command.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 
@@ -208,7 +213,7 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "rerun": ("train stored trials again and compare", _rerun),
     "bench": ("one codec on a folder of photos", _bench),
     "teach": ("train a teacher from photos", _teach),
-    "check": ("validate study and space files", _check),
+    "check": ("validate study and space files, or a codec family", _check),
     "doctor": ("what this machine can run and measure, and why not the rest", _common),
     "worker": ("one process of a search; `search` starts these", _worker),
 }

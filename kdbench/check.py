@@ -6,7 +6,7 @@ from pathlib import Path
 from kdbench import recipes
 from kdbench.config import read_study
 from kdbench.records import Coordinates
-from kdbench.space import SearchSpace, read_space
+from kdbench.space import SearchSpace, incomplete, read_space
 from kdbench.yamlfile import Problem, Recipe, nearest_first, show
 
 
@@ -54,7 +54,7 @@ def _check_file(path: Path, teacher_coordinates: Mapping[str, Coordinates] | Non
 def _read(path: Path) -> tuple[Recipe, SearchSpace | None, tuple[str, ...]]:
     """The file, its valid space if it has one, and the key under which that space stands."""
     recipe = read_space(path)
-    if path.parent.name == "search_spaces" or {"encoder", "decoder"} & recipe.tree.keys():
-        return recipe, recipes.validate(recipe, SearchSpace, {}), ()
+    if path.parent.name == "search_spaces" or {"encoder", "decoder", "codec"} & recipe.tree.keys():
+        return recipe, recipes.validate(recipe, SearchSpace, {}, incomplete), ()
     study, recipe = read_study(path, ())
     return recipe, None if study is None else study.space, ("space",)

@@ -251,7 +251,9 @@ def teach(arguments: Namespace) -> int:
 
 
 def check(arguments: Namespace) -> int:
-    """Every problem of every study and space file."""
+    """Every problem of every study and space file, or of a codec family."""
+    if arguments.codec is not None:
+        return _check_codec(arguments)
     from kdbench import recipes
     from kdbench.cards import teacher_coordinates
     from kdbench.check import check_files
@@ -267,6 +269,41 @@ def check(arguments: Namespace) -> int:
         )
         print(f"{n} file{'' if n == 1 else 's'}, no problem")
     return 1 if problems else 0
+
+
+def _check_codec(arguments: Namespace) -> int:
+    from kdbench.conformance import CLAUSES, Verdict, try_codec
+
+    if arguments.files:
+        raise KdbenchError(
+            f"check reads files or tries a codec, not both: {' '.join(arguments.files)}",
+            fix="leave `--codec` or the names away",
+        )
+
+    def say(verdict: Verdict) -> None:
+        if arguments.json:
+            return
+        if verdict.problem is None:
+            print(f"ok      {verdict.clause}: {CLAUSES[verdict.clause][1]}", flush=True)
+        else:
+            problem = f"broken  {verdict.clause}: {verdict.problem}"
+            print(f"{problem}\n          fix: {verdict.fix}", flush=True)
+
+    verdicts = try_codec(arguments.codec, say)
+    n_broken = sum(verdict.problem is not None for verdict in verdicts)
+    untried = [clause for clause in CLAUSES if clause not in {v.clause for v in verdicts}]
+    if arguments.json:
+        _print_json(
+            {
+                "codec": arguments.codec,
+                "clauses": [verdict._asdict() for verdict in verdicts],
+                "not_tried": untried,
+            }
+        )
+    else:
+        rest = f", {len(untried)} not tried" if untried else ""
+        print(f"codec {arguments.codec}: {len(verdicts)} clauses, {n_broken} broken{rest}")
+    return 1 if n_broken else 0
 
 
 def doctor(arguments: Namespace) -> int:

@@ -9,6 +9,9 @@ A convolution costs c_in k^2 MAC per output value (per input value and output ch
 transposed), groups divided out; bias, padding and reshapes cost nothing. Nor do |y| and the gains,
 elementwise and between the parts. Everything here depends on the architecture alone, never on
 weights, device or `update`: the figures may be cached under `Architecture.hash`.
+
+Codecs of other families are counted whole, in one forward, and what their children cost goes to the
+parts that the family names (`families.Family.parts`); an operation outside them is an error.
 """
 
 import copy
@@ -22,32 +25,45 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from kdbench.codecs.learned import LearnedCodec
 from kdbench.errors import CountError
-from kdbench.records import Complexity
+from kdbench.families import PARTS
+from kdbench.records import Complexity, FamilyArchitecture
 
 HEIGHT_PX, WIDTH_PX = 512, 768
 
 # What fvcore meets and does not count, and neither do we: a few operations per value, in GDN, in
-# rounding and in the likelihoods. Shapes, copies and ReLU are on fvcore's own list of zeros.
+# activations, in rounding and in the likelihoods. Shapes, copies and ReLU are on fvcore's own list
+# of zeros.
 ELEMENTWISE = frozenset(
     {
         "aten::abs",
         "aten::add",
         "aten::add_",
+        "aten::clamp",
         "aten::clone",
         "aten::div",
         "aten::erfc",
+        "aten::exp",
+        "aten::gelu",
+        "aten::leaky_relu",
+        "aten::log",
+        "aten::maximum",
+        "aten::minimum",
         "aten::mul",
+        "aten::neg",
         "aten::pow",
         "aten::round",
         "aten::rsqrt",
         "aten::rsub",
         "aten::sigmoid",
+        "aten::silu",
         "aten::softplus",
         "aten::sqrt",
         "aten::sub",
         "aten::sub_",
         "aten::tanh",
+        "aten::where",
         "prim::PythonOp.LowerBoundFunction",
     }
 )
@@ -58,12 +74,15 @@ PRODUCTS = frozenset({"addmm", "bmm", "conv", "einsum", "linear", "matmul", "mm"
 def measure_complexity(model: nn.Module) -> Complexity:
     """Parameters, kMAC per pixel of each part and peak memory of a decode, at 768x512.
 
-    `model` is a `Hyperprior` or CompressAI's `ScaleHyperprior`, and is left as it was. The entropy
-    model's share is the factorised prior of z: 33 MAC a value for each end of its rounding step.
+    `model` is a `Hyperprior`, CompressAI's `ScaleHyperprior` or a codec of a family, and is left as
+    it was. The entropy model's share is the factorised prior of z: 33 MAC a value for each end of
+    its rounding step. Nobody knows the memory of a family's decode.
 
     Raises:
         CountError: A part has an operation that nobody counts.
     """
+    if isinstance(getattr(model, "architecture", None), FamilyArchitecture):
+        return complexity_by_parts(model)  # type: ignore[arg-type]
     codec = copy.deepcopy(model).cpu().eval()
     shapes = part_inputs(codec)
     macs = {name: count_macs(getattr(codec, name), name, shapes[name]) for name in shapes}
@@ -76,6 +95,44 @@ def measure_complexity(model: nn.Module) -> Complexity:
         g_s=kmac_per_px["g_s"],
         entropy_model=kmac_per_px["entropy_bottleneck"] + kmac_per_px["gaussian_conditional"],
         peak_memory_bytes=peak_decode_bytes(codec, shapes),
+    )
+
+
+@torch.no_grad()
+def complexity_by_parts(model: LearnedCodec) -> Complexity:
+    """Parameters and kMAC per pixel of each part of one forward at 768x512.
+
+    Every multiply-accumulate belongs to a child of the model, every child to one of its `parts`.
+
+    Raises:
+        CountError: One does not, or nobody counts it.
+    """
+    codec = copy.deepcopy(model).cpu().eval()
+    analysis = FlopCountAnalysis(codec, torch.zeros(1, 3, HEIGHT_PX, WIDTH_PX))
+    _require_counted(analysis, "the codec")
+    by_module = analysis.by_module()
+    macs = dict.fromkeys(PARTS, 0)
+    for name, child in codec.named_children():
+        if (part := codec.parts.get(name)) is not None:
+            macs[part] += by_module[name]
+        elif by_module[name] or any(True for _ in child.parameters()):
+            raise CountError(
+                f"{name} of the codec belongs to none of {', '.join(PARTS)}",
+                fix="name its part in the family's `parts`",
+            )
+    if outside := by_module[""] - sum(macs.values()):
+        raise CountError(
+            f"{outside} multiply-accumulates of the codec lie outside its children",
+            fix="put every layer and product into a child module, and call that",
+        )
+    kmac_per_px = {part: n / (HEIGHT_PX * WIDTH_PX) / 1000 for part, n in macs.items()}
+    return Complexity(
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        g_a=kmac_per_px["g_a"],
+        h_a=kmac_per_px["h_a"],
+        h_s=kmac_per_px["h_s"],
+        g_s=kmac_per_px["g_s"],
+        entropy_model=kmac_per_px["entropy_model"],
     )
 
 
@@ -109,6 +166,11 @@ def count_macs(part: nn.Module, name: str, shapes: Shapes) -> int:
         CountError: An operation is neither a counted product nor in `ELEMENTWISE`.
     """
     analysis = FlopCountAnalysis(part, tuple(torch.zeros(shape) for shape in shapes))
+    return sum(_require_counted(analysis, name).values())
+
+
+def _require_counted(analysis: FlopCountAnalysis, name: str) -> Mapping[str, int]:
+    """MACs by operator; raises CountError for one that nobody counts."""
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     counted = analysis.by_operator()
     unknown = sorted(
@@ -120,7 +182,7 @@ def count_macs(part: nn.Module, name: str, shapes: Shapes) -> int:
             fix="build the part from convolutions, or add the operation to ELEMENTWISE in "
             "kdbench/complexity.py if it costs a few operations a value",
         )
-    return int(sum(counted.values()))
+    return {operator: int(n) for operator, n in counted.items()}
 
 
 @torch.no_grad()

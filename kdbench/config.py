@@ -6,13 +6,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from kdbench import recipes
-from kdbench.errors import ConfigError
+from kdbench import metrics, plugins, recipes
+from kdbench.errors import CodecError, ConfigError
+from kdbench.parameters import NO_TEACHER
 from kdbench.recipes import above_zero, at_least
 from kdbench.records import Bench, Data, EnergyPlan, content_hash
-from kdbench.space import SearchSpace, TrainingPlan, read_space
+from kdbench.space import SearchSpace, TrainingPlan, incomplete, read_space
 from kdbench.store import STUDY_NAME
-from kdbench.yamlfile import Place, Recipe, nearest_first, read, show
+from kdbench.yamlfile import Key, Place, Recipe, nearest_first, read, show
 
 Objective = Literal[
     "bd_rate_pct",
@@ -142,6 +143,14 @@ def _meter(value: str) -> str | None:
     return None if value in METERS else f"must be one of: {near}"
 
 
+def _distortion(value: str) -> str | None:
+    try:
+        metrics.find(value)
+    except CodecError as why:
+        return f"{why.problem}; {why.fix}"
+    return None
+
+
 RULES: Mapping[str, recipes.Rule] = {
     "name": _name,
     "objectives": _objectives,
@@ -159,6 +168,7 @@ RULES: Mapping[str, recipes.Rule] = {
     "training.batch": at_least(1),
     "training.crop_px": _crop_px,
     "training.rd_lambdas": _rd_lambdas,
+    "training.distortion": _distortion,
     "energy.meter": _meter,
     "energy.window_s": above_zero,
     "energy.windows": at_least(1),
@@ -177,6 +187,28 @@ def _agree(study: StudyConfig, recipe: Recipe) -> None:
     needs_energy += [f"{name}_max" for name in study.constraints.limits if "_j_per_mpx" in name]
     if study.energy.meter == "none" and needs_energy:
         recipe.report(("energy", "meter"), f"{needs_energy[0]} needs a meter", value="none")
+    if study.training.distortion != "mse":
+        _agree_with_distortion(study, recipe)
+
+
+def _agree_with_distortion(study: StudyConfig, recipe: Recipe) -> None:
+    """Report crops and teachers that a distortion other than the MSE has no use for."""
+    name, crop_px = study.training.distortion, study.training.crop_px
+    needed = metrics.find(name).min_px
+    if crop_px < needed:
+        rule = (
+            f"must be at least {-(-needed // 64) * 64} with training.distortion {name}, which "
+            f"needs {needed} px a side"
+        )
+        recipe.report(("training", "crop_px"), rule, value=crop_px)
+    named = study.space.distillation.teacher.values
+    for teacher in named:
+        if teacher != NO_TEACHER and not teacher.startswith(plugins.KIND):
+            rule = (
+                f"{teacher} was trained for mse, and the study trains for {name}; take none, or a "
+                "plugin:NAME that was trained for it"
+            )
+            recipe.report(("space", "distillation", "teacher"), rule)
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -205,7 +237,9 @@ def load_study(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Study
 
 def settings(study: StudyConfig) -> dict[str, Any]:
     """The study as its file would say it, space included: plain values for JSON."""
-    tree: dict[str, Any] = recipes.adapter(StudyConfig).dump_python((study,), mode="json")[0]
+    tree: dict[str, Any] = recipes.adapter(StudyConfig).dump_python(
+        (study,), mode="json", exclude={0: {"space": study.space.absent}}
+    )[0]
     return tree
 
 
@@ -252,10 +286,15 @@ def _resolve_space(recipe: Recipe) -> None:
 
 
 def _validate(recipe: Recipe) -> StudyConfig | None:
-    study = recipes.validate(recipe, StudyConfig, RULES)
+    study = recipes.validate(recipe, StudyConfig, RULES, _incomplete)
     if study is not None:
         _agree(study, recipe)
     return study
+
+
+def _incomplete(tree: Any) -> list[tuple[Key, str]]:
+    space = tree.get("space") if isinstance(tree, dict) else None
+    return [(("space", *key), rule) for key, rule in incomplete(space)]
 
 
 # --- for the bench and for going on ----------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kdbench.codecs.bitfile import Image, decode_image, encode_image
-from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.codecs.learned import LearnedCodec
 from kdbench.complexity import measure_complexity
 from kdbench.data import ImageSet
 from kdbench.device import fingerprint, fingerprint_hash, one_thread, synchronise
@@ -27,14 +27,14 @@ from kdbench.records import (
 LEASE_TIMEOUT_S = 600.0
 
 
-def complexity_of(model: Hyperprior, cache: Path) -> Complexity:
+def complexity_of(model: LearnedCodec, cache: Path) -> Complexity:
     """MACs, parameters and peak memory of `model`'s architecture."""
     key = content_hash([model.architecture, MEASUREMENT_PROTOCOL])
     return cached(cache / f"complexity-{key}.json", Complexity, lambda: measure_complexity(model))
 
 
 def energy_of(
-    model: Hyperprior, images: ImageSet, bench: Bench, lease: Lease, *, fresh: bool = False
+    model: LearnedCodec, images: ImageSet, bench: Bench, lease: Lease, *, fresh: bool = False
 ) -> CodecEnergy | None:
     """J per megapixel of `model`, encode and decode apart; None where the study has no meter.
 
@@ -64,7 +64,7 @@ def energy_of(
 
 
 def measure_codec(
-    model: Hyperprior,
+    model: LearnedCodec,
     image: Image,
     meter: EnergyMeter,
     plan: EnergyPlan,

@@ -2,7 +2,9 @@ r"""The loss: R + rd_lambda 255^2 D + distillation terms, every term in bits per
 
     L = R + rd_lambda 255^2 D + w_y K_y + w_z K_z + w_x K_x + w_p K_p + w_f K_f
 
-R [bit/px] is the rate, D the MSE on [0, 1]. The terms, per pixel of the crop, teacher marked t:
+R [bit/px] is the rate, D the MSE on [0, 1]. (Another distortion of `metrics` stands in the place of
+D and of the MSE in K_x, with a weight of its own in the place of 255^2.) The terms, per pixel of
+the crop, teacher marked t:
 
     K_y = 6/ln 2  sum (y - y_t)^2 / pixels          latent, before rounding, gained: in steps
     K_z = 6/ln 2  sum (z - z_t)^2 / pixels          hyper-latent, before rounding
@@ -62,7 +64,8 @@ from kdbench.codecs.hyperprior import images_bits
 from kdbench.divergence import bounded, discretised_kl_bits, mean_shift_bits
 from kdbench.errors import TrainingError
 from kdbench.features import FeatureTerm
-from kdbench.records import Architecture, Distillation, Offer, Schedule
+from kdbench.metrics import MSE, Metric
+from kdbench.records import AnyArchitecture, Distillation, Offer, Schedule
 
 BITS_PER_SQUARED_STEP = 6 / math.log(2)
 STAGE = 3  # the first stage of a staged training is this part of the steps
@@ -98,7 +101,10 @@ class Targets(NamedTuple):
 
 
 class RateDistortion(NamedTuple):
-    """R [bit/px], D (MSE on [0, 1]) and R + rd_lambda 255^2 D, each averaged over the batch."""
+    """R [bit/px], MSE on [0, 1] and R + rd_lambda 255^2 D, each averaged over the batch.
+
+    The loss has the distortion that is trained for, MSE or not.
+    """
 
     bpp: Tensor
     mse: Tensor
@@ -110,18 +116,23 @@ class RateDistortion(NamedTuple):
         return self.loss - self.bpp
 
 
-def rate_distortion(out: dict[str, Tensor], x: Tensor, rd_lambda: Tensor) -> RateDistortion:
+def rate_distortion(
+    out: dict[str, Tensor], x: Tensor, rd_lambda: Tensor, metric: Metric = MSE
+) -> RateDistortion:
     """R + rd_lambda * 255^2 * D; a larger `rd_lambda` buys quality with bits.
 
     Args:
         out: Of `Hyperprior.forward`.
         x: (B, 3, H, W) in [0, 1].
         rd_lambda: (B,), one an image.
+        metric: D, and what stands in the place of 255^2.
     """
     pixels = x.shape[-2] * x.shape[-1]
     bpp = images_bits(out["likelihoods"]) / pixels  # type: ignore[arg-type]
-    mse = (out["x_hat"] - x).square().flatten(1).mean(1)
-    return RateDistortion(bpp.mean(), mse.mean(), (bpp + rd_lambda * 255**2 * mse).mean())
+    mse = MSE.distortion(out["x_hat"], x)
+    distortion = mse if metric is MSE else metric.distortion(out["x_hat"], x)
+    loss = bpp + rd_lambda * metric.weight * distortion
+    return RateDistortion(bpp.mean(), mse.mean(), loss.mean())
 
 
 def strength(schedule: Schedule, step: int, n_steps: int) -> float:
@@ -173,9 +184,9 @@ def bit_weights(bits: Tensor) -> Tensor:
     return bits * bits.sum() / bits.square().sum()
 
 
-def output_bpp(student: Tensor, teacher: Tensor, rd_lambda: Tensor) -> Tensor:
+def output_bpp(student: Tensor, teacher: Tensor, rd_lambda: Tensor, metric: Metric = MSE) -> Tensor:
     """K_x: the distortion term with the teacher's reconstruction in the place of the photo."""
-    return (rd_lambda * 255**2 * (student - teacher).square().flatten(1).mean(1)).mean()
+    return (rd_lambda * metric.weight * metric.distortion(student, teacher)).mean()
 
 
 class Distiller(nn.Module):
@@ -189,12 +200,13 @@ class Distiller(nn.Module):
     def __init__(
         self,
         plan: Distillation,
-        student: Architecture,
+        student: AnyArchitecture,
         teacher: Offer,
         channels: Sequence[int] | None = None,
         channel_bits: Tensor | None = None,
         *,
         connect: bool = False,
+        metric: Metric = MSE,
     ) -> None:
         """Connectors start as the identity on the channels both sides have.
 
@@ -207,6 +219,7 @@ class Distiller(nn.Module):
             channel_bits: The teacher's bits in each of its latent channels, (M_t,); needed where
                 the plan weights channels by them.
             connect: Whether to connect latents of the same width, too.
+            metric: Distortion of the output term.
 
         Raises:
             TrainingError: A term that needs what the teacher has not, the entropy term between
@@ -216,8 +229,10 @@ class Distiller(nn.Module):
         super().__init__()
         _require_served(plan, student, teacher)
         self.plan = plan
-        own, theirs = student.latent.channels, teacher.channels
-        z_own, z_theirs = student.hyper.width, teacher.hyper_width or student.hyper.width
+        self._metric = metric
+        own, theirs = student.offer.channels, teacher.channels
+        z_own = student.offer.hyper_width or 1  # its connector has no use without a hyper-latent
+        z_theirs = teacher.hyper_width or z_own
         self.y_connector = _connector(own, theirs, channels, always=connect)
         self.z_connector = _connector(z_own, z_theirs, always=connect)
         self.channel_weights: Tensor | None
@@ -262,7 +277,7 @@ class Distiller(nn.Module):
             z = self.z_connector(out["z"])
             terms["hyper_latent"] = squared_steps_bpp(z, targets.z, pixels)
         if "output" in asked:
-            terms["output"] = output_bpp(out["x_hat"], targets.x_hat, rd_lambda)
+            terms["output"] = output_bpp(out["x_hat"], targets.x_hat, rd_lambda, self._metric)
         if "entropy" in asked and targets.scales is not None:
             shift = None if targets.means is None else targets.means - out["means"]
             terms["entropy"] = self.entropy_bpp(out["scales"], targets.scales, pixels, shift)
@@ -308,7 +323,7 @@ def _weights(plan: Distillation, channel_bits: Tensor | None) -> Tensor | None:
     return bit_weights(channel_bits)
 
 
-def _require_served(plan: Distillation, student: Architecture, teacher: Offer) -> None:
+def _require_served(plan: Distillation, student: AnyArchitecture, teacher: Offer) -> None:
     """Raises TrainingError for a term of `plan` that the teacher cannot serve."""
     if plan.paper_compat and (
         plan.entropy > 0 or plan.features > 0 or plan.channel_weights != "equal"
@@ -322,6 +337,17 @@ def _require_served(plan: Distillation, student: Architecture, teacher: Offer) -
         raise TrainingError(
             "the hyper-latent term needs a hyper-latent, and the teacher has none",
             fix="set `distillation.hyper_latent` to 0, or take a teacher with a hyperprior",
+        )
+    if plan.hyper_latent > 0 and student.offer.hyper_width is None:
+        raise TrainingError(
+            "the hyper-latent term needs a hyper-latent, and the student has none",
+            fix="set `distillation.hyper_latent` to 0",
+        )
+    if plan.entropy > 0 and student.offer.prior is None:
+        raise TrainingError(
+            "the entropy term compares the Gaussians of the latents, and the student's family "
+            "offers none",
+            fix="set `distillation.entropy` to 0",
         )
     if plan.entropy > 0 and teacher.prior is None:
         raise TrainingError(

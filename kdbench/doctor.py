@@ -43,11 +43,13 @@ def examine(store: Store) -> Sections:
         "devices": _devices,
         "meters": _meters,
         "teachers": _teachers,
+        "packages": _brought,
         "photos": _photos,
         "studies": _studies,
         "storage": lambda: _storage(store),
     }
-    return {section: look() for section, look in looks.items()}
+    found = {section: look() for section, look in looks.items()}
+    return {section: findings for section, findings in found.items() if findings}
 
 
 def doctor_json(sections: Sections) -> dict[str, Any]:
@@ -127,6 +129,21 @@ def _plugins() -> list[Finding]:
 
     names = [plugins.KIND + name for name in plugins.known()]
     return [_attempt(name, partial(look, name)) for name in names]
+
+
+def _brought() -> list[Finding]:
+    """Codec families and metrics that installed packages bring, each loaded; none without any."""
+    from kdbench import families, metrics, plugins
+
+    def axes(name: str) -> str:
+        names = ", ".join(families.find(name).axes)
+        return f"axes {names}; `kdbench check --codec {name}` tries it"
+
+    def lambdas(name: str) -> str:
+        return f"to train for; its rd_lambda is {metrics.find(name).lambdas_per_mse:g} of the MSE's"
+
+    codecs = [_attempt(n, partial(axes, n)) for n in plugins.known(plugins.CODECS)]
+    return codecs + [_attempt(n, partial(lambdas, n)) for n in plugins.known(plugins.METRICS)]
 
 
 def _zoo() -> list[Finding]:

@@ -8,6 +8,7 @@ A learned codec is encoded here and decoded in a fresh process from nothing but 
 import argparse
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -34,12 +35,13 @@ from kdbench.codecs.weights import load_codec
 from kdbench.data import ImageSet
 from kdbench.device import one_thread, resolve, synchronise
 from kdbench.errors import CodecError
+from kdbench.metrics import BUILTIN, MS_SSIM_MIN_PX
+from kdbench.metrics import find as find_metric
 from kdbench.rd import psnr_db
 from kdbench.records import RDCurve, RDPoint
 
 BITS_TOLERANCE = 0.01  # of the estimate, over the whole set
 FLUSH_BITS = 128  # a file's two strings: each ends with a state of 64 bits, half of them spent
-MS_SSIM_MIN_PX = 161  # five scales, window 11
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +58,13 @@ class Evaluation:
 
 @dataclass
 class _Tally:
-    """Measurements of one codec, image by image."""
+    """Measurements of one codec, image by image; `metric` is one that another package brings."""
 
+    metric: str | None = None
     bpp: dict[int, list[float]] = field(default_factory=dict)
     psnr: dict[int, list[float]] = field(default_factory=dict)
     ms_ssim: dict[int, list[float | None]] = field(default_factory=dict)
+    figures: dict[int, list[float]] = field(default_factory=dict)
     sha: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
     def add(self, level: int, data: bytes, image: Image, decoded: Image) -> None:
@@ -68,6 +72,9 @@ class _Tally:
         self.bpp.setdefault(level, []).append(len(data) * 8 / (height * width))
         self.psnr.setdefault(level, []).append(psnr_db(image, decoded, peak=255))
         self.ms_ssim.setdefault(level, []).append(ms_ssim(image, decoded))
+        if self.metric is not None:
+            figure = _figure(self.metric, decoded, image)
+            self.figures.setdefault(level, []).append(figure)
         self.sha.update(data)
 
     def curve(self, images: ImageSet, **measured: float | None) -> RDCurve:
@@ -78,6 +85,7 @@ class _Tally:
                 bpp=fmean(self.bpp[level]),
                 psnr_db=fmean(self.psnr[level]),
                 ms_ssim=_mean_or_none(self.ms_ssim[level]),
+                figures={str(self.metric): fmean(f) for f in [self.figures.get(level)] if f},
             )
             for level in order
         ]
@@ -95,6 +103,7 @@ def evaluate_learned(
     images: ImageSet,
     *,
     device: str = "cpu",
+    distortion: str = "mse",
     on_progress: Callable[[int, int], None] = lambda done, n: None,
 ) -> Evaluation:
     """The curve of the codec file `path` over `images`, all levels.
@@ -103,6 +112,8 @@ def evaluate_learned(
         path: Of the codec.
         images: Photos of any size.
         device: Where it codes.
+        distortion: What it was trained for; a metric's own figure, if it has one, joins PSNR and
+            MS-SSIM.
         on_progress: Called after each coded file, the device idle: who holds a lease may let others
             in.
 
@@ -113,7 +124,7 @@ def evaluate_learned(
     model, _ = load_codec(path)
     model.to(device)
     levels = range(model.architecture.n_levels)
-    tally = _Tally()
+    tally = _Tally(metric=_with_figure(distortion, images))
     expected: dict[str, str] = {}
     coded_bits, estimated_bits, encode_s = 0, 0.0, []
     with one_thread(), tempfile.TemporaryDirectory(prefix="kdbench-evaluate-") as folder:
@@ -191,6 +202,27 @@ def ms_ssim(image: Image, decoded: Image) -> float | None:
         for pixels in (image, decoded)
     )
     return float(multi_scale_ssim(a, b, data_range=255))
+
+
+def _with_figure(distortion: str, images: ImageSet) -> str | None:
+    """`distortion` where it has a figure that nobody computes anyway, and for every photo."""
+    if distortion in BUILTIN:
+        return None
+    metric = find_metric(distortion)
+    sides = [min(images.image(i).shape[:2]) for i in range(images.n)]
+    return distortion if metric.figure is not None and min(sides) >= metric.min_px else None
+
+
+def _figure(name: str, decoded: Image, image: Image) -> float:
+    figure = find_metric(name).figure
+    assert figure is not None
+    found = float(figure(decoded, image))
+    if not math.isfinite(found):
+        raise CodecError(
+            f"the figure of metric {name} is {found}",
+            fix="repair or update the package that brings the metric",
+        )
+    return found
 
 
 def _check_bits(coded_bits: int, estimated_bits: float, *, n_files: int) -> None:

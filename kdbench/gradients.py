@@ -14,13 +14,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.codecs.learned import LearnedCodec
 
 
-def parts_of(model: Hyperprior) -> dict[str, list[Tensor]]:
+def parts_of(model: LearnedCodec) -> dict[str, list[Tensor]]:
     """Parameters by part: g_a, h (h_a and h_s) and g_s; gains and factorised prior left out."""
-    parts = {"g_a": (model.g_a,), "h": (model.h_a, model.h_s), "g_s": (model.g_s,)}
-    return {name: [p for net in nets for p in net.parameters()] for name, nets in parts.items()}
+    found: dict[str, list[Tensor]] = {"g_a": [], "h": [], "g_s": []}
+    for name, child in model.named_children():
+        part = model.parts.get(name)
+        if part is not None and part != "entropy_model":
+            found["h" if part in ("h_a", "h_s") else part] += child.parameters()
+    return found
 
 
 def gradient_shares(

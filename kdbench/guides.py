@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from kdbench import plugins, zoo
-from kdbench.codecs.hyperprior import DOWNSAMPLING
+from kdbench.codecs.learned import DOWNSAMPLING
 from kdbench.codecs.weights import file_sha
 from kdbench.contract import Teaches
 from kdbench.data import CropList

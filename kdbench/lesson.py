@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from kdbench.codecs.align import CHUNK, align, strongest_channels
+from kdbench.codecs.building import build, start_family
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.inherit import can_inherit
+from kdbench.codecs.learned import LearnedCodec
 from kdbench.codecs.start import klt_start, scale_start
 from kdbench.contract import Teaches
 from kdbench.data import CropList, ImageSet, disjoint, draw_crops, load_images
@@ -24,7 +26,9 @@ from kdbench.distill import Distiller, Targets
 from kdbench.features import FeatureTerm, tapped
 from kdbench.guides import Share, load_teachers, open_caches, shares
 from kdbench.levels import Guided, LevelDistiller
-from kdbench.records import Bench, Progress, TrialSpec
+from kdbench.metrics import Metric
+from kdbench.metrics import find as find_metric
+from kdbench.records import Bench, Progress, Training, TrialSpec
 from kdbench.teacher import Teacher, TeacherCache
 from kdbench.train import AnyDistiller, Batch, levels_of_step, step_rng, to_tensor
 
@@ -50,6 +54,12 @@ def study_photos(
 def study_crops(photos: ImageSet, n: int, crop_px: int) -> CropList:
     """The study's crop list."""
     return draw_crops(photos, n, crop_px, CROP_SEED)
+
+
+def like_mse(training: Training) -> tuple[float, ...]:
+    """The rd_lambdas of the MSE that spend about the bits of those of `training`."""
+    per_mse = find_metric(training.distortion).lambdas_per_mse
+    return tuple(rd_lambda / per_mse for rd_lambda in training.rd_lambdas)
 
 
 class Lesson:
@@ -99,18 +109,23 @@ class Lesson:
         teacher = self._shares[0].teacher if self._shares else None
         return teacher if isinstance(teacher, Teacher) else None
 
-    def started(self) -> Hyperprior:
+    def started(self) -> LearnedCodec:
         """The student before its first step; sets up `distiller` too.
 
         In the teacher's coordinates if that is a codec of ours with latents enough, else a plain
-        KLT.
+        KLT; a student of another family as that family starts.
         """
         spec = self._spec
         torch.manual_seed(spec.seed)
-        model = Hyperprior(spec.architecture)
+        model = build(spec.architecture)
         model.eval()
         first = torch.from_numpy(np.array(self._pixels[:N_START_CROPS])).float() / 255
-        features = klt_start(model, first, spec.training.rd_lambdas)
+        if not isinstance(model, Hyperprior):
+            start_family(model, first, like_mse(spec.training))
+            self.distiller = self._connected()
+            self._solve_feature_terms(model)
+            return model
+        features = klt_start(model, first, like_mse(spec.training))
         channels = self._align(model, first, features)
         if channels is None or not self._inherits_hyperprior:
             scale_start(model, first)
@@ -120,12 +135,14 @@ class Lesson:
                 spec.distillation, spec.architecture, offers[0], channels, self._channel_bits()
             )
         elif offers:
-            self.distiller = LevelDistiller(spec.distillation, spec.architecture, offers)
+            self.distiller = LevelDistiller(
+                spec.distillation, spec.architecture, offers, metric=self._metric
+            )
         self._solve_feature_terms(model)
         return model
 
     @torch.no_grad()
-    def _solve_feature_terms(self, model: Hyperprior) -> None:
+    def _solve_feature_terms(self, model: LearnedCodec) -> None:
         """Each teacher's feature term, on the first crops at the levels it guides, in turn."""
         layer, n = self._spec.distillation.asked_layer, min(N_START_CROPS, len(self._pixels))
         if layer is None or self.distiller is None:
@@ -142,6 +159,21 @@ class Lesson:
                     own.append(tap.features)
             if theirs is not None:
                 self.distiller.set_feature_term(i, FeatureTerm(torch.cat(own), theirs))
+
+    @property
+    def _metric(self) -> Metric:
+        return find_metric(self._spec.training.distortion)
+
+    def _connected(self) -> AnyDistiller | None:
+        """Of a student that started in coordinates of its own: every latent has a connector."""
+        plan, own = self._spec.distillation, self._spec.architecture
+        offers = [share.teacher.offer for share in self._shares]
+        if self._own is not None:
+            bits = self._channel_bits()
+            return Distiller(plan, own, offers[0], channel_bits=bits, connect=True)
+        if not offers:
+            return None
+        return LevelDistiller(plan, own, offers, connect=True, metric=self._metric)
 
     @property
     def _inherits_hyperprior(self) -> bool:

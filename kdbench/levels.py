@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from kdbench.distill import Distiller, Targets
 from kdbench.errors import TrainingError
 from kdbench.features import FeatureTerm
-from kdbench.records import Architecture, Distillation, Offer
+from kdbench.metrics import MSE, Metric
+from kdbench.records import AnyArchitecture, Distillation, Offer
 
 
 class Guided(NamedTuple):
@@ -28,9 +29,15 @@ class LevelDistiller(nn.Module):
     """
 
     def __init__(
-        self, plan: Distillation, student: Architecture, teachers: Sequence[Offer]
+        self,
+        plan: Distillation,
+        student: AnyArchitecture,
+        teachers: Sequence[Offer],
+        *,
+        connect: bool = False,
+        metric: Metric = MSE,
     ) -> None:
-        """One teacher or more.
+        """One teacher or more; `connect` and `metric` as `Distiller`.
 
         Raises:
             TrainingError: As `Distiller`, or the entropy term with several teachers.
@@ -44,7 +51,10 @@ class LevelDistiller(nn.Module):
                 fix="set `distillation.entropy` to 0, or name one quality as teacher",
             )
         self._plan = plan
-        each = [Distiller(plan, student, teacher, connect=several) for teacher in teachers]
+        each = [
+            Distiller(plan, student, teacher, connect=several or connect, metric=metric)
+            for teacher in teachers
+        ]
         self.each = nn.ModuleList(each)
 
     @property

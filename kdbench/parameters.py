@@ -127,14 +127,23 @@ def _is(number: type, value: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
-    """Reads one parameter: which type its values have, which of them are allowed."""
+class Reader:
+    """Reads one parameter: which type its values have, which of them are allowed.
+
+    Attributes:
+        rule: What an allowed value is, in words.
+    """
 
     type: type
     allowed: Callable[[Any], bool]
-    rule: str  # what an allowed value is
+    rule: str
 
     def __call__(self, raw: object) -> Parameter:
+        """The parameter that a file says.
+
+        Raises:
+            PydanticCustomError: The rule that it breaks, as `rule` of its context.
+        """
         if isinstance(raw, dict):
             return self._range(raw)
         values = raw if isinstance(raw, list) else [raw]
@@ -181,13 +190,14 @@ class _Reader:
         return made
 
 
-def _in_file(parameter: Parameter) -> Any:
+def in_file(parameter: Parameter) -> Any:
+    """The parameter as a file says it."""
     if isinstance(parameter, Choice):
         return parameter.values[0] if parameter.fixed else list(parameter.values)
     return {f.name: getattr(parameter, f.name) for f in fields(parameter)}
 
 
-_write = PlainSerializer(_in_file)
+_write = PlainSerializer(in_file)
 
 
 def _fixed_boolean(raw: object) -> Choice[bool]:
@@ -202,31 +212,31 @@ def _is_teacher(name: str) -> bool:
     return name == NO_TEACHER or (kind in {"teacher", "file", "zoo", "plugin"} and bool(rest))
 
 
-_teacher = _Reader(
+_teacher = Reader(
     str, _is_teacher, "teacher:NAME, file:PATH, zoo:MODEL/QUALITY, plugin:NAME or none"
 )
-_width = _Reader(int, lambda n: 1 <= n <= 1024, "a whole number from 1 to 1024")
-_kernel = _Reader(int, lambda k: k in {3, 5}, "3 or 5")
-_activation = _Reader(str, lambda name: name in {"gdn", "relu"}, "gdn or relu")
-_prior = _Reader(str, lambda name: name in {"scale", "mean_scale"}, "scale or mean_scale")
-_channels = _Reader(str, lambda name: name in {"equal", "by_bits"}, "equal or by_bits")
-_schedule = _Reader(
+_width = Reader(int, lambda n: 1 <= n <= 1024, "a whole number from 1 to 1024")
+_kernel = Reader(int, lambda k: k in {3, 5}, "3 or 5")
+_activation = Reader(str, lambda name: name in {"gdn", "relu"}, "gdn or relu")
+_prior = Reader(str, lambda name: name in {"scale", "mean_scale"}, "scale or mean_scale")
+_channels = Reader(str, lambda name: name in {"equal", "by_bits"}, "equal or by_bits")
+_schedule = Reader(
     str,
     lambda name: name in {"constant", "decaying", "first_half", "staged"},
     "constant, decaying, first_half or staged",
 )
-_term_schedule = _Reader(
+_term_schedule = Reader(
     str,
     lambda name: name in {"constant", "decaying", "first_half"},
     "constant, decaying or first_half",
 )
-_layer = _Reader(
+_layer = Reader(
     str,
     lambda name: name.startswith(("g_a.", "g_s.")),
     "the name of a layer of g_a or g_s, such as g_a.5",
 )
-_weight = _Reader(float, lambda w: w >= 0, "a number of at least 0")
-_positive = _Reader(float, lambda v: v > 0, "a number above 0")
+_weight = Reader(float, lambda w: w >= 0, "a number of at least 0")
+_positive = Reader(float, lambda v: v > 0, "a number above 0")
 
 Width = Annotated[Ints, PlainValidator(_width), _write]
 Kernel = Annotated[Ints, PlainValidator(_kernel), _write]

@@ -88,13 +88,19 @@ def adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(tuple[kind], config=STRICT)
 
 
-def validate(recipe: Recipe, kind: type[T], rules: Mapping[str, Rule]) -> T | None:
+def validate(
+    recipe: Recipe,
+    kind: type[T],
+    rules: Mapping[str, Rule],
+    incomplete: Callable[[Any], Sequence[tuple[Key, str]]] = lambda tree: (),
+) -> T | None:
     """The recipe as a `kind`, or None; every broken type and value rule joins its `problems`.
 
     Args:
         recipe: What was read.
         kind: A dataclass; its fields say which keys there are and their types.
         rules: By dotted key, what a value of the right type must also fulfil.
+        incomplete: Of the tree, keys that are missing or too many where others stand, and why.
     """
     wrong = list(recipe.known_wrong)
     made: T | None = None
@@ -107,12 +113,17 @@ def validate(recipe: Recipe, kind: type[T], rules: Mapping[str, Rule]) -> T | No
             if not any(key[: len(bad)] == bad for bad in recipe.known_wrong):
                 _report(recipe, kind, key, error)
             wrong.append(key)
-    for dotted, rule in rules.items():
+    for key, rule in incomplete(recipe.tree):
+        if not any(key[: len(bad)] == bad for bad in recipe.known_wrong):
+            recipe.report(key, rule)
+            wrong.append(key)
+            made = None
+    for dotted, broken_rule in rules.items():
         key = tuple(dotted.split("."))
         if any(key[: len(bad)] == bad or bad[: len(key)] == key for bad in wrong):
             continue
         value = _value(recipe.tree, key)
-        if value is not None and (broken := rule(value)):
+        if value is not None and (broken := broken_rule(value)):
             recipe.report(key, broken, value=value)
             made = None
     return made

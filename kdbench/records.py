@@ -1,6 +1,6 @@
 """What travels between stages and onto disk. Units are part of every name.
 
-`SCHEMA` history, newest first:
+`SCHEMA` history, newest first (fields made by `later` are there only where they say something):
     2  hyperpriors that predict means (`hyper.prior`); front members' energy after training;
        what each term of the loss does to the gradient (`gradient_shares`)
     1  first light (November 2026)
@@ -39,14 +39,38 @@ def content_hash(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """`value` with every dataclass as a dict and every tuple as a list, ready for JSON."""
+    """`value` with every dataclass as a dict and every tuple as a list, ready for JSON.
+
+    Fields made by `later` are left out where they say nothing.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        known = {f.name: (f, getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {name: plain(v) for name, (f, v) in known.items() if not _says_nothing(f, v)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
     return value
+
+
+_LATER = "later"
+
+
+def later(default: Any) -> Any:
+    """A field that came after records were stored: left out of JSON while it has its default.
+
+    So what was stored without it keeps its hash, and codec files their bytes.
+    """
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata={_LATER: True})
+    return field(default=default, metadata={_LATER: True})
+
+
+def _says_nothing(f: "dataclasses.Field[Any]", value: Any) -> bool:
+    if _LATER not in f.metadata:
+        return False
+    made = f.default_factory
+    return bool(value == (f.default if made is dataclasses.MISSING else made()))
 
 
 # --- what a codec is -------------------------------------------------------------------------
@@ -135,12 +159,12 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """What a teacher has for the distillation terms; None is what it has not.
+    """What a codec has for the distillation terms, as teacher or as student; None: it has not.
 
     Attributes:
         channels: Of its latent, which is a sixteenth of the photo a side.
         hyper_width: Channels of its hyper-latent, a sixty-fourth of the photo a side.
-        prior: What it predicts of each latent.
+        prior: What it predicts of each latent, where that can be compared with another codec's.
     """
 
     channels: int
@@ -151,6 +175,47 @@ class Offer:
     def coordinates(self) -> Coordinates:
         """Of its latent."""
         return Coordinates(self.channels, self.prior, self.hyper_width is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyCodec:
+    """A codec of a family that another package brings (see `families`).
+
+    Attributes:
+        family: The name of its entry point.
+        axes: The family's own choices, by name.
+        offer: What such a codec has for the distillation terms, as the family said.
+    """
+
+    family: str
+    axes: Mapping[str, int | float | str]
+    offer: Offer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyArchitecture:
+    """What `Architecture` is to the hyperprior, of any other family."""
+
+    codec: FamilyCodec
+    n_levels: int
+
+    @property
+    def hash(self) -> str:
+        """Names this architecture in caches."""
+        return content_hash(self)
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """Of its latent."""
+        return self.offer.coordinates
+
+    @property
+    def offer(self) -> Offer:
+        """What it has for the distillation terms."""
+        return self.codec.offer
+
+
+AnyArchitecture = Architecture | FamilyArchitecture
 
 
 # --- what a trial is told --------------------------------------------------------------------
@@ -227,13 +292,18 @@ class Distillation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """How one student is trained; levels are ordered by ascending `rd_lambdas`."""
+    """How one student is trained; levels are ordered by ascending `rd_lambdas`.
+
+    Attributes:
+        distortion: D of the loss: `mse`, or another metric (see `metrics`).
+    """
 
     steps: int
     batch: int
     crop_px: int
     rd_lambdas: tuple[float, ...]
     learning_rate: float
+    distortion: str = later("mse")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,22 +311,34 @@ class TrialSpec:
     """One fully resolved trial: everything `run_trial` needs and nothing it can change.
 
     Attributes:
+        encoder, decoder, hyper, latent: Of a hyperprior, all four; None of another family, so who
+            may meet one asks `architecture`.
+        codec: Of another family.
         stands_on: Content hashes of what the numbers depend on: `teacher` (file), `crops`
-            (list and photos), `code` (kdbench version).
+            (list and photos), `code` (kdbench version), `codec` (package of the family).
     """
 
-    encoder: Transform
-    decoder: Transform
-    hyper: Hyper
-    latent: Latent
+    encoder: Transform = later(None)
+    decoder: Transform = later(None)
+    hyper: Hyper = later(None)
+    latent: Latent = later(None)
     distillation: Distillation
     training: Training
     seed: int
     stands_on: Mapping[str, str] = field(default_factory=dict)
+    codec: FamilyCodec | None = later(None)
+
+    def __post_init__(self) -> None:
+        parts = [self.encoder, self.decoder, self.hyper, self.latent]
+        given = [part for part in parts if part is not None]
+        if len(given) != (4 if self.codec is None else 0):
+            raise ValueError("a spec has encoder, decoder, hyper and latent, or codec alone")
 
     @property
-    def architecture(self) -> Architecture:
+    def architecture(self) -> AnyArchitecture:
         """The part that cost and energy depend on."""
+        if self.codec is not None:
+            return FamilyArchitecture(codec=self.codec, n_levels=len(self.training.rd_lambdas))
         return Architecture(
             encoder=self.encoder,
             decoder=self.decoder,
@@ -283,12 +365,15 @@ class RDPoint:
         bpp: Whole file x 8 / real pixels, per image, then averaged [bit/px].
         psnr_db: RGB PSNR of the 8-bit reconstruction, per image, then averaged [dB].
         ms_ssim: Mean over images, 0 to 1; None where an image is under 161 px a side.
+        figures: Of the metric that another package brought and the codec was trained for, by its
+            name: mean over images.
     """
 
     level: int
     bpp: float
     psnr_db: float
     ms_ssim: float | None = None
+    figures: Mapping[str, float] = later({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

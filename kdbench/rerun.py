@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdbench import __version__
+from kdbench import __version__, plugins
 from kdbench.errors import KdbenchError
 from kdbench.files import write_json
 from kdbench.rd import bd_rate
@@ -178,4 +178,6 @@ def _stands_on_now(spec: TrialSpec, bench: Bench) -> dict[str, str]:
     }
     if spec.distillation.teacher is not None:
         found["teacher"] = teacher_sha(spec.distillation.teacher)
+    if spec.codec is not None:
+        found["codec"] = plugins.identity(spec.codec.family, plugins.CODECS)
     return found

@@ -1,11 +1,15 @@
 """What may vary in a study: search_spaces/*.yaml -> SearchSpace, which samples a TrialSpec."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice, product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from kdbench import plugins, recipes, zoo
+from pydantic import PlainSerializer, PlainValidator, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from kdbench import families, plugins, recipes, zoo
 from kdbench.errors import CodecError, ConfigError
 from kdbench.parameters import (
     NO_TEACHER,
@@ -13,6 +17,7 @@ from kdbench.parameters import (
     ChannelWeightsName,
     Choice,
     FixedBoolean,
+    FloatRange,
     Kernel,
     LayerName,
     Parameter,
@@ -24,18 +29,20 @@ from kdbench.parameters import (
     TermScheduleName,
     Weight,
     Width,
+    in_file,
 )
 from kdbench.records import (
     LAYERS,
     Coordinates,
     Distillation,
+    FamilyCodec,
     Hyper,
     Latent,
     Training,
     Transform,
     TrialSpec,
 )
-from kdbench.yamlfile import Recipe, nearest_first, read, show
+from kdbench.yamlfile import Key, Recipe, nearest_first, read, show
 
 N_DIAGONAL = 5  # more would spend a default study before its sampler has a say
 _NONE = Choice(values=(NO_TEACHER,))
@@ -46,6 +53,10 @@ _SAME: TermScheduleName = Choice(values=(None,))
 _LAYER: LayerName = Choice(values=(Distillation().feature_layer,))
 _NO: FixedBoolean = Choice(values=(False,))
 _OFF, _ONE = Choice(values=(0.0,)), Choice(values=(1.0,))
+HYPERPRIOR = ("encoder", "decoder", "hyper", "latent")  # sections of our own family
+N_COMBINATIONS = (
+    100_000  # of a family's axes that are looked at for what they could be distilled by
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +99,101 @@ class LatentSpace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CodecSpace:
+    """A codec family of another package, and its axes."""
+
+    family: str
+    axes: Mapping[str, Parameter]
+
+    def sample(self, trial: Suggests) -> FamilyCodec:
+        """One codec; parameters are called `codec.AXIS`."""
+        values = {name: axis.sample(f"codec.{name}", trial) for name, axis in self.axes.items()}
+        return families.find(self.family).codec(self.family, values)
+
+    @property
+    def coordinates(self) -> set[Coordinates] | None:
+        """Of every codec there may be; None where those are too many to look at.
+
+        Of a range of numbers the ends are looked at.
+        """
+        offer = families.find(self.family).offer
+        ends = [
+            (axis.low, axis.high) if isinstance(axis, FloatRange) else axis.values
+            for axis in self.axes.values()
+        ]
+        found = set()
+        for n, values in enumerate(islice(product(*ends), N_COMBINATIONS + 1)):
+            if n == N_COMBINATIONS:
+                return None
+            found.add(offer(dict(zip(self.axes, values, strict=True))).coordinates)
+        return found
+
+    def diagonal(self) -> Iterator[dict[str, Any]]:
+        """The lowest values of all axes, the middle ones, the highest; of names the middle one."""
+        for end in (min, None, max):
+            yield {
+                name: axis.middle if end is None or _is_named(axis) else _end(axis, end)
+                for name, axis in self.axes.items()
+            }
+
+
+def _is_named(axis: Parameter) -> bool:
+    return isinstance(axis, Choice) and isinstance(axis.values[0], str)
+
+
+def _end(axis: Parameter, end: Any) -> Any:
+    return end((axis.low, axis.high) if isinstance(axis, FloatRange) else axis.values)
+
+
+def _read_codec(raw: Any) -> CodecSpace:
+    """Raises ValidationError: every broken rule, at its key."""
+    if not isinstance(raw, dict):
+        raise _broken("must be a mapping: family, and the family's axes")
+    name = raw.get("family")
+    if not isinstance(name, str):
+        broken = _broken("must be the name of a codec family")
+        missing = "missing" if "family" not in raw else broken
+        raise _all_of([InitErrorDetails(type=missing, loc=("family",), input=name)])
+    try:
+        family = families.find(name)
+    except CodecError as why:
+        broken = _broken(f"{why.problem}; {why.fix}")
+        raise _all_of([InitErrorDetails(type=broken, loc=("family",), input=name)]) from None
+    problems, axes = [], {}
+    for key in [key for key in raw if key not in family.axes and key != "family"]:
+        rule = f"{name} has no such axis; it has {', '.join(nearest_first(key, [*family.axes]))}"
+        problems.append(InitErrorDetails(type=_broken(rule), loc=(key,), input=raw[key]))
+    for key, axis in family.axes.items():
+        if key not in raw:
+            problems.append(InitErrorDetails(type="missing", loc=(key,), input=raw))
+            continue
+        try:
+            axes[key] = axis(raw[key])
+        except PydanticCustomError as broken:
+            problems.append(InitErrorDetails(type=broken, loc=(key,), input=raw[key]))
+    if problems:
+        raise _all_of(problems)
+    return CodecSpace(family=name, axes=axes)
+
+
+def _broken(rule: str) -> PydanticCustomError:
+    return PydanticCustomError("rule", "{rule}", {"rule": rule})
+
+
+def _all_of(problems: list[InitErrorDetails]) -> ValidationError:
+    return ValidationError.from_exception_data("codec", problems)
+
+
+def _write_codec(codec: CodecSpace) -> dict[str, Any]:
+    return {"family": codec.family} | {name: in_file(axis) for name, axis in codec.axes.items()}
+
+
+CodecSection = Annotated[
+    CodecSpace | None, PlainValidator(_read_codec), PlainSerializer(_write_codec)
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DistillationSpace:
     """Teacher and weights of the distillation terms; without the section students train alone."""
 
@@ -114,7 +220,7 @@ class DistillationSpace:
     ) -> Distillation:
         """What matters is asked for, the rest stays off.
 
-        Weights only with a teacher, the hyper-latent term only with one that has a hyper-latent,
+        Weights only with a teacher, the hyper-latent term only where both have a hyper-latent,
         the entropy term only where student and teacher share the latent's coordinates, the
         temperature only with an entropy term, the weights of the latent channels only with a latent
         term, the layer only with a feature term, a schedule only with a term. The paper's loss has
@@ -135,10 +241,12 @@ class DistillationSpace:
             )
         theirs = teacher_coordinates[teacher]
         weights = {"latent": ask("latent")}
-        weights["hyper_latent"] = ask("hyper_latent") if theirs.has_hyper else 0.0
+        both_have_hyper = own.has_hyper and theirs.has_hyper
+        weights["hyper_latent"] = ask("hyper_latent") if both_have_hyper else 0.0
         weights["output"] = ask("output")
         (paper_compat,) = self.paper_compat.values
-        entropy = ask("entropy") if own == theirs and not paper_compat else 0.0
+        compares = own == theirs and own.prior is not None
+        entropy = ask("entropy") if compares and not paper_compat else 0.0
         features = 0.0 if paper_compat else ask("features")
         temperature = ask("temperature") if entropy > 0 else 1.0
         weights |= {"entropy": entropy, "features": features}
@@ -155,11 +263,13 @@ class DistillationSpace:
             rd=ask("rd") if paper_compat else 1.0,
         )
 
-    @property
-    def contradictions(self) -> list[tuple[str, str]]:
-        """What is right alone and wrong together: key below `distillation`, broken rule."""
-        unknown = [layer for layer in self.feature_layer.values if layer not in LAYERS]
-        if unknown:
+    def contradictions(self, layers: Sequence[str] | None) -> list[tuple[str, str]]:
+        """What is right alone and wrong together: key below `distillation`, broken rule.
+
+        `layers` are a student's; None where they are known once one is built.
+        """
+        unknown = [layer for layer in self.feature_layer.values if layer not in (layers or LAYERS)]
+        if unknown and layers is not None:
             rule = f"a student has no layer {unknown[0]}; it has {', '.join(LAYERS)}"
             return [("feature_layer", rule)]
         if not self.paper_compat.values[0]:
@@ -192,6 +302,7 @@ class TrainingPlan:
         crop_px: Side of a training crop [px], a multiple of 64.
         rd_lambdas: One quality level each, ascending; five at least, for BD-rate needs a curve.
         precision: See `records.Bench`.
+        distortion: See `records.Training`.
     """
 
     steps: int
@@ -199,29 +310,47 @@ class TrainingPlan:
     crop_px: int
     rd_lambdas: tuple[float, ...]
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    distortion: str = "mse"
+
+
+_OF_A_FAMILY: Any = None  # a section of other spaces; `incomplete` knows of which
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSpace:
-    """Every student and every way to train it that a study may try."""
+    """Every student and every way to train it that a study may try.
+
+    Attributes:
+        encoder, decoder, hyper, latent: Of hyperpriors; None of another family.
+        codec: Of another family; None of hyperpriors.
+    """
 
     name: str
-    encoder: TransformSpace
-    decoder: TransformSpace
-    hyper: HyperSpace
-    latent: LatentSpace
+    encoder: TransformSpace = _OF_A_FAMILY
+    decoder: TransformSpace = _OF_A_FAMILY
+    hyper: HyperSpace = _OF_A_FAMILY
+    latent: LatentSpace = _OF_A_FAMILY
+    codec: CodecSection = None
     distillation: DistillationSpace = DistillationSpace()
     training: TrainingSpace
 
     @property
+    def absent(self) -> set[str]:
+        """Sections that a space of its family does not have."""
+        return {"codec"} if self.codec is None else set(HYPERPRIOR)
+
+    @property
     def parameters(self) -> dict[str, Parameter]:
         """Every parameter, the fixed ones too, by the name a trial knows it by."""
-        return {
-            f"{part.name}.{f.name}": getattr(getattr(self, part.name), f.name)
-            for part in fields(self)
-            if part.name != "name"
-            for f in fields(getattr(self, part.name))
-        }
+        found: dict[str, Parameter] = {}
+        for part in fields(self):
+            if part.name == "codec" and self.codec is not None:
+                found |= {f"codec.{name}": axis for name, axis in self.codec.axes.items()}
+            elif part.name not in self.absent | {"name"}:
+                section = getattr(self, part.name)
+                names = [f.name for f in fields(section)]
+                found |= {f"{part.name}.{name}": getattr(section, name) for name in names}
+        return found
 
     @property
     def feature_layers(self) -> tuple[str, ...]:
@@ -252,11 +381,7 @@ class SearchSpace:
             teacher_coordinates: Of the latent of every teacher, by its name in the space.
             stands_on: See `TrialSpec`.
         """
-        encoder = self.encoder.sample("encoder", trial)
-        decoder = self.decoder.sample("decoder", trial)
-        hyper = self.hyper.sample(trial)
-        latent = Latent(channels=self.latent.channels.sample("latent.channels", trial))
-        coordinates = Coordinates(latent.channels, hyper.prior)
+        student, coordinates = self._sample_student(trial)
         distillation = self.distillation.sample(trial, coordinates, teacher_coordinates)
         training = Training(
             steps=plan.steps,
@@ -264,17 +389,27 @@ class SearchSpace:
             crop_px=plan.crop_px,
             rd_lambdas=plan.rd_lambdas,
             learning_rate=self.training.learning_rate.sample("training.learning_rate", trial),
+            distortion=plan.distortion,
         )
         return TrialSpec(
-            encoder=encoder,
-            decoder=decoder,
-            hyper=hyper,
-            latent=latent,
+            **student,
             distillation=distillation,
             training=training,
             seed=seed,
             stands_on=stands_on,
         )
+
+    def _sample_student(self, trial: Suggests) -> tuple[dict[str, Any], Coordinates]:
+        """The fields of a spec that say what is built, and the coordinates of its latent."""
+        if self.codec is not None:
+            codec = self.codec.sample(trial)
+            return {"codec": codec}, codec.offer.coordinates
+        encoder = self.encoder.sample("encoder", trial)
+        decoder = self.decoder.sample("decoder", trial)
+        hyper = self.hyper.sample(trial)
+        latent = Latent(channels=self.latent.channels.sample("latent.channels", trial))
+        parts = {"encoder": encoder, "decoder": decoder, "hyper": hyper, "latent": latent}
+        return parts, Coordinates(latent.channels, hyper.prior)
 
     def unusable(self, teacher_coordinates: Mapping[str, Coordinates]) -> list[tuple[str, str]]:
         """What no trial of this space could use: dotted key and broken rule.
@@ -283,7 +418,8 @@ class SearchSpace:
             teacher_coordinates: Of the teachers here; those of the zoo are known by their names.
         """
         teachers = [name for name in self.distillation.teacher.values if name != NO_TEACHER]
-        problems = [(f"distillation.{k}", rule) for k, rule in self.distillation.contradictions]
+        contradictions = self.distillation.contradictions(LAYERS if self.codec is None else None)
+        problems = [(f"distillation.{key}", rule) for key, rule in contradictions]
         found = dict(teacher_coordinates)
         for name in teachers:
             if name.startswith((zoo.KIND, plugins.KIND)) and name not in found:
@@ -309,6 +445,8 @@ class SearchSpace:
         if self.distillation.hyper_latent != _OFF and not any(each.has_hyper for each in theirs):
             rule = "needs a teacher with a hyper-latent; a factorised prior has none"
             problems.append(("distillation.hyper_latent", rule))
+        if self.codec is not None:
+            return problems + self._unserved_family(self.codec, theirs)
         own = {
             Coordinates(channels, prior)
             for channels in self.latent.channels.values
@@ -329,17 +467,52 @@ class SearchSpace:
             problems.append(("distillation.entropy", rule))
         return problems
 
+    def _unserved_family(
+        self, codec: CodecSpace, theirs: set[Coordinates]
+    ) -> list[tuple[str, str]]:
+        """What students of another family cannot be taught."""
+        own, family = codec.coordinates, codec.family
+        if own is None:
+            return []
+        problems = []
+        if self.distillation.hyper_latent != _OFF and not any(each.has_hyper for each in own):
+            rule = f"needs students with a hyper-latent; codec.family {family} has none"
+            problems.append(("distillation.hyper_latent", rule))
+        if self.distillation.entropy != _OFF and not self.distillation.paper_compat.values[0]:
+            comparable = {each for each in own if each.prior is not None}
+            if not comparable:
+                rule = (
+                    "needs Gaussians that can be compared with the teacher's; codec.family "
+                    f"{family} offers none, so set it to 0"
+                )
+                problems.append(("distillation.entropy", rule))
+            elif not comparable & theirs:
+                rule = (
+                    f"needs a teacher with {' or '.join(sorted(map(_worded, comparable)))}, as "
+                    f"codec.family {family}"
+                )
+                problems.append(("distillation.entropy", rule))
+        return problems
+
     def diagonal(self) -> list[dict[str, Any]]:
         """Points to begin with: encoder as wide as decoder, widths ascending, at most five.
 
         Kernel 5 and GDN where the space has them, the largest latent, a teacher if there is one,
         all else in the middle. Each point names every free parameter, also those that a trial
-        will not ask for. Empty if encoder and decoder share no width.
+        will not ask for. Empty if encoder and decoder share no width. Of another family: a small
+        codec, a middle one, a large one.
         """
-        both = sorted({*self.encoder.width.values} & {*self.decoder.width.values})
         middles = {name: parameter.middle for name, parameter in self.parameters.items()}
         teachers = [name for name in self.distillation.teacher.values if name != NO_TEACHER]
+        free = [name for name, parameter in self.parameters.items() if not parameter.fixed]
         points = []
+        if self.codec is not None:
+            for values in self.codec.diagonal():
+                point = middles | {f"codec.{name}": value for name, value in values.items()}
+                point["distillation.teacher"] = (teachers or [NO_TEACHER])[0]
+                points.append({name: point[name] for name in free})
+            return [point for i, point in enumerate(points) if point not in points[:i]]
+        both = sorted({*self.encoder.width.values} & {*self.decoder.width.values})
         for width in _thinned(both, N_DIAGONAL):
             hyper = min(self.hyper.width.values, key=lambda w: (abs(w - width), w))
             point = middles | {
@@ -352,9 +525,12 @@ class SearchSpace:
                 point[f"{side}.width"] = width
                 point[f"{side}.kernel"] = max(transform.kernel.values)
                 point[f"{side}.activation"] = "gdn" if "gdn" in activations else activations[0]
-            free = [name for name, parameter in self.parameters.items() if not parameter.fixed]
             points.append({name: point[name] for name in free})
         return points
+
+
+def _worded(coordinates: Coordinates) -> str:
+    return f"{coordinates.channels} channels ({coordinates.prior})"
 
 
 def _thinned(values: Sequence[int], n: int) -> list[int]:
@@ -365,6 +541,16 @@ def _thinned(values: Sequence[int], n: int) -> list[int]:
 
 
 # --- the file --------------------------------------------------------------------------------
+
+
+def incomplete(tree: Any) -> list[tuple[Key, str]]:
+    """Sections that a space lacks, or has beside those of another family; key and rule."""
+    if not isinstance(tree, dict):
+        return []
+    if "codec" not in tree:
+        return [((name,), "is missing") for name in HYPERPRIOR if name not in tree]
+    rule = "belongs to hyperpriors; a space with `codec` has the axes of that family there"
+    return [((name,), rule) for name in HYPERPRIOR if name in tree]
 
 
 def read_space(name_or_path: str | Path) -> Recipe:
@@ -386,7 +572,7 @@ def load_space(name_or_path: str | Path) -> SearchSpace:
         ConfigError: No such space, or every rule its file breaks.
     """
     recipe = read_space(name_or_path)
-    space = recipes.validate(recipe, SearchSpace, {})
+    space = recipes.validate(recipe, SearchSpace, {}, incomplete)
     if space is None or recipe.problems:
         recipes.fail(recipe.problems)
     return space

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from kdbench import __version__
-from kdbench.codecs.hyperprior import DOWNSAMPLING, Hyperprior
+from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.codecs.learned import DOWNSAMPLING
 from kdbench.codecs.start import klt_start, scale_start
 from kdbench.codecs.succeed import succeed
 from kdbench.codecs.weights import codec_bytes, round_kernels

@@ -41,7 +41,7 @@ from kdbench.data import CropList
 from kdbench.distill import Targets
 from kdbench.errors import CodecError, StoreError
 from kdbench.features import Tap, is_shared, listening
-from kdbench.records import Architecture, Offer, content_hash
+from kdbench.records import AnyArchitecture, Offer, content_hash
 
 SOMETIMES = ("z", "scales", "means", "features")  # what not every cache has
 CHUNK = 16  # crops the teacher sees at a time; part of what the cache's values depend on
@@ -132,6 +132,12 @@ def load_teacher(name: str) -> Teacher:
     """
     path = teacher_path(name)
     model, card = load_codec(path)
+    if not isinstance(model, Hyperprior):
+        raise CodecError(
+            f"{path} is a codec of the family {model.architecture.codec.family}, and files teach "
+            "where they are hyperpriors",
+            fix="bring it as plugin:NAME, by an entry point of the group kdbench.teachers",
+        )
     if "rd_lambdas" not in card.get("training", {}):
         raise CodecError(
             f"{path} has no `training.rd_lambdas` in its card, so its levels cannot be matched",
@@ -140,7 +146,7 @@ def load_teacher(name: str) -> Teacher:
     return Teacher(name=name, path=path, sha=file_sha(path), model=model, card=card)
 
 
-def teacher_architecture(name: str) -> Architecture:
+def teacher_architecture(name: str) -> AnyArchitecture:
     """What `name` is built as; reads the header only."""
     return read_card(teacher_path(name))[0]
 

@@ -14,7 +14,7 @@ import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.codecs.learned import LearnedCodec
 from kdbench.device import keep_freed_memory
 from kdbench.distill import Distiller, Targets, rate_distortion, rd_weight, weights_now
 from kdbench.errors import TrainingError
@@ -31,6 +31,7 @@ from kdbench.features import Tap, listening
 from kdbench.files import write_atomic
 from kdbench.gradients import gradient_shares, parts_of
 from kdbench.levels import Guided, LevelDistiller
+from kdbench.metrics import find as find_metric
 from kdbench.records import GradientShares, Progress, Training, plain
 from kdbench.soap import Soap
 
@@ -105,7 +106,7 @@ def step_rng(seed: int, step: int) -> np.random.Generator:
 
 
 def train(
-    model: Hyperprior,
+    model: LearnedCodec,
     batches: Callable[[int], Batch],
     training: Training,
     *,
@@ -174,7 +175,7 @@ class _Trainee:
 
     def __init__(
         self,
-        model: Hyperprior,
+        model: LearnedCodec,
         distiller: AnyDistiller | None,
         training: Training,
         device: str,
@@ -190,6 +191,7 @@ class _Trainee:
         self._parameters = [p for name, p in named if not name.endswith("quantiles")]
         self.optimiser = Soap(self._parameters, lr=training.learning_rate)
         self._rd_lambdas = torch.tensor(training.rd_lambdas, device=device)
+        self._metric = find_metric(training.distortion)
 
     def step(self, step: int, batch: Batch, log: TrainingLog) -> dict[str, float]:
         """One update; the row of the log it gives. `log` takes the first and last step's shares.
@@ -202,7 +204,7 @@ class _Trainee:
         with _autocast(self._device, self._precision):
             out = self._model(batch.x, batch.levels)
         rd_lambda = self._rd_lambdas[batch.levels]
-        rd = rate_distortion(out, batch.x, rd_lambda)
+        rd = rate_distortion(out, batch.x, rd_lambda, self._metric)
         terms: dict[str, Tensor] = {}
         weight = 1.0
         if self._distiller is not None:
@@ -297,4 +299,6 @@ def _resume(path: Path, trainee: _Trainee, log: TrainingLog) -> int:
 
 def _identity(training: Training) -> str:
     """What a checkpoint and the training that takes it up must have in common."""
-    return repr(replace(training, steps=0))
+    shown = {f.name: getattr(replace(training, steps=0), f.name) for f in fields(training)}
+    said = plain(training).keys()  # less what came later and says nothing
+    return f"Training({', '.join(f'{name}={v!r}' for name, v in shown.items() if name in said)})"

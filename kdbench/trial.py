@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 
 from kdbench.anchor import anchor_curve
-from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.codecs.building import build
+from kdbench.codecs.learned import LearnedCodec
 from kdbench.codecs.weights import codec_bytes
 from kdbench.cost import complexity_of, energy_of
 from kdbench.data import ImageSet, validation_crops
@@ -26,6 +27,7 @@ from kdbench.evaluate import evaluate_learned
 from kdbench.files import append_log, write_atomic
 from kdbench.lease import Lease, host_lease
 from kdbench.lesson import Lesson, study_crops, study_photos
+from kdbench.metrics import find as find_metric
 from kdbench.rd import bd_rate, require_interval
 from kdbench.records import (
     Bench,
@@ -99,7 +101,7 @@ def run_trial(
         )
         on_progress(Progress(stage="cost"))
         with watch.part("cost"):
-            complexity = complexity_of(Hyperprior(spec.architecture), cache)
+            complexity = complexity_of(build(spec.architecture), cache)
         _ask(gate, Rung(stage="cost", step=0, values=cost_values(complexity, None)))
         on_progress(Progress(stage="cache"))
         with watch.part("cache"):
@@ -137,7 +139,11 @@ def run_trial(
 
         with watch.part("evaluation"), lease.shared():
             evaluation = evaluate_learned(
-                files.student, photos["evaluation"], device=bench.device, on_progress=coded
+                files.student,
+                photos["evaluation"],
+                device=bench.device,
+                distortion=spec.training.distortion,
+                on_progress=coded,
             )
             losses = {
                 "train": estimated_loss(model, crops.crops(cache)[:N_LOSS_CROPS], spec),
@@ -190,17 +196,17 @@ def precision_of(bench: Bench) -> str:
 
 
 @torch.no_grad()
-def estimated_loss(model: Hyperprior, crops: Pixels, spec: TrialSpec) -> float:
-    """R + rd_lambda 255^2 D on uint8 `crops` (n, 3, H, W), mean over levels, no bitstream."""
+def estimated_loss(model: LearnedCodec, crops: Pixels, spec: TrialSpec) -> float:
+    """The loss without distillation on uint8 `crops` (n, 3, H, W), mean over levels, estimated."""
     model.to("cpu").eval()
-    rd_lambdas = spec.training.rd_lambdas
+    rd_lambdas, metric = spec.training.rd_lambdas, find_metric(spec.training.distortion)
     x = torch.from_numpy(np.array(crops)).float() / 255
     total = 0.0
     for level, rd_lambda in enumerate(rd_lambdas):
         for chunk in torch.split(x, 16):
             levels = torch.full((len(chunk),), level)
             out = model(chunk, levels)
-            loss = rate_distortion(out, chunk, torch.full((len(chunk),), rd_lambda)).loss
+            loss = rate_distortion(out, chunk, torch.full((len(chunk),), rd_lambda), metric).loss
             total += float(loss) * len(chunk)
     return total / (len(x) * len(rd_lambdas))
 
@@ -231,10 +237,10 @@ def _deterministic(threads: int) -> Iterator[None]:
 
 
 def _energy_of_started(
-    model: Hyperprior, images: ImageSet, bench: Bench, lease: Lease
+    model: LearnedCodec, images: ImageSet, bench: Bench, lease: Lease
 ) -> CodecEnergy | None:
     """Energy of a finalised copy; the student itself goes on to train unfinalised."""
-    copy = Hyperprior(model.architecture)
+    copy = build(model.architecture)
     copy.load_state_dict(model.state_dict())
     copy.finalise()
     return energy_of(copy.to(bench.device), images, bench, lease)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.codecs.hyperprior import DOWNSAMPLING, Hyperprior
+from kdbench.codecs.learned import DOWNSAMPLING, LearnedCodec
 from kdbench.errors import CodecError
 
 MAGIC = b"KDB1"
@@ -79,7 +79,7 @@ def to_image(x_hat: Tensor, height: int, width: int) -> Image:
     return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
-def _check(model: Hyperprior, symbols: Tensor, indexes: Tensor) -> bytes:
+def _check(model: LearnedCodec, symbols: Tensor, indexes: Tensor) -> bytes:
     digest = hashlib.sha256(symbols.cpu().to(torch.int32).contiguous().numpy().tobytes())
     digest.update(indexes.cpu().to(torch.int32).contiguous().numpy().tobytes())
     for parameter in model.g_s.parameters():
@@ -89,7 +89,7 @@ def _check(model: Hyperprior, symbols: Tensor, indexes: Tensor) -> bytes:
 
 
 @torch.no_grad()
-def analyse_image(model: Hyperprior, image: Image) -> Analysed:
+def analyse_image(model: LearnedCodec, image: Image) -> Analysed:
     """The part of encoding that does not depend on the level.
 
     Raises:
@@ -104,13 +104,13 @@ def analyse_image(model: Hyperprior, image: Image) -> Analysed:
     return Analysed(model.g_a(to_tensor(image).to(_device(model))), height, width)
 
 
-def encode_image(model: Hyperprior, image: Image, level: int) -> bytes:
+def encode_image(model: LearnedCodec, image: Image, level: int) -> bytes:
     """The .kdb file of `image`; what a camera would run, and what encode energy is measured on."""
     return encode_analysed(model, analyse_image(model, image), level)
 
 
 @torch.no_grad()
-def encode_analysed(model: Hyperprior, image: Analysed, level: int) -> bytes:
+def encode_analysed(model: LearnedCodec, image: Analysed, level: int) -> bytes:
     """The .kdb file of an image whose latent is known."""
     out = model.compress_latent(image.latent, level)
     y_string, z_string = out["strings"][0][0], out["strings"][1][0]  # type: ignore[index]
@@ -122,7 +122,7 @@ def encode_analysed(model: Hyperprior, image: Analysed, level: int) -> bytes:
 
 
 @torch.no_grad()
-def decode_image(model: Hyperprior, data: bytes) -> Image:
+def decode_image(model: LearnedCodec, data: bytes) -> Image:
     """The image in a .kdb file.
 
     Raises:
@@ -146,40 +146,40 @@ def decode_image(model: Hyperprior, data: bytes) -> Image:
     return to_image(out["x_hat"], height, width)
 
 
-def _slack(model: Hyperprior, shape: tuple[int, int]) -> bytes:
+def _slack(model: LearnedCodec, shape: tuple[int, int]) -> bytes:
     """Zeros after a string: CompressAI's decoder does not look where a string ends.
 
     With the tables of another codec it would read on into foreign memory, at most four bytes a
     symbol and a few more where it finds an escape. What lies after a string changes no symbol.
     """
-    per_place = 16 * model.architecture.latent.channels + model.architecture.hyper.width
+    offer = model.architecture.offer
+    per_place = 16 * offer.channels + (offer.hyper_width or 0)
     return bytes(4 * 2 * per_place * shape[0] * shape[1])
 
 
 @torch.no_grad()
-def expectation(model: Hyperprior, image: Analysed, level: int) -> Expectation:
+def expectation(model: LearnedCodec, image: Analysed, level: int) -> Expectation:
     """Estimated bits and reconstruction of an image, without a bitstream."""
     out = model.forward_latent(image.latent, level)
     x_hat: Tensor = out["x_hat"]  # type: ignore[assignment]
     return Expectation(_coder_bits(model, out), to_image(x_hat, image.height, image.width))
 
 
-def _coder_bits(model: Hyperprior, out: dict[str, Any]) -> float:
+def _coder_bits(model: LearnedCodec, out: dict[str, Any]) -> float:
     """Bits of the latents by the model's likelihoods, as far as a 16-bit range coder follows them.
 
     Its frequencies have 16 bits, so no symbol of a table costs more, however unlikely. A latent
     beyond its table (6.1 sigma) costs the escape symbol and its distance in groups of four bits.
     Both are rare in a trained codec, and several percent of the bits in a hardly trained one. The
     tables themselves are not looked at but for their ends, so wrong ones still show. A codec that
-    has no tables yet has no escapes.
+    has no tables yet, or tables of another kind, has no escapes.
     """
-    p_y, p_z = out["likelihoods"]["y"], out["likelihoods"]["z"]
-    prior = model.gaussian_conditional
-    bits = _within_precision(p_y).sum() + _within_precision(p_z).sum()
-    if not prior._offset.numel():
+    bits = sum(_within_precision(p).sum() for p in out["likelihoods"].values())
+    if "scales" not in out or not model.gaussian_conditional._offset.numel():
         return float(bits)
+    prior = model.gaussian_conditional
     ends = -prior._offset[prior.build_indexes(out["scales"]).long()]
-    symbols = (out["y"] - out["means"] if model.has_means else out["y"]).round()
+    symbols = (out["y"] - out["means"] if "means" in out else out["y"]).round()
     beyond = symbols.abs() - ends
     raw = (2 * beyond - 1).clamp_min(1)
     escape = 4 + 4 * torch.ceil((raw.log2().floor() + 1) / 4)
@@ -195,6 +195,6 @@ def payload_bits(data: bytes) -> int:
     return (len(data) - HEADER.size) * 8
 
 
-def _device(model: Hyperprior) -> torch.device:
+def _device(model: LearnedCodec) -> torch.device:
     device: torch.device = next(model.parameters()).device
     return device

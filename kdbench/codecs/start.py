@@ -26,6 +26,7 @@ from compressai.layers import GDN
 from torch import Tensor, nn
 
 from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.codecs.learned import LearnedCodec
 
 GDN_GAMMA = 1e-3
 KERNEL_NOISE = 0.02  # share of the default initialisation kept in the other taps
@@ -52,7 +53,8 @@ def _basis(blocks: Tensor, n: int) -> Tensor:
     return signed.float()
 
 
-def _strided(part: nn.Sequential) -> list[nn.Module]:
+def strided(part: nn.Sequential) -> list[nn.Module]:
+    """The convolutions that are layers of `part` themselves, transposed ones too."""
     return [m for m in part if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
 
 
@@ -76,9 +78,32 @@ def klt_start(model: Hyperprior, images: Tensor, rd_lambdas: Sequence[float]) ->
         images: (B, 3, H, W) in [0, 1]; H, W multiples of 16; some dozen training crops.
         rd_lambdas: One a level, ascending.
     """
-    enc, dec = _strided(model.g_a), list(reversed(_strided(model.g_s)))
     decoder = model.architecture.decoder
     usable = decoder.width - (decoder.activation == "relu")  # one channel is the constant
+    features, stds = klt_layers(strided(model.g_a), strided(model.g_s), images, usable)
+    for part, inverse in ((model.g_a, False), (model.g_s, True)):
+        _linear_activations(part, stds[:3] if not inverse else stds[2::-1])
+    start_gains(model, rd_lambdas)
+    return features
+
+
+@torch.no_grad()
+def klt_layers(
+    analysis: Sequence[nn.Module], synthesis: Sequence[nn.Module], images: Tensor, usable: int
+) -> tuple[Tensor, list[Tensor]]:
+    """Starts four strided convolutions and four transposed ones in place; what is between is not.
+
+    Args:
+        analysis: From the image on, with kernels of 3 or 5 and stride 2.
+        synthesis: Likewise, to the image.
+        images: See `klt_start`.
+        usable: Channels of the synthesis between its layers that may carry coefficients.
+
+    Returns:
+        The coefficients of `images` after three layers, (B, C, H / 8, W / 8), and their standard
+        deviations after each.
+    """
+    enc, dec = list(analysis), list(reversed(synthesis))
     h = images - 0.5
     fine_width = 3  # decoder channels on the fine side of the layer
     stds: list[Tensor] = []
@@ -97,23 +122,19 @@ def klt_start(model: Hyperprior, images: Tensor, rd_lambdas: Sequence[float]) ->
         _write(conv, taps, len(basis), c)
         _write(deconv, taps, coarse_width, fine_width)
         fine_width = usable
-    _shift_input_and_output(model)
-    for part, inverse in ((model.g_a, False), (model.g_s, True)):
-        _linear_activations(part, stds[:3] if not inverse else stds[2::-1])
-    _start_gains(model, rd_lambdas)
-    return features
+    _shift_input_and_output(enc[0], dec[0])
+    return features, stds
 
 
-def _shift_input_and_output(model: Hyperprior) -> None:
+def _shift_input_and_output(first: nn.Module, last: nn.Module) -> None:
     """Centres x by 0.5 through the first bias and puts it back through the last."""
-    first, last = _strided(model.g_a)[0], _strided(model.g_s)[-1]
     first.bias.copy_(-0.5 * first.weight.sum((1, 2, 3)))  # type: ignore[operator]
     last.bias.fill_(0.5)  # type: ignore[operator]
 
 
 def _linear_activations(part: nn.Sequential, stds: Sequence[Tensor]) -> None:
     """Makes every activation start (nearly) linear: small gamma, or a lift past ReLU's corner."""
-    layers = _strided(part)
+    layers = strided(part)
     activations = [m for m in part if not isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
     for i, activation in enumerate(activations):
         if isinstance(activation, GDN):
@@ -141,10 +162,12 @@ def _lift(before: nn.Module, after: nn.Module, std: Tensor) -> None:
     weight[-1] = -torch.einsum("iokl,i->okl", weight, lift)
 
 
-def _start_gains(model: Hyperprior, rd_lambdas: Sequence[float]) -> None:
+@torch.no_grad()
+def start_gains(model: LearnedCodec, rd_lambdas: Sequence[float]) -> None:
+    """Starts the gains of `model`, whose layers are KLTs, at what its rd_lambdas need, in place."""
     if model.architecture.n_levels == 1:
         scale = GAIN_PER_ROOT_LAMBDA * rd_lambdas[-1] ** 0.5
-        enc, dec = _strided(model.g_a)[-1], _strided(model.g_s)[0]
+        enc, dec = strided(model.g_a)[-1], strided(model.g_s)[0]
         enc.weight.mul_(scale)  # type: ignore[operator]
         enc.bias.mul_(scale)  # type: ignore[operator]
         dec.weight.div_(scale)  # type: ignore[operator]
@@ -165,13 +188,19 @@ def scale_start(model: Hyperprior, images: Tensor) -> None:
         model: Its transforms and gains have started.
         images: (B, 3, H, W) in [0, 1], H and W multiples of 64.
     """
+    scales = gained_deviations(model, images)
+    last = strided(model.h_s)[-1]
+    last.weight.mul_(KERNEL_NOISE)  # type: ignore[operator]
+    means = [torch.zeros_like(scales)] if model.has_means else []
+    last.bias.copy_(torch.cat([scales, *means]))  # type: ignore[operator]
+
+
+@torch.no_grad()
+def gained_deviations(model: LearnedCodec, images: Tensor) -> Tensor:
+    """Standard deviation of each channel of the gained latent, mean over the levels, (M,)."""
     y = model.g_a(images)
     deviations = [
         (y * model.gain(level)).transpose(0, 1).flatten(1).std(1)
         for level in range(model.architecture.n_levels)
     ]
-    scales = torch.stack(deviations).mean(0)
-    last = _strided(model.h_s)[-1]
-    last.weight.mul_(KERNEL_NOISE)  # type: ignore[operator]
-    means = [torch.zeros_like(scales)] if model.has_means else []
-    last.bias.copy_(torch.cat([scales, *means]))  # type: ignore[operator]
+    return torch.stack(deviations).mean(0)

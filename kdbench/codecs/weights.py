@@ -17,9 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.codecs.building import build
+from kdbench.codecs.learned import LearnedCodec
 from kdbench.errors import CodecError
-from kdbench.records import Architecture, canonical_json
+from kdbench.records import AnyArchitecture, Architecture, FamilyArchitecture, canonical_json
 
 FORMAT = "kdbench-codec-1"
 LENGTH = struct.Struct("<Q")  # of the JSON header that follows [bytes]
@@ -27,7 +28,7 @@ ZIP, PICKLE = b"PK", b"\x80"  # how files of torch.save begin, new and old
 KERNEL_NDIM = 4  # of convolution weights, the only tensors stored in fp16
 
 
-def codec_bytes(model: Hyperprior, card: Mapping[str, Any], *, half: bool = False) -> bytes:
+def codec_bytes(model: LearnedCodec, card: Mapping[str, Any], *, half: bool = False) -> bytes:
     """The file of `model` as bytes; the same model and card always give the same bytes.
 
     Args:
@@ -57,24 +58,24 @@ def _ordered(file: bytes) -> bytes:
 
 
 @torch.no_grad()
-def round_kernels(model: Hyperprior) -> None:
+def round_kernels(model: LearnedCodec) -> None:
     """Rounds the kernels to fp16 values in place, so that tables are built on what is stored."""
     for parameter in model.parameters():
         if parameter.ndim == KERNEL_NDIM:
             parameter.copy_(parameter.half().float())
 
 
-def load_codec(path: Path) -> tuple[Hyperprior, dict[str, Any]]:
+def load_codec(path: Path) -> tuple[LearnedCodec, dict[str, Any]]:
     """The codec in `path`, in eval mode and fp32, and its card.
 
     Raises:
-        CodecError: No such file, not a kdbench codec (a pickle, say), damaged, or weights of
-            another architecture than its header says.
+        CodecError: No such file, not a kdbench codec (a pickle, say), damaged, weights of another
+            architecture than its header says, or of a family that no package here brings.
     """
     architecture, card, tensors = _read(path)
     floats = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     try:
-        model = Hyperprior(architecture)
+        model = build(architecture)
         model.load_state_dict(floats)
     except (RuntimeError, KeyError, ValueError, IndexError, ZeroDivisionError) as why:
         first = str(why).splitlines()
@@ -89,7 +90,7 @@ def load_codec(path: Path) -> tuple[Hyperprior, dict[str, Any]]:
     return model, card
 
 
-def read_card(path: Path) -> tuple[Architecture, dict[str, Any]]:
+def read_card(path: Path) -> tuple[AnyArchitecture, dict[str, Any]]:
     """Architecture and card of the codec in `path`, without building it."""
     architecture, card, _ = _read(path)
     return architecture, card
@@ -113,7 +114,7 @@ def _require_file(path: Path) -> None:
         )
 
 
-def _read(path: Path) -> tuple[Architecture, dict[str, Any], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[AnyArchitecture, dict[str, Any], dict[str, Tensor]]:
     _require_file(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -136,7 +137,7 @@ def _read(path: Path) -> tuple[Architecture, dict[str, Any], dict[str, Tensor]]:
             fix="name a file that `kdbench teach` or `kdbench search` wrote",
         )
     try:
-        architecture = TypeAdapter(Architecture).validate_json(metadata["architecture"])
+        architecture = _architecture(metadata["architecture"])
         card = json.loads(metadata["card"])
     except (KeyError, ValueError) as why:
         raise CodecError(
@@ -149,6 +150,13 @@ def _read(path: Path) -> tuple[Architecture, dict[str, Any], dict[str, Tensor]]:
             fix="take the original file again, or train it anew with `kdbench teach`",
         )
     return architecture, card, tensors
+
+
+def _architecture(text: str) -> AnyArchitecture:
+    tree = json.loads(text)
+    if isinstance(tree, dict) and "codec" in tree:
+        return TypeAdapter(FamilyArchitecture).validate_json(text)
+    return TypeAdapter(Architecture).validate_json(text)
 
 
 def _first_problem(why: KeyError | ValueError) -> str:

@@ -50,6 +50,12 @@ def _bd_rate(comparison: Comparison) -> str:
     )
 
 
+def _memory(peak_bytes: int | None) -> str:
+    if peak_bytes is None:
+        return "of a decode not known: only hyperpriors are followed"
+    return f"{mebibytes(peak_bytes)} MiB at most in a decode of 768x512"
+
+
 def _costs(figures: CodecFigures, width: int) -> list[str]:
     costs, rd = figures.complexity, figures.rd
     entries = []
@@ -62,7 +68,7 @@ def _costs(figures: CodecFigures, width: int) -> list[str]:
                 f"decoder {figure(costs.decoder_kmac_per_px)}, "
                 f"entropy model {figure(costs.entropy_model)}",
             ),
-            ("memory", f"{mebibytes(costs.peak_memory_bytes)} MiB at most in a decode of 768x512"),
+            ("memory", _memory(costs.peak_memory_bytes)),
         ]
     entries += [
         (

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import kdbench
-from kdbench import config, recipes
+from kdbench import config, families, plugins, recipes
 from kdbench.config import StudyConfig
 from kdbench.errors import MeterError
+from kdbench.metrics import require_trainable
 from kdbench.parameters import NO_TEACHER
-from kdbench.records import Bench, Coordinates
+from kdbench.records import Bench, Coordinates, FamilyArchitecture
 from kdbench.store import Store
 from kdbench.yamlfile import Place, Recipe
 
@@ -24,6 +25,7 @@ class Ground:
         teachers: Hash of each teacher of the space, of its file or files, by its name there.
         teacher_coordinates: Of the latent of each.
         crops: Hash of the training crops.
+        codec: What the students' family is and comes from; None of hyperpriors.
         anchor: SHA-256 of the anchor's file, or its name.
         meter: Which meter, and the source of its joules; None without one.
         fingerprint: Of the device, see `device.fingerprint`.
@@ -37,6 +39,7 @@ class Ground:
     meter: str | None
     fingerprint: Mapping[str, str]
     code: str = kdbench.__version__
+    codec: str | None = None
 
     @property
     def fixed(self) -> dict[str, str]:
@@ -45,6 +48,7 @@ class Ground:
             "anchor": self.anchor,
             "crops": self.crops,
             "meter": self.meter or "none",
+            **({} if self.codec is None else {"codec": self.codec}),
             **self.teachers,
             **{f"device.{key}": value for key, value in self.fingerprint.items()},
         }
@@ -52,6 +56,7 @@ class Ground:
     def stands_on(self, teacher: str | None) -> dict[str, str]:
         """See `TrialSpec.stands_on`; a student that trains alone stands on no teacher."""
         own = {} if teacher is None else {"teacher": self.teachers[teacher]}
+        own |= {} if self.codec is None else {"codec": self.codec}
         return {"code": self.code, "crops": self.crops, **own}
 
 
@@ -92,8 +97,11 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
     _require_usable(cfg, coordinates)
     for found in teachers.values():
         require_layers(found, cfg.space.feature_layers)
+    _require_builds(cfg)
     data, crop_px = cfg.data, cfg.training.crop_px
     photos = study_photos(data.train, data.validation, data.evaluation, crop_px)
+    require_trainable(cfg.training.distortion, crop_px)
+    family = None if cfg.space.codec is None else cfg.space.codec.family
     return Ground(
         device=device,
         teachers={name: joined_sha([t.sha for t in found]) for name, found in teachers.items()},
@@ -102,7 +110,30 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
         anchor=anchor_sha(cfg.anchor, store),
         meter=_meter(cfg, device),
         fingerprint=fingerprint(device, threads=THREADS),
+        codec=None if family is None else plugins.identity(family, plugins.CODECS),
     )
+
+
+def _require_builds(cfg: StudyConfig) -> None:
+    """Builds a student of a family that another package brings, the one in the middle.
+
+    Raises:
+        CodecError: The family cannot build it.
+        TrainingError: It lacks a layer that the feature term names; lists those it has.
+    """
+    from kdbench.codecs.building import build
+    from kdbench.features import tapped
+
+    if cfg.space.codec is None:
+        return
+    name = cfg.space.codec.family
+    middle = {axis: parameter.middle for axis, parameter in cfg.space.codec.axes.items()}
+    codec = families.find(name).codec(name, middle)
+    architecture = FamilyArchitecture(codec=codec, n_levels=len(cfg.training.rd_lambdas))
+    model = build(architecture)
+    for layer in cfg.space.feature_layers:
+        with tapped(f"codec family {name}", model, layer):
+            pass
 
 
 def _meter(cfg: StudyConfig, device: str) -> str | None:

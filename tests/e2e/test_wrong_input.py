@@ -21,7 +21,7 @@ import torch
 
 from kdbench import cli, lesson
 from kdbench.store import Store
-from tests.e2e.rows import codecs, photos, recipes, stores, teachers, words
+from tests.e2e.rows import codecs, families, photos, recipes, stores, teachers, words
 from tests.e2e.rows.photos import MIXED, fill
 from tests.e2e.rows.row import Row
 from tests.e2e.rows.stores import ROOT, SEARCH
@@ -33,6 +33,7 @@ ROWS: Mapping[str, Row] = {
     **recipes.ROWS,
     **photos.ROWS,
     **codecs.ROWS,
+    **families.ROWS,
     **stores.ROWS,
     **teachers.ROWS,
     **({} if torch.cuda.is_available() else stores.WITHOUT_CUDA),

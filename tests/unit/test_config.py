@@ -206,7 +206,7 @@ WRONG_VALUES = {
     "trainng.steps=5": "trainng: no such key; did you mean training?",
     "training.stepz=5": "training.stepz: no such key; did you mean steps?",
     "training.xyz=5": "training.xyz: no such key; known here: steps, batch, crop_px, rd_lambdas, "
-    "precision",
+    "precision, distortion",
     "constraints.params=5": "constraints.params: no such key; did you mean params_max?",
     "space.encodr.width=5": "space.encodr: no such key; did you mean encoder?",
     "space.encoder.wdth=5": "space.encoder.wdth: no such key; did you mean width?",
@@ -215,7 +215,7 @@ WRONG_VALUES = {
     "space=tinny": 'space: got "tinny"; there is no such space; known, nearest first: tiny, '
     "hyperprior, smoke",
     "space=3": "space: got 3; must be a mapping with keys of: name, encoder, decoder, hyper, "
-    "latent, distillation, training",
+    "latent, codec, distillation, training",
     "trials.x=3": "trials.x: trials has no keys; set it whole",
     "trials": 'got "trials"; must read key=value or key.path=value',
     "=3": 'got "=3"; must read key=value or key.path=value',

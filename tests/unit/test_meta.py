@@ -13,11 +13,14 @@ from kdbench import __version__
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(
-    p for part in ("kdbench", "tests", "benchmarks") for p in (ROOT / part).rglob("*.py")
+    p
+    for part in ("kdbench", "tests", "benchmarks", "examples")
+    for p in (ROOT / part).rglob("*.py")
 )
 TEXTS = sorted(
     [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "Makefile", *(ROOT / "docs").rglob("*.md")]
     + [p for part in ("studies", "search_spaces") for p in (ROOT / part).glob("*.yaml")]
+    + [p for kind in ("*.yaml", "*.md", "*.toml") for p in (ROOT / "examples").rglob(kind)]
 )
 BROAD = {
     "kdbench/cli.py": 1,
