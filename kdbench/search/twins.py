@@ -1,4 +1,4 @@
-"""Twins of the front, for studies that ask for them: did distillation help those who won?
+"""Twins of the front, trained for studies that ask, to say what distillation gave it.
 
 Each worker that finds no more trials takes members of the front, one at a time, and trains student
 and twin (`kdbench.twin`) from as many seeds as the study says.
