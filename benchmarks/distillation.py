@@ -6,8 +6,8 @@
 `run` trains each case with each seed through `run_trial`, as a study would, and keeps every result
 in DIR; started again it goes on with what is missing. A case is a student, a number of steps, a
 teacher, and weights of the distillation terms. Its twin has the same architecture, start, seed,
-crops and steps, and all weights 0. Twins try three or four learning rates with the first seed, and keep the
-one with the lowest loss on validation crops; the other cases take their twin's. `alone` has no
+crops and steps, and all weights 0. Twins try three or four learning rates with the first seed, keep the
+best by loss on validation crops; the other cases take their twin's. `alone` has no
 teacher at all and tunes its own rate: it tells what the start in the teacher's coordinates and the
 inherited hyperprior give.
 
