@@ -1,13 +1,14 @@
-"""Distillation where levels have teachers of their own, each of one rate."""
+"""Distillation where levels or terms have teachers of their own."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from kdbench.distill import Distiller, Targets, rd_weight
 from kdbench.errors import TrainingError
-from kdbench.records import Architecture, Distillation, Offer
+from kdbench.records import WEIGHTS, Architecture, Distillation, Offer
 
 
 class Guided(NamedTuple):
@@ -17,8 +18,30 @@ class Guided(NamedTuple):
     targets: Targets
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guide:
+    """One of several teachers, as a student meets it.
+
+    Attributes:
+        terms: Of the loss, that it serves.
+        several: Whether others serve the same terms at other levels.
+        connect: Whether its latents need a connector even where they are as wide as the student's:
+            one of several, or one in whose coordinates the student did not start while it did in
+            another's.
+        channels: See `Distiller`.
+        channel_bits: Likewise.
+    """
+
+    offer: Offer
+    terms: frozenset[str] = frozenset(WEIGHTS)
+    several: bool = False
+    connect: bool = False
+    channels: Sequence[int] | None = None
+    channel_bits: Tensor | None = None
+
+
 class LevelDistiller(nn.Module):
-    """The terms of a student whose levels have teachers of their own, each of one rate.
+    """The terms of a student whose levels or terms have teachers of their own.
 
     Every teacher has connectors of its own, for models of several rates were trained apart and
     share no coordinates, while a student's levels do; a single one needs none at equal widths.
@@ -27,7 +50,7 @@ class LevelDistiller(nn.Module):
     """
 
     def __init__(
-        self, plan: Distillation, student: Architecture, teachers: Sequence[Offer]
+        self, plan: Distillation, student: Architecture, teachers: Sequence[Guide]
     ) -> None:
         """One teacher or more.
 
@@ -35,15 +58,24 @@ class LevelDistiller(nn.Module):
             TrainingError: As `Distiller`, or the entropy term with several teachers.
         """
         super().__init__()
-        several = len(teachers) > 1
-        if several and plan.entropy > 0:
+        if plan.entropy > 0 and any(one.several for one in teachers if "entropy" in one.terms):
             raise TrainingError(
                 "the entropy term compares channel by channel, and teachers of several rates each "
                 "have coordinates of their own",
                 fix="set `distillation.entropy` to 0, or name one quality as teacher",
             )
         self._plan = plan
-        each = [Distiller(plan, student, teacher, connect=several) for teacher in teachers]
+        each = [
+            Distiller(
+                _served(plan, one.terms),
+                student,
+                one.offer,
+                one.channels,
+                one.channel_bits,
+                connect=one.connect,
+            )
+            for one in teachers
+        ]
         self.each = nn.ModuleList(each)
 
     @property
@@ -73,3 +105,19 @@ class LevelDistiller(nn.Module):
             for name, term in distiller(own, targets, rd_lambda[rows], strength).items():
                 terms[name] = terms.get(name, 0) + share * term
         return terms
+
+
+def _served(plan: Distillation, terms: frozenset[str]) -> Distillation:
+    """`plan` without the terms that another teacher serves."""
+
+    def weight(term: str) -> float:
+        return plan.weights.get(term, 0.0) if term in terms else 0.0
+
+    return replace(
+        plan,
+        latent=weight("latent"),
+        hyper_latent=weight("hyper_latent"),
+        output=weight("output"),
+        entropy=weight("entropy"),
+        channel_weights=plan.channel_weights if "latent" in terms else "equal",
+    )

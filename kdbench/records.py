@@ -1,6 +1,8 @@
 """What travels between stages and onto disk. Units are part of every name.
 
 `SCHEMA` history, newest first:
+    3  one model a rate, and none for the rate (`training.rate`); z of a width of its own
+       (`hyper.channels`); a result without a BD-rate (`bd_rate` null), of a single rate
     2  hyperpriors that predict means (`hyper.prior`); front members' energy after training;
        what each term of the loss does to the gradient (`gradient_shares`)
     1  first light (November 2026)
@@ -14,7 +16,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple
 
-SCHEMA = 2
+SCHEMA = 3
 MEASUREMENT_PROTOCOL = 1  # of evaluation and energy together; reports refuse to mix two
 
 Source = Literal["counter", "sampled", "model", "replay"]
@@ -23,12 +25,24 @@ Prior = Literal["scale", "mean_scale"]
 Operation = Literal["encode", "decode"]
 ChannelWeights = Literal["equal", "by_bits"]
 Schedule = Literal["constant", "decaying", "first_half"]
+LatentLoss = Literal["mse", "kl"]
+Guides = Literal["matched", "every"]
+Rate = Literal["variable", "per_lambda", "none"]
+LATER = "later"
+"""Metadata of a field that came after specs were stored: at its default it is in no hash."""
 
 
 def canonical_json(value: Any) -> str:
-    """`value` (dataclasses, mappings, lists, plain values) as compact JSON: sorted keys, no NaN."""
+    """`value` (dataclasses, mappings, lists, plain values) as compact JSON: sorted keys, no NaN.
+
+    Fields marked `LATER` are left out at their default, so that hashes stay what they were.
+    """
     return json.dumps(
-        plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
+        plain(value, later=False),
+        sort_keys=True,
+        separators=(",", ":"),
+        allow_nan=False,
+        ensure_ascii=False,
     )
 
 
@@ -37,14 +51,22 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
 
 
-def plain(value: Any) -> Any:
-    """`value` with every dataclass as a dict and every tuple as a list, ready for JSON."""
+def plain(value: Any, *, later: bool = True) -> Any:
+    """`value` with every dataclass as a dict and every tuple as a list, ready for JSON.
+
+    Without `later`, fields marked `LATER` are left out where they have their default.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        items = ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return {
+            f.name: plain(item, later=later)
+            for f, item in items
+            if later or LATER not in f.metadata or item != f.default
+        }
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain(item, later=later) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
+        return [plain(item, later=later) for item in value]
     return value
 
 
@@ -74,10 +96,17 @@ class Hyper:
         width: Channels of h_a, h_s and of the hyper-latent z.
         prior: What h_s predicts of each latent: its scale (Balle et al. 2018), or its mean, too
             (Minnen et al. 2018).
+        channels: Of z, where it is not as wide as h_a and h_s.
     """
 
     width: int
     prior: Prior = "scale"
+    channels: int | None = field(default=None, metadata={LATER: True})
+
+    @property
+    def z_channels(self) -> int:
+        """Of the hyper-latent."""
+        return self.width if self.channels is None else self.channels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +154,9 @@ class Architecture:
     def offer(self) -> "Offer":
         """What it has to teach."""
         return Offer(
-            channels=self.latent.channels, hyper_width=self.hyper.width, prior=self.hyper.prior
+            channels=self.latent.channels,
+            hyper_width=self.hyper.z_channels,
+            prior=self.hyper.prior,
         )
 
 
@@ -160,14 +191,16 @@ class Distillation:
     """Weights of the distillation terms, in bits per pixel of loss (see `distill`).
 
     Attributes:
-        teacher: `teacher:NAME`, `file:PATH`, `zoo:MODEL/QUALITY`, `plugin:NAME`, or None: train
-            alone, every weight 0.
+        teacher: `teacher:NAME`, `file:PATH`, `zoo:MODEL/QUALITY`, `plugin:NAME`, `hybrid:...` (see
+            `hybrid`), or None: train alone, every weight 0.
         channel_weights: How much each latent channel counts in the latent term: all alike, or in
             proportion to the bits the teacher spends on it.
         temperature: tau of the entropy term; scales both Gaussians.
         paper_compat: The terms as arXiv 2509.10366 scales them, not in bits: MSE between rounded
             latents and on [0, 1], with `rd` as weight of R + rd_lambda 255^2 D.
         rd: That weight; 1 without `paper_compat`.
+        latent_loss: What the latent term compares: values, or their distributions in each channel.
+        guides: Which levels a teacher of one rate guides: that of its own rd_lambda, or every one.
         schedule: What multiplies all weights over the training: 1, a cosine from 1 to 0, or 1 up to
             its middle and 0 from there.
     """
@@ -182,6 +215,8 @@ class Distillation:
     schedule: Schedule = "constant"
     paper_compat: bool = False
     rd: float = 1.0
+    latent_loss: LatentLoss = field(default="mse", metadata={LATER: True})
+    guides: Guides = field(default="matched", metadata={LATER: True})
 
     @property
     def weights(self) -> dict[str, float]:
@@ -197,13 +232,24 @@ class Distillation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """How one student is trained; levels are ordered by ascending `rd_lambdas`."""
+    """How one student is trained; levels are ordered by ascending `rd_lambdas`.
+
+    Attributes:
+        rate: `variable`: one model has all levels. `per_lambda`: one model a level, as the paper
+            has it. `none`: likewise, and no bits in the loss (an auto-encoder; see `rateless`).
+    """
 
     steps: int
     batch: int
     crop_px: int
     rd_lambdas: tuple[float, ...]
     learning_rate: float
+    rate: Rate = field(default="variable", repr=False, metadata={LATER: True})
+
+    @property
+    def n_levels(self) -> int:
+        """Of one model."""
+        return len(self.rd_lambdas) if self.rate == "variable" else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +278,7 @@ class TrialSpec:
             decoder=self.decoder,
             hyper=self.hyper,
             latent=self.latent,
-            n_levels=len(self.training.rd_lambdas),
+            n_levels=self.training.n_levels,
         )
 
     @property
@@ -414,6 +460,7 @@ class TrialResult:
     """One finished trial.
 
     Attributes:
+        bd_rate: None of a student of a single rate, whose one point is no curve.
         seconds: Wall seconds by part: `cost`, `cache`, `start`, `energy`, `training`,
             `evaluation`, `score`; `waiting` (for the lease) lies inside the others.
         hashes: SHA-256 of `weights` and `bitstreams`: the same on the same machine.
@@ -424,7 +471,7 @@ class TrialResult:
     """
 
     rd: RDCurve
-    bd_rate: BDRate
+    bd_rate: BDRate | None
     complexity: Complexity
     energy: CodecEnergy | None
     seconds: Mapping[str, float]
@@ -434,6 +481,11 @@ class TrialResult:
     gradient_shares: tuple[GradientShares, ...] = ()
     protocol: int = MEASUREMENT_PROTOCOL
     schema: int = SCHEMA
+
+    @property
+    def bd_rate_pct(self) -> float | None:
+        """Without its interval."""
+        return None if self.bd_rate is None else self.bd_rate.pct
 
 
 # --- what stays the same in a study ------------------------------------------------------------

@@ -1,11 +1,12 @@
 """What may vary in a study: search_spaces/*.yaml -> SearchSpace, which samples a TrialSpec."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from kdbench import plugins, recipes, zoo
+from kdbench import hybrid, plugins, recipes, zoo
 from kdbench.errors import CodecError, ConfigError
 from kdbench.parameters import (
     NO_TEACHER,
@@ -13,7 +14,10 @@ from kdbench.parameters import (
     ChannelWeightsName,
     Choice,
     FixedBoolean,
+    GuidesName,
     Kernel,
+    LatentLossName,
+    OwnWidth,
     Parameter,
     Positive,
     PriorName,
@@ -28,6 +32,7 @@ from kdbench.records import (
     Distillation,
     Hyper,
     Latent,
+    Rate,
     Training,
     Transform,
     TrialSpec,
@@ -39,8 +44,10 @@ _NONE = Choice(values=(NO_TEACHER,))
 _SCALE: PriorName = Choice(values=("scale",))
 _EQUAL: ChannelWeightsName = Choice(values=("equal",))
 _CONSTANT: ScheduleName = Choice(values=("constant",))
+_MSE: LatentLossName = Choice(values=("mse",))
+_MATCHED: GuidesName = Choice(values=("matched",))
 _NO: FixedBoolean = Choice(values=(False,))
-_OFF, _ONE = Choice(values=(0.0,)), Choice(values=(1.0,))
+OFF, _ONE = Choice(values=(0.0,)), Choice(values=(1.0,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +73,15 @@ class HyperSpace:
 
     width: Width
     prior: PriorName = _SCALE
+    channels: OwnWidth = None
 
     def sample(self, trial: Suggests) -> Hyper:
-        """One hyperprior."""
+        """One hyperprior; z is as wide as its layers unless `channels` says otherwise."""
+        own = self.channels
         return Hyper(
             width=self.width.sample("hyper.width", trial),
             prior=self.prior.sample("hyper.prior", trial),
+            channels=None if own is None else own.sample("hyper.channels", trial),
         )
 
 
@@ -87,15 +97,17 @@ class DistillationSpace:
     """Teacher and weights of the distillation terms; without the section students train alone."""
 
     teacher: Teacher = _NONE
-    latent: Weight = _OFF
-    hyper_latent: Weight = _OFF
-    output: Weight = _OFF
-    entropy: Weight = _OFF
+    latent: Weight = OFF
+    hyper_latent: Weight = OFF
+    output: Weight = OFF
+    entropy: Weight = OFF
     temperature: Positive = _ONE
     channel_weights: ChannelWeightsName = _EQUAL
     schedule: ScheduleName = _CONSTANT
     paper_compat: FixedBoolean = _NO
     rd: Weight = _ONE
+    latent_loss: LatentLossName = _MSE
+    guides: GuidesName = _MATCHED
 
     def sample(
         self, trial: Suggests, own: Coordinates, teacher_coordinates: Mapping[str, Coordinates]
@@ -104,9 +116,9 @@ class DistillationSpace:
 
         Weights only with a teacher, the hyper-latent term only with one that has a hyper-latent,
         the entropy term only where student and teacher share the latent's coordinates, the
-        temperature only with an entropy term, the weights of the latent channels only with a latent
-        term, the schedule only with any. The paper's loss has a weight of its rate-distortion term
-        and no entropy term.
+        temperature only with an entropy term, the weights of the latent channels and what their
+        loss compares only with a latent term, the schedule only with any. The paper's loss has a
+        weight of its rate-distortion term and no entropy term.
         """
 
         def ask(name: str) -> Any:
@@ -138,6 +150,8 @@ class DistillationSpace:
             schedule=ask("schedule") if some else "constant",
             paper_compat=paper_compat,
             rd=ask("rd") if paper_compat else 1.0,
+            latent_loss=ask("latent_loss") if weights["latent"] > 0 else "mse",
+            guides=ask("guides"),
         )
 
     @property
@@ -149,7 +163,7 @@ class DistillationSpace:
         rule = "must be {} with paper_compat: true; the paper's loss has no such term"
         return [
             (name, rule.format(plain))
-            for name, wanted, plain in (("entropy", _OFF, 0), ("channel_weights", _EQUAL, "equal"))
+            for name, wanted, plain in (("entropy", OFF, 0), ("channel_weights", _EQUAL, "equal"))
             if getattr(self, name) != wanted
         ]
 
@@ -167,7 +181,9 @@ class TrainingPlan:
 
     Attributes:
         crop_px: Side of a training crop [px], a multiple of 64.
-        rd_lambdas: One quality level each, ascending; five at least, for BD-rate needs a curve.
+        rd_lambdas: One quality level each, ascending; five at least, for BD-rate needs a curve,
+            or a single one where each rate has a model of its own.
+        rate: See `records.Training`.
         precision: See `records.Bench`.
     """
 
@@ -176,6 +192,7 @@ class TrainingPlan:
     crop_px: int
     rd_lambdas: tuple[float, ...]
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    rate: Rate = "variable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +215,7 @@ class SearchSpace:
             for part in fields(self)
             if part.name != "name"
             for f in fields(getattr(self, part.name))
+            if getattr(getattr(self, part.name), f.name) is not None
         }
 
     @property
@@ -235,6 +253,7 @@ class SearchSpace:
             crop_px=plan.crop_px,
             rd_lambdas=plan.rd_lambdas,
             learning_rate=self.training.learning_rate.sample("training.learning_rate", trial),
+            rate=plan.rate,
         )
         return TrialSpec(
             encoder=encoder,
@@ -256,7 +275,7 @@ class SearchSpace:
         teachers = [name for name in self.distillation.teacher.values if name != NO_TEACHER]
         problems = [(f"distillation.{k}", rule) for k, rule in self.distillation.contradictions]
         found = dict(teacher_coordinates)
-        for name in teachers:
+        for name in dict.fromkeys(part for each in teachers for part in hybrid.duties(each)):
             if name.startswith((zoo.KIND, plugins.KIND)) and name not in found:
                 try:
                     if name.startswith(zoo.KIND):
@@ -269,15 +288,54 @@ class SearchSpace:
                 near = ", ".join(nearest_first(name, list(teacher_coordinates)))
                 rule = f"there is no {name}; known, nearest first: {near}"
                 problems.append(("distillation.teacher", rule))
+        for name in teachers:
+            if name.startswith(hybrid.KIND) and hybrid.duties(name).keys() <= found.keys():
+                found[name] = hybrid.coordinates(name, found)
+        problems += self._without_a_part(teachers)
+        problems += self._guiding_in_vain(teachers)
         theirs = {found[name] for name in teachers if name in found}
         if theirs and all(name in found for name in teachers):  # else one of them may serve
             problems += self._unserved(theirs)
         return problems
 
+    def _without_a_part(self, teachers: Sequence[str]) -> list[tuple[str, str]]:
+        """Terms that have a weight and, in a hybrid, no teacher."""
+        needed = {
+            **{term: getattr(self.distillation, term) for term in hybrid.TERMS},
+            "entropy": self.distillation.entropy,
+        }
+        return [
+            (
+                f"distillation.{term}",
+                "must be 0, or the hybrid teacher needs a "
+                f"{'latent' if term == 'entropy' else term}: it names "
+                f"{', '.join(hybrid.parts(name))}",
+            )
+            for name in teachers
+            for term, weight in needed.items()
+            if weight != OFF and not any(term in d for d in hybrid.duties(name).values())
+        ]
+
+    def _guiding_in_vain(self, teachers: Sequence[str]) -> list[tuple[str, str]]:
+        """Teachers that cannot guide every level because they have one for each."""
+        if "every" not in self.distillation.guides.values:
+            return []
+        one_rate = re.compile(rf"{zoo.KIND}[^/]+/[0-9]+|{plugins.KIND}.+")
+        names = dict.fromkeys(part for each in teachers for part in hybrid.duties(each))
+        return [
+            (
+                "distillation.guides",
+                f"every is for teachers of one rate, zoo:MODEL/QUALITY; {name} has levels of its "
+                "own: matched gives each level its own",
+            )
+            for name in names
+            if not one_rate.fullmatch(name)
+        ]
+
     def _unserved(self, theirs: set[Coordinates]) -> list[tuple[str, str]]:
         """Terms that none of the teachers can serve."""
         problems = []
-        if self.distillation.hyper_latent != _OFF and not any(each.has_hyper for each in theirs):
+        if self.distillation.hyper_latent != OFF and not any(each.has_hyper for each in theirs):
             rule = "needs a teacher with a hyper-latent; a factorised prior has none"
             problems.append(("distillation.hyper_latent", rule))
         own = {
@@ -285,9 +343,7 @@ class SearchSpace:
             for channels in self.latent.channels.values
             for prior in self.hyper.prior.values
         }
-        compares = (
-            self.distillation.entropy != _OFF and not self.distillation.paper_compat.values[0]
-        )
+        compares = self.distillation.entropy != OFF and not self.distillation.paper_compat.values[0]
         if compares and not theirs & own:
             with_gaussians = sorted(each for each in theirs if each.prior is not None)
             needed = (f"{each.channels} with hyper.prior {each.prior}" for each in with_gaussians)

@@ -231,6 +231,14 @@ class TeacherCache:
         }
         return cls(teacher, levels, arrays)
 
+    def only(self, position: int) -> "TeacherCache":
+        """The same outputs at one of its levels alone; nothing is copied."""
+        arrays = {
+            name: array if name == SHARED else array[position : position + 1]
+            for name, array in self._arrays.items()
+        }
+        return TeacherCache(self._teacher, [self.levels[position]], arrays)
+
     def targets(
         self,
         indices: npt.NDArray[np.int64],

@@ -152,7 +152,7 @@ def _slack(model: Hyperprior, shape: tuple[int, int]) -> bytes:
     With the tables of another codec it would read on into foreign memory, at most four bytes a
     symbol and a few more where it finds an escape. What lies after a string changes no symbol.
     """
-    per_place = 16 * model.architecture.latent.channels + model.architecture.hyper.width
+    per_place = 16 * model.architecture.latent.channels + model.architecture.hyper.z_channels
     return bytes(4 * 2 * per_place * shape[0] * shape[1])
 
 

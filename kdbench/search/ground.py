@@ -69,29 +69,32 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
     Raises:
         KdbenchError: What is missing here: device, photos, teacher, anchor, meter.
     """
-    from kdbench.anchor import anchor_sha, codec_path
+    from kdbench.anchor import anchor_sha, codec_files
     from kdbench.codecs.weights import load_codec
     from kdbench.device import fingerprint, resolve
-    from kdbench.guides import coordinates_of, joined_sha, load_teachers, shares
+    from kdbench.guides import Faculty
     from kdbench.lesson import study_crops, study_photos
 
     device = resolve(cfg.device)
     names = [name for name in cfg.space.distillation.teacher.values if name != NO_TEACHER]
-    teachers = {name: load_teachers(name) for name in names}
-    for name, found in teachers.items():
-        shares(name, found, cfg.training.rd_lambdas)
-    if (anchor := codec_path(cfg.anchor, store)) is not None:
+    teachers = {name: Faculty.load(name) for name in names}
+    for guides in cfg.space.distillation.guides.values:
+        for found in teachers.values():
+            found.shares(
+                cfg.training.rd_lambdas, guides=guides, alone=cfg.training.rate != "variable"
+            )
+    for anchor in codec_files(cfg.anchor, cache=store.cache, store=store):
         load_codec(anchor)  # a damaged one is better told now than by a worker
-    coordinates = {name: coordinates_of(found) for name, found in teachers.items()}
+    coordinates = {name: found.coordinates for name, found in teachers.items()}
     _require_usable(cfg, coordinates)
     data, crop_px = cfg.data, cfg.training.crop_px
     photos = study_photos(data.train, data.validation, data.evaluation, crop_px)
     return Ground(
         device=device,
-        teachers={name: joined_sha([t.sha for t in found]) for name, found in teachers.items()},
+        teachers={name: found.sha for name, found in teachers.items()},
         teacher_coordinates=coordinates,
         crops=study_crops(photos["train"], data.crops, crop_px).hash,
-        anchor=anchor_sha(cfg.anchor, store),
+        anchor=anchor_sha(cfg.anchor, cache=store.cache, store=store),
         meter=_meter(cfg, device),
         fingerprint=fingerprint(device, threads=THREADS),
     )
