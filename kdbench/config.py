@@ -295,7 +295,7 @@ def _agree_on_points(study: StudyConfig, recipe: Recipe) -> None:
                 near = ", ".join(nearest_first(name, free)) or "none"
                 rule = f"is no free parameter of the space; free, nearest first: {near}"
                 recipe.report((*key, name), rule)
-            elif not parameters[name].holds(value):
+            elif parameters[name].own(value) is None:
                 recipe.report((*key, name), "is not in the space", value=value)
         if missing := [name for name in free if name not in point]:
             recipe.report(key, f"leaves {missing[0]} open, which the space does, too")

@@ -38,9 +38,9 @@ class Choice(Generic[T]):
         """Whether there is nothing to choose."""
         return len(self.values) == 1
 
-    def holds(self, value: object) -> bool:
-        """Whether `value` is one of them."""
-        return value in self.values
+    def own(self, value: object) -> T | None:
+        """The one of them that `value` means, of the right type (0.0 for 0); None if it is none."""
+        return next((each for each in self.values if each == value), None)
 
     @property
     def middle(self) -> T:
@@ -73,9 +73,9 @@ class IntRange:
         """Every value, ascending."""
         return tuple(range(self.low, self.high + 1, self.step))
 
-    def holds(self, value: object) -> bool:
-        """Whether `value` is one of them."""
-        return value in self.values
+    def own(self, value: object) -> int | None:
+        """`value` if it is one of them."""
+        return next((each for each in self.values if each == value), None)
 
     @property
     def middle(self) -> int:
@@ -102,9 +102,10 @@ class FloatRange:
         """Whether both ends are one."""
         return self.low == self.high
 
-    def holds(self, value: object) -> bool:
-        """Whether `value` is a number of the range."""
-        return isinstance(value, int | float) and self.low <= value <= self.high
+    def own(self, value: object) -> float | None:
+        """`value` if it is a number of the range."""
+        inside = isinstance(value, int | float) and self.low <= value <= self.high
+        return float(value) if inside else None  # type: ignore[arg-type]
 
     @property
     def middle(self) -> float:

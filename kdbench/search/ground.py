@@ -72,7 +72,7 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
     from kdbench.anchor import anchor_sha, codec_files
     from kdbench.codecs.weights import load_codec
     from kdbench.device import fingerprint, resolve
-    from kdbench.guides import Faculty
+    from kdbench.guides import Faculty, coordinates_of
     from kdbench.lesson import study_crops, study_photos
 
     device = resolve(cfg.device)
@@ -86,7 +86,8 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
     for anchor in codec_files(cfg.anchor, cache=store.cache, store=store):
         load_codec(anchor)  # a damaged one is better told now than by a worker
     coordinates = {name: found.coordinates for name, found in teachers.items()}
-    _require_usable(cfg, coordinates)
+    parts = {k: coordinates_of(v) for found in teachers.values() for k, v in found.parts.items()}
+    _require_usable(cfg, parts | coordinates)
     data, crop_px = cfg.data, cfg.training.crop_px
     photos = study_photos(data.train, data.validation, data.evaluation, crop_px)
     return Ground(
