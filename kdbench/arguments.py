@@ -180,6 +180,9 @@ def _teach(command: argparse.ArgumentParser) -> None:
     command.add_argument("--crop", type=_count, default=128, metavar="PX", help="a multiple of 64")
     command.add_argument("--learning-rate", type=_positive, default=1e-3, metavar="X")
     command.add_argument("--seed", type=int, default=0, metavar="N")
+    command.add_argument(
+        "--start", metavar="TEACHER", help="go on from the weights of teacher:NAME or file:PATH"
+    )
     command.add_argument("--out", metavar="FILE", help="teachers/NAME.safetensors by default")
     command.add_argument("--licence", metavar="TEXT", help="of the weights, kept in the card")
     _device(command)

@@ -258,6 +258,7 @@ def teach(arguments: Namespace) -> int:
             seed=arguments.seed,
             device=resolve(arguments.device or "auto"),
             card={"name": arguments.name, "sources": sources, "licence": arguments.licence},
+            start=arguments.start,
             on_progress=follow,
         )
     if arguments.json:

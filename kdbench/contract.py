@@ -40,5 +40,11 @@ class Teaches(Protocol):
     def rounded_hyper_latent(self, z: Tensor) -> Tensor:
         """`z` as its decoder sees it: rounded where it lies from the medians of its prior."""
 
-    def outputs(self, crops: Tensor, levels: Sequence[int]) -> dict[str, Tensor]:
-        """What the cache stores of uint8 `crops` (B, 3, H, W), by name, in the types it stores."""
+    def outputs(
+        self, crops: Tensor, levels: Sequence[int], feature_layer: str | None = None
+    ) -> dict[str, Tensor]:
+        """What the cache stores of uint8 `crops` (B, 3, H, W), by name, in the types it stores.
+
+        Raises:
+            TrainingError: There is no `feature_layer`.
+        """

@@ -1,6 +1,6 @@
 r"""The loss: R + rd_lambda 255^2 D + distillation terms, every term in bits per pixel of loss.
 
-    L = R + rd_lambda 255^2 D + w_y K_y + w_z K_z + w_x K_x + w_p K_p
+    L = R + rd_lambda 255^2 D + w_y K_y + w_z K_z + w_x K_x + w_p K_p + w_f K_f
 
 R [bit/px] is the rate, D the MSE on [0, 1]. The terms, per pixel of the crop, teacher marked t:
 
@@ -8,6 +8,7 @@ R [bit/px] is the rate, D the MSE on [0, 1]. The terms, per pixel of the crop, t
     K_z = 6/ln 2  sum (z - z_t)^2 / pixels          hyper-latent, before rounding
     K_x = rd_lambda 255^2 MSE(x_hat, x_hat_t)       output
     K_p = c(tau) sum KL(Q(tau sigma_t) || Q(tau sigma)) / pixels    entropy model, in bits
+    K_f                                             features of a layer, see `features`
 
 Why 6/ln 2. In a codec at its optimum, halving a quantisation step of 1 costs one bit per
 coefficient and saves as much distortion: with uniform noise of variance step^2/12 the loss grows by
@@ -55,8 +56,9 @@ with the mean over all channels of KL(Q_tc || Q_c), in nats, for the first with 
 means over all elements, x_hat on [0, 1], latents after rounding (the student's with the gradient of
 the identity). Beside rd_lambda 255^2 its output term is next to nothing, as published.
 
-A schedule multiplies all weights over the training (`strength`): a teacher that helps a student on
-its way may hold it back at the end, when the student has a trade of its own to find.
+A schedule multiplies the weights over the training (`strength`): a teacher that helps a student on
+its way may hold it back at the end, when the student has a trade of its own to find. With `staged`
+the terms come first, alone, and R + rd_lambda 255^2 D joins them after a third of the steps.
 """
 
 import math
@@ -70,9 +72,11 @@ from torch.nn.functional import mse_loss
 from kdbench.codecs.hyperprior import images_bits
 from kdbench.divergence import bounded, channel_kl_bits, discretised_kl_bits, mean_shift_bits
 from kdbench.errors import TrainingError
+from kdbench.features import FeatureTerm
 from kdbench.records import Architecture, Distillation, Offer, Schedule
 
 BITS_PER_SQUARED_STEP = 6 / math.log(2)
+STAGE = 3  # the first stage of a staged training is this part of the steps
 
 
 class Targets(NamedTuple):
@@ -86,6 +90,7 @@ class Targets(NamedTuple):
         means: mu, (B, M_t, h, w), likewise.
         y_hat: Gained latent after rounding; of a plan with `paper_compat`.
         z_hat: Hyper-latent after rounding; likewise.
+        features: Of the plan's `feature_layer`, (B, C_t, h, w); of a plan with a feature term.
     """
 
     y: Tensor
@@ -95,6 +100,7 @@ class Targets(NamedTuple):
     means: Tensor | None = None
     y_hat: Tensor | None = None
     z_hat: Tensor | None = None
+    features: Tensor | None = None
 
     @classmethod
     def of(cls, out: Mapping[str, Any]) -> "Targets":
@@ -130,12 +136,31 @@ def rate_distortion(out: dict[str, Tensor], x: Tensor, rd_lambda: Tensor) -> Rat
 
 
 def strength(schedule: Schedule, step: int, n_steps: int) -> float:
-    """What all distillation weights are multiplied by at `step` of `n_steps`, 1 to 0."""
+    """What a weight of this schedule is multiplied by at `step` of `n_steps`, 1 to 0."""
     if schedule == "decaying":
         return 0.5 * (1 + math.cos(math.pi * step / n_steps))
     if schedule == "first_half":
         return 1.0 if 2 * step < n_steps else 0.0
     return 1.0
+
+
+def weights_now(plan: Distillation, step: int, n_steps: int) -> dict[str, float]:
+    """The weight of each term at `step` of `n_steps`; those at 0 are left out."""
+    now = {
+        name: plan.weights[name] * strength(schedule, step, n_steps)
+        for name, schedule in plan.schedules.items()
+    }
+    return {name: weight for name, weight in now.items() if weight > 0}
+
+
+def rd_weight(plan: Distillation, step: int, n_steps: int) -> float:
+    """What R + rd_lambda 255^2 D is multiplied by at `step` of `n_steps`.
+
+    1, but in the paper's loss, and in the first stage of a staged training.
+    """
+    if plan.schedule == "staged" and not plan.is_off and STAGE * step < n_steps:
+        return 0.0
+    return plan.rd if plan.paper_compat else 1.0
 
 
 def squared_steps_bpp(
@@ -220,60 +245,72 @@ class Distiller(nn.Module):
         self.z_connector = _connector(z_own, z_theirs, always=connect)
         self.channel_weights: Tensor | None
         self.register_buffer("channel_weights", _weights(plan, channel_bits), persistent=False)
+        self.feature_term: FeatureTerm | None = None  # the lesson solves for it
         self.entropy_unit: Tensor
         self.register_buffer("entropy_unit", torch.zeros(()))  # c(tau); 0 until the first batch
 
-    @property
-    def rd_weight(self) -> float:
-        """What R + rd_lambda 255^2 D is multiplied by."""
-        return rd_weight(self.plan)
+    def set_feature_term(self, teacher: int, term: FeatureTerm) -> None:
+        """The term, solved on the start's crops; `teacher` is 0, for there is one alone."""
+        self.feature_term = term
 
     def forward(
-        self, out: dict[str, Tensor], targets: Targets, rd_lambda: Tensor, strength: float = 1.0
+        self,
+        out: dict[str, Tensor],
+        targets: Targets,
+        rd_lambda: Tensor,
+        weights: Mapping[str, float] | None = None,
     ) -> dict[str, Tensor]:
-        """Each active term, weighted [bit/px], by its name in `Distillation`.
+        """Each term of `weights`, weighted [bit/px], by its name in `Distillation`.
 
-        `strength` multiplies every weight; a term whose weight is then 0 is not computed.
+        `weights` are those of the step (`weights_now`), the plan's own if None; a term that is not
+        among them is not computed.
         """
-        pixels = targets.x_hat.shape[-2] * targets.x_hat.shape[-1]
+        weights = self.plan.weights if weights is None else weights
         known = {name: v for name, v in targets._asdict().items() if v is not None}
         targets = Targets.of({name: target.detach() for name, target in known.items()})
-        if self.plan.paper_compat:
-            return self._paper_terms(out, targets, strength)
-        plan, terms = self.plan, {}
-        if (weight := strength * plan.latent) > 0:
+        terms = self._paper_terms if self.plan.paper_compat else self._terms
+        found = terms(out, targets, rd_lambda, set(weights))
+        return {name: weights[name] * term for name, term in found.items()}
+
+    def _terms(
+        self, out: dict[str, Tensor], targets: Targets, rd_lambda: Tensor, asked: set[str]
+    ) -> dict[str, Tensor]:
+        """The terms of the names in `asked` that the teacher serves, unweighted [bit/px]."""
+        pixels = targets.x_hat.shape[-2] * targets.x_hat.shape[-1]
+        terms = {}
+        if "latent" in asked:
             y = self.y_connector(out["y"])
-            compare = latent_kl_bpp if plan.latent_loss == "kl" else squared_steps_bpp
-            terms["latent"] = weight * compare(y, targets.y, pixels, self.channel_weights)
-        if (weight := strength * plan.hyper_latent) > 0 and targets.z is not None:
+            compare = latent_kl_bpp if self.plan.latent_loss == "kl" else squared_steps_bpp
+            terms["latent"] = compare(y, targets.y, pixels, self.channel_weights)
+        if "hyper_latent" in asked and targets.z is not None:
             z = self.z_connector(out["z"])
-            terms["hyper_latent"] = weight * squared_steps_bpp(z, targets.z, pixels)
-        if (weight := strength * plan.output) > 0:
-            terms["output"] = weight * output_bpp(out["x_hat"], targets.x_hat, rd_lambda)
-        if (weight := strength * plan.entropy) > 0 and targets.scales is not None:
+            terms["hyper_latent"] = squared_steps_bpp(z, targets.z, pixels)
+        if "output" in asked:
+            terms["output"] = output_bpp(out["x_hat"], targets.x_hat, rd_lambda)
+        if "entropy" in asked and targets.scales is not None:
             shift = None if targets.means is None else targets.means - out["means"]
-            terms["entropy"] = weight * self.entropy_bpp(
-                out["scales"], targets.scales, pixels, shift
-            )
+            terms["entropy"] = self.entropy_bpp(out["scales"], targets.scales, pixels, shift)
+        if "features" in asked and self.feature_term is not None and targets.features is not None:
+            terms["features"] = self.feature_term(out["features"], targets.features, pixels)
         return terms
 
     def _paper_terms(
-        self, out: dict[str, Tensor], targets: Targets, strength: float
+        self, out: dict[str, Tensor], targets: Targets, rd_lambda: Tensor, asked: set[str]
     ) -> dict[str, Tensor]:
         """The terms of arXiv 2509.10366: mean squared errors, no bits."""
-        plan, terms = self.plan, {}
-        if (weight := strength * plan.latent) > 0:
+        terms = {}
+        if "latent" in asked:
             y_hat = self.y_connector(out["y_hat"])
             y_hat_t: Tensor = targets.y_hat  # type: ignore[assignment]
-            if plan.latent_loss == "kl":
-                terms["latent"] = weight * math.log(2) * channel_kl_bits(y_hat, y_hat_t).mean()
+            if self.plan.latent_loss == "kl":
+                terms["latent"] = math.log(2) * channel_kl_bits(y_hat, y_hat_t).mean()
             else:
-                terms["latent"] = weight * mse_loss(y_hat, y_hat_t)
-        if (weight := strength * plan.hyper_latent) > 0:
+                terms["latent"] = mse_loss(y_hat, y_hat_t)
+        if "hyper_latent" in asked:
             z_hat = self.z_connector(out["z_hat"])
-            terms["hyper_latent"] = weight * mse_loss(z_hat, targets.z_hat)  # type: ignore[arg-type]
-        if (weight := strength * plan.output) > 0:
-            terms["output"] = weight * mse_loss(out["x_hat"], targets.x_hat)
+            terms["hyper_latent"] = mse_loss(z_hat, targets.z_hat)  # type: ignore[arg-type]
+        if "output" in asked:
+            terms["output"] = mse_loss(out["x_hat"], targets.x_hat)
         return terms
 
     def entropy_bpp(
@@ -285,11 +322,6 @@ class Distiller(nn.Module):
             self.entropy_unit.fill_(_entropy_unit(scales, teacher_scales, shift, tau))
         bits = _entropy_bits(scales, teacher_scales, shift, tau)
         return self.entropy_unit * bits / (scales.shape[0] * pixels)
-
-
-def rd_weight(plan: Distillation) -> float:
-    """What R + rd_lambda 255^2 D is multiplied by: 1, but in the paper's loss."""
-    return plan.rd if plan.paper_compat else 1.0
 
 
 def _weights(plan: Distillation, channel_bits: Tensor | None) -> Tensor | None:
@@ -306,11 +338,13 @@ def _weights(plan: Distillation, channel_bits: Tensor | None) -> Tensor | None:
 
 def _require_served(plan: Distillation, student: Architecture, teacher: Offer) -> None:
     """Raises TrainingError for a term of `plan` that the teacher cannot serve."""
-    if plan.paper_compat and (plan.entropy > 0 or plan.channel_weights != "equal"):
+    if plan.paper_compat and (
+        plan.entropy > 0 or plan.features > 0 or plan.channel_weights != "equal"
+    ):
         raise TrainingError(
-            "the paper's loss has neither an entropy term nor weights of channels",
-            fix="set `distillation.entropy` to 0 and `distillation.channel_weights` to equal, "
-            "or `distillation.paper_compat` to false",
+            "the paper's loss has no entropy term, no features and no weights of channels",
+            fix="set `distillation.entropy` and `distillation.features` to 0 and "
+            "`distillation.channel_weights` to equal, or `distillation.paper_compat` to false",
         )
     if plan.hyper_latent > 0 and teacher.hyper_width is None:
         raise TrainingError(

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from kdbench import plugins
 from kdbench.errors import CodecError
+from kdbench.features import is_shared, listening
 from kdbench.records import Offer
 
 STRIDES = {"y": 16, "z": 64, "scales": 16, "means": 16, "x_hat": 1}
@@ -81,13 +82,20 @@ class OneRate:
         medians: Tensor = prior._get_medians().detach().reshape(1, -1, 1, 1)
         return (z - medians).round() + medians
 
-    def outputs(self, crops: Tensor, levels: Sequence[int]) -> dict[str, Tensor]:
+    def outputs(
+        self, crops: Tensor, levels: Sequence[int], feature_layer: str | None = None
+    ) -> dict[str, Tensor]:
         """What the cache stores; see `contract.Teaches`."""
-        found = heard(self.name, self.model, crops.float() / 255)
+        with listening(self.name, self.model, feature_layer) as tap:
+            found = heard(self.name, self.model, crops.float() / 255)
+        if tap is not None:
+            found["features"] = tap.features
         x_hat = found.pop("x_hat").clamp(0, 1).mul(255).round().to(torch.uint8)
-        y = found.pop("y").half()
-        rest = {name: values.half() for name, values in found.items()} | {"x_hat": x_hat}
-        return {"y": y} | {name: torch.stack([v for _ in levels]) for name, v in rest.items()}
+        halves = {name: values.half() for name, values in found.items()} | {"x_hat": x_hat}
+        return {
+            name: v if is_shared(name, feature_layer) else torch.stack([v for _ in levels])
+            for name, v in halves.items()
+        }
 
 
 def from_plugin(name: str) -> tuple[OneRate, ...]:

@@ -8,7 +8,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from kdbench import hybrid, plugins, zoo
+from kdbench.codecs.hyperprior import DOWNSAMPLING
 from kdbench.codecs.weights import file_sha
 from kdbench.contract import Teaches
 from kdbench.data import CropList
@@ -69,6 +72,11 @@ class Faculty:
     def coordinates(self) -> Coordinates:
         """What they offer together."""
         return hybrid.coordinates(self.name, {k: coordinates_of(v) for k, v in self.parts.items()})
+
+    def serving(self, term: str) -> tuple[Teaches, ...]:
+        """Those who serve a term of the loss."""
+        duties = hybrid.duties(self.name)
+        return tuple(t for part, found in self.parts.items() if term in duties[part] for t in found)
 
     def shares(
         self, rd_lambdas: Sequence[float], *, guides: Guides = "matched", alone: bool = False
@@ -193,6 +201,14 @@ def _guiding_all(name: str, teachers: Sequence[Teaches], n_levels: int) -> Share
     return Share(teacher=teachers[0], levels=tuple(range(n_levels)))
 
 
+def require_layers(teachers: Sequence[Teaches], layers: Sequence[str]) -> None:
+    """Raises TrainingError where one of `teachers` lacks one of `layers`; lists those it has."""
+    grey = torch.full((1, 3, DOWNSAMPLING, DOWNSAMPLING), 128, dtype=torch.uint8)
+    for teacher in teachers:
+        for layer in layers:
+            teacher.outputs(grey, [0], layer)
+
+
 def open_caches(
     guiding: Sequence[Share],
     crops: CropList,
@@ -200,14 +216,16 @@ def open_caches(
     folder: Path,
     *,
     cache_gib: float,
+    feature_layer: str | None = None,
     turn: Callable[[], AbstractContextManager[object]] = nullcontext,
     on_progress: Callable[[int, int], None] = lambda done, n: None,
 ) -> list[TeacherCache]:
     """The cache of each share, as `TeacherCache.open`; `cache_gib` bounds all of them together."""
     levels = [_cached(share, rd_lambdas) for share in guiding]
+    layers = [feature_layer if "features" in share.terms else None for share in guiding]
     sizes = {
-        (share.teacher.sha, *own): size_gib(share.teacher, crops, len(own))
-        for share, own in zip(guiding, levels, strict=True)
+        (share.teacher.sha, layer, *own): size_gib(share.teacher, crops, len(own), layer)
+        for share, own, layer in zip(guiding, levels, layers, strict=True)
     }
     require_room(sum(sizes.values()), crops, cache_gib)
 
@@ -218,6 +236,7 @@ def open_caches(
             levels[i],
             folder,
             cache_gib=cache_gib,
+            feature_layer=layers[i],
             turn=turn,
             on_progress=lambda done, n: on_progress(i * n + done, len(guiding) * n),
         )

@@ -3,7 +3,7 @@
     teacher: {latent: zoo:A/5, hyper_latent: zoo:A/1, output: zoo:A/5}
 
 A spec names it by one text, `hybrid:latent=zoo:A/5,hyper_latent=zoo:A/1,output=zoo:A/5`. The
-entropy term goes with the latent: it is about the Gaussians of those channels.
+entropy term goes with the latent: it is about the Gaussians of those channels; and so do features.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from kdbench.records import Coordinates
 KIND = "hybrid:"
 TERMS = ("latent", "hyper_latent", "output")
 SERVES: Mapping[str, tuple[str, ...]] = {
-    "latent": ("latent", "entropy"),
+    "latent": ("latent", "entropy", "features"),
     "hyper_latent": ("hyper_latent",),
     "output": ("output",),
 }

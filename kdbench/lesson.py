@@ -15,12 +15,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kdbench.codecs.align import align, strongest_channels
+from kdbench.codecs.align import CHUNK, align, strongest_channels
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.inherit import can_inherit
 from kdbench.codecs.start import klt_start, scale_start
 from kdbench.data import CropList, ImageSet, disjoint, draw_crops, load_images
 from kdbench.distill import Distiller, Targets
+from kdbench.features import FeatureTerm, tapped
 from kdbench.guides import Faculty, Share, open_caches
 from kdbench.levels import Guide, Guided, LevelDistiller
 from kdbench.records import Bench, Progress, TrialSpec
@@ -90,6 +91,7 @@ class Lesson:
             spec.training.rd_lambdas,
             folder,
             cache_gib=bench.data.cache_gib,
+            feature_layer=spec.distillation.asked_layer,
             turn=turn,
             on_progress=lambda i, n: on_progress(Progress(stage="cache", step=i, n_steps=n)),
         )
@@ -164,6 +166,7 @@ class Lesson:
         elif self._shares:
             guides = [self._guide(i, channels) for i in range(len(self._shares))]
             self.distiller = LevelDistiller(spec.distillation, spec.architecture, guides)
+        self._solve_feature_terms(model)
         return model
 
     def _guide(self, i: int, channels: list[int] | None) -> Guide:
@@ -177,6 +180,27 @@ class Lesson:
             channels=channels if is_home else None,
             channel_bits=self._channel_bits() if is_home else None,
         )
+
+    @torch.no_grad()
+    def _solve_feature_terms(self, model: Hyperprior) -> None:
+        """Each teacher's feature term, on the first crops at the levels it guides, in turn."""
+        layer, n = self._spec.distillation.asked_layer, min(N_START_CROPS, len(self._pixels))
+        if layer is None or self.distiller is None:
+            return
+        x = to_tensor(self._pixels[:n], "cpu")
+        for i, (share, cache) in enumerate(zip(self._shares, self._caches, strict=True)):
+            if "features" not in share.terms:
+                continue
+            turns = torch.arange(n) % len(share.levels)
+            theirs = cache.targets(np.arange(n), _cached_level(share, turns), "cpu").features
+            levels = torch.tensor(share.levels)[turns]
+            own = []
+            with tapped("the student", model, layer) as tap:
+                for first in range(0, n, CHUNK):
+                    model(x[first : first + CHUNK], levels[first : first + CHUNK])
+                    own.append(tap.features)
+            if theirs is not None:
+                self.distiller.set_feature_term(i, FeatureTerm(torch.cat(own), theirs))
 
     @property
     def _inherits_hyperprior(self) -> bool:
@@ -229,9 +253,8 @@ class Lesson:
         """What the teacher of `share` gives for the samples at its levels."""
         own = torch.tensor(share.levels)
         rows, level = (levels[:, None] == own).nonzero(as_tuple=True)
-        if not isinstance(share.teacher, Teacher):  # its cache has its one level
-            level = torch.zeros_like(level)
-        return Guided(rows.to(self._device), self._targets(cache, indices[rows.numpy()], level))
+        at = _cached_level(share, level)
+        return Guided(rows.to(self._device), self._targets(cache, indices[rows.numpy()], at))
 
     def _targets(
         self, cache: TeacherCache, indices: npt.NDArray[np.int64], levels: Tensor
@@ -250,3 +273,8 @@ def _at_level(share: Share, cache: TeacherCache, level: int) -> TeacherCache:
     if not isinstance(share.teacher, Teacher):
         return cache
     return cache.only(share.levels.index(level))
+
+
+def _cached_level(share: Share, positions: Tensor) -> Tensor:
+    """Where the cache has the levels at `positions` of the share: one of one rate has its own."""
+    return positions if isinstance(share.teacher, Teacher) else torch.zeros_like(positions)

@@ -1,13 +1,14 @@
 """Distillation where levels or terms have teachers of their own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from kdbench.distill import Distiller, Targets, rd_weight
+from kdbench.distill import Distiller, Targets
 from kdbench.errors import TrainingError
+from kdbench.features import FeatureTerm
 from kdbench.records import WEIGHTS, Architecture, Distillation, Offer
 
 
@@ -64,7 +65,7 @@ class LevelDistiller(nn.Module):
                 "have coordinates of their own",
                 fix="set `distillation.entropy` to 0, or name one quality as teacher",
             )
-        self._plan = plan
+        self._plan, self._terms = plan, [one.terms for one in teachers]
         each = [
             Distiller(
                 _served(plan, one.terms),
@@ -83,26 +84,29 @@ class LevelDistiller(nn.Module):
         """What every teacher's terms follow."""
         return self._plan
 
-    @property
-    def rd_weight(self) -> float:
-        """What R + rd_lambda 255^2 D is multiplied by."""
-        return rd_weight(self._plan)
+    def set_feature_term(self, teacher: int, term: FeatureTerm) -> None:
+        """The term of one of the teachers, by its place."""
+        self.each[teacher].feature_term = term
 
     def forward(
         self,
         out: dict[str, Tensor],
         guided: Sequence[Guided],
         rd_lambda: Tensor,
-        strength: float = 1.0,
+        weights: Mapping[str, float] | None = None,
     ) -> dict[str, Tensor]:
-        """Each active term, weighted [bit/px]; none where no sample is guided."""
+        """Each term, weighted as `Distiller.forward` does; none where no sample is guided."""
         terms: dict[str, Tensor] = {}
-        for distiller, (rows, targets) in zip(self.each, guided, strict=True):
+        now = self._plan.weights if weights is None else weights
+        for distiller, terms_of, (rows, targets) in zip(
+            self.each, self._terms, guided, strict=True
+        ):
             if len(rows) == 0:
                 continue
+            served = {name: weight for name, weight in now.items() if name in terms_of}
             own = {name: out[name][rows] for name in Targets._fields if name in out}
             share = len(rows) / len(rd_lambda)
-            for name, term in distiller(own, targets, rd_lambda[rows], strength).items():
+            for name, term in distiller(own, targets, rd_lambda[rows], served).items():
                 terms[name] = terms.get(name, 0) + share * term
         return terms
 
@@ -119,5 +123,6 @@ def _served(plan: Distillation, terms: frozenset[str]) -> Distillation:
         hyper_latent=weight("hyper_latent"),
         output=weight("output"),
         entropy=weight("entropy"),
+        features=weight("features"),
         channel_weights=plan.channel_weights if "latent" in terms else "equal",
     )

@@ -258,11 +258,21 @@ _prior = _Reader(str, lambda name: name in {"scale", "mean_scale"}, "scale or me
 _channels = _Reader(str, lambda name: name in {"equal", "by_bits"}, "equal or by_bits")
 _schedule = _Reader(
     str,
+    lambda name: name in {"constant", "decaying", "first_half", "staged"},
+    "constant, decaying, first_half or staged",
+)
+_term_schedule = _Reader(
+    str,
     lambda name: name in {"constant", "decaying", "first_half"},
     "constant, decaying or first_half",
 )
 _latent_loss = _Reader(str, lambda name: name in {"mse", "kl"}, "mse or kl")
 _guides = _Reader(str, lambda name: name in {"matched", "every"}, "matched or every")
+_layer = _Reader(
+    str,
+    lambda name: name.startswith(("g_a.", "g_s.")),
+    "the name of a layer of g_a or g_s, such as g_a.5",
+)
 _weight = _Reader(float, lambda w: w >= 0, "a number of at least 0")
 _positive = _Reader(float, lambda v: v > 0, "a number above 0")
 
@@ -280,10 +290,18 @@ ChannelWeightsName = Annotated[
     Choice[Literal["equal", "by_bits"]], PlainValidator(_channels), _write
 ]
 ScheduleName = Annotated[
-    Choice[Literal["constant", "decaying", "first_half"]], PlainValidator(_schedule), _write
+    Choice[Literal["constant", "decaying", "first_half", "staged"]],
+    PlainValidator(_schedule),
+    _write,
 ]
 LatentLossName = Annotated[Choice[Literal["mse", "kl"]], PlainValidator(_latent_loss), _write]
 GuidesName = Annotated[Choice[Literal["matched", "every"]], PlainValidator(_guides), _write]
+TermScheduleName = Annotated[
+    Choice[Literal["constant", "decaying", "first_half"] | None],
+    PlainValidator(lambda raw: Choice(values=(None,)) if raw is None else _term_schedule(raw)),
+    _write,
+]
+LayerName = Annotated[Choice[str], PlainValidator(_layer), _write]
 Teacher = Annotated[Choice[str], PlainValidator(_teacher), _write]
 FixedBoolean = Annotated[Choice[bool], PlainValidator(_fixed_boolean), _write]
 Weight = Annotated[Floats, PlainValidator(_weight), _write]

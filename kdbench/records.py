@@ -24,7 +24,8 @@ Activation = Literal["gdn", "relu"]
 Prior = Literal["scale", "mean_scale"]
 Operation = Literal["encode", "decode"]
 ChannelWeights = Literal["equal", "by_bits"]
-Schedule = Literal["constant", "decaying", "first_half"]
+TermSchedule = Literal["constant", "decaying", "first_half"]
+Schedule = TermSchedule | Literal["staged"]
 LatentLoss = Literal["mse", "kl"]
 Guides = Literal["matched", "every"]
 Rate = Literal["variable", "per_lambda", "none"]
@@ -86,6 +87,9 @@ class Transform:
     width: int
     kernel: int = 5
     activation: Activation = "gdn"
+
+
+LAYERS = tuple(f"{part}.{i}" for part in ("g_a", "g_s") for i in range(7))  # of a hyperprior codec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +187,13 @@ class Offer:
 # --- what a trial is told --------------------------------------------------------------------
 
 
-WEIGHTS = ("latent", "hyper_latent", "output", "entropy")  # of `Distillation`, one a term
+WEIGHTS = (
+    "latent",
+    "hyper_latent",
+    "output",
+    "entropy",
+    "features",
+)  # of `Distillation`, one a term
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,13 +206,16 @@ class Distillation:
         channel_weights: How much each latent channel counts in the latent term: all alike, or in
             proportion to the bits the teacher spends on it.
         temperature: tau of the entropy term; scales both Gaussians.
+        feature_layer: Of the feature term, by its name in both codecs, say `g_a.5`.
         paper_compat: The terms as arXiv 2509.10366 scales them, not in bits: MSE between rounded
             latents and on [0, 1], with `rd` as weight of R + rd_lambda 255^2 D.
         rd: That weight; 1 without `paper_compat`.
         latent_loss: What the latent term compares: values, or their distributions in each channel.
         guides: Which levels a teacher of one rate guides: that of its own rd_lambda, or every one.
         schedule: What multiplies all weights over the training: 1, a cosine from 1 to 0, or 1 up to
-            its middle and 0 from there.
+            its middle and 0 from there; `staged` is 1, and R + rd_lambda 255^2 D joins the terms
+            after a third of the steps.
+        latent_schedule: That of the latent term alone, in the place of `schedule`; so for each.
     """
 
     teacher: str | None = None
@@ -210,9 +223,16 @@ class Distillation:
     hyper_latent: float = 0.0
     output: float = 0.0
     entropy: float = 0.0
+    features: float = field(default=0.0, metadata={LATER: True})
+    feature_layer: str = field(default="g_a.5", metadata={LATER: True})
     temperature: float = 1.0
     channel_weights: ChannelWeights = "equal"
     schedule: Schedule = "constant"
+    latent_schedule: TermSchedule | None = field(default=None, metadata={LATER: True})
+    hyper_latent_schedule: TermSchedule | None = field(default=None, metadata={LATER: True})
+    output_schedule: TermSchedule | None = field(default=None, metadata={LATER: True})
+    entropy_schedule: TermSchedule | None = field(default=None, metadata={LATER: True})
+    features_schedule: TermSchedule | None = field(default=None, metadata={LATER: True})
     paper_compat: bool = False
     rd: float = 1.0
     latent_loss: LatentLoss = field(default="mse", metadata={LATER: True})
@@ -223,6 +243,16 @@ class Distillation:
         """Weight of each term that has one."""
         every = {name: float(getattr(self, name)) for name in WEIGHTS}
         return {name: weight for name, weight in every.items() if weight > 0}
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        """Schedule of each term that has a weight."""
+        return {name: getattr(self, f"{name}_schedule") or self.schedule for name in self.weights}
+
+    @property
+    def asked_layer(self) -> str | None:
+        """The feature term's layer, if it has a weight."""
+        return self.feature_layer if self.features > 0 else None
 
     @property
     def is_off(self) -> bool:

@@ -17,6 +17,7 @@ from kdbench.parameters import (
     GuidesName,
     Kernel,
     LatentLossName,
+    LayerName,
     OwnWidth,
     Parameter,
     Positive,
@@ -24,10 +25,12 @@ from kdbench.parameters import (
     ScheduleName,
     Suggests,
     Teacher,
+    TermScheduleName,
     Weight,
     Width,
 )
 from kdbench.records import (
+    LAYERS,
     Coordinates,
     Distillation,
     Hyper,
@@ -44,6 +47,8 @@ _NONE = Choice(values=(NO_TEACHER,))
 _SCALE: PriorName = Choice(values=("scale",))
 _EQUAL: ChannelWeightsName = Choice(values=("equal",))
 _CONSTANT: ScheduleName = Choice(values=("constant",))
+_SAME: TermScheduleName = Choice(values=(None,))
+_LAYER: LayerName = Choice(values=(Distillation().feature_layer,))
 _MSE: LatentLossName = Choice(values=("mse",))
 _MATCHED: GuidesName = Choice(values=("matched",))
 _NO: FixedBoolean = Choice(values=(False,))
@@ -101,9 +106,16 @@ class DistillationSpace:
     hyper_latent: Weight = OFF
     output: Weight = OFF
     entropy: Weight = OFF
+    features: Weight = OFF
+    feature_layer: LayerName = _LAYER
     temperature: Positive = _ONE
     channel_weights: ChannelWeightsName = _EQUAL
     schedule: ScheduleName = _CONSTANT
+    latent_schedule: TermScheduleName = _SAME
+    hyper_latent_schedule: TermScheduleName = _SAME
+    output_schedule: TermScheduleName = _SAME
+    entropy_schedule: TermScheduleName = _SAME
+    features_schedule: TermScheduleName = _SAME
     paper_compat: FixedBoolean = _NO
     rd: Weight = _ONE
     latent_loss: LatentLossName = _MSE
@@ -117,8 +129,9 @@ class DistillationSpace:
         Weights only with a teacher, the hyper-latent term only with one that has a hyper-latent,
         the entropy term only where student and teacher share the latent's coordinates, the
         temperature only with an entropy term, the weights of the latent channels and what their
-        loss compares only with a latent term, the schedule only with any. The paper's loss has a
-        weight of its rate-distortion term and no entropy term.
+        loss compares only with a latent term, the layer only with a feature term, a schedule only
+        with a term. The paper's loss has a weight of its rate-distortion term, no entropy term and
+        no features.
         """
 
         def ask(name: str) -> Any:
@@ -139,15 +152,18 @@ class DistillationSpace:
         weights["output"] = ask("output")
         (paper_compat,) = self.paper_compat.values
         entropy = ask("entropy") if own == theirs and not paper_compat else 0.0
+        features = 0.0 if paper_compat else ask("features")
         temperature = ask("temperature") if entropy > 0 else 1.0
-        some = entropy > 0 or any(weight > 0 for weight in weights.values())
+        weights |= {"entropy": entropy, "features": features}
+        on = [name for name, weight in weights.items() if weight > 0]
         return Distillation(
             teacher=teacher,
             **weights,
-            entropy=entropy,
+            **{f"{name}_schedule": ask(f"{name}_schedule") for name in on},
+            feature_layer=ask("feature_layer") if features > 0 else Distillation().feature_layer,
             temperature=temperature,
             channel_weights=ask("channel_weights") if weights["latent"] > 0 else "equal",
-            schedule=ask("schedule") if some else "constant",
+            schedule=ask("schedule") if on else "constant",
             paper_compat=paper_compat,
             rd=ask("rd") if paper_compat else 1.0,
             latent_loss=ask("latent_loss") if weights["latent"] > 0 else "mse",
@@ -157,13 +173,21 @@ class DistillationSpace:
     @property
     def contradictions(self) -> list[tuple[str, str]]:
         """What is right alone and wrong together: key below `distillation`, broken rule."""
+        unknown = [layer for layer in self.feature_layer.values if layer not in LAYERS]
+        if unknown:
+            rule = f"a student has no layer {unknown[0]}; it has {', '.join(LAYERS)}"
+            return [("feature_layer", rule)]
         if not self.paper_compat.values[0]:
             rule = "must be 1 without paper_compat: true; only the paper's loss weights R and D"
             return [("rd", rule)] if self.rd != _ONE else []
         rule = "must be {} with paper_compat: true; the paper's loss has no such term"
         return [
             (name, rule.format(plain))
-            for name, wanted, plain in (("entropy", OFF, 0), ("channel_weights", _EQUAL, "equal"))
+            for name, wanted, plain in (
+                ("entropy", OFF, 0),
+                ("features", OFF, 0),
+                ("channel_weights", _EQUAL, "equal"),
+            )
             if getattr(self, name) != wanted
         ]
 
@@ -217,6 +241,12 @@ class SearchSpace:
             for f in fields(getattr(self, part.name))
             if getattr(getattr(self, part.name), f.name) is not None
         }
+
+    @property
+    def feature_layers(self) -> tuple[str, ...]:
+        """The layers that a trial may compare features at."""
+        asked = self.distillation.features != OFF
+        return self.distillation.feature_layer.values if asked else ()
 
     @property
     def n_parameters(self) -> int:
@@ -303,12 +333,13 @@ class SearchSpace:
         needed = {
             **{term: getattr(self.distillation, term) for term in hybrid.TERMS},
             "entropy": self.distillation.entropy,
+            "features": self.distillation.features,
         }
         return [
             (
                 f"distillation.{term}",
                 "must be 0, or the hybrid teacher needs a "
-                f"{'latent' if term == 'entropy' else term}: it names "
+                f"{term if term in hybrid.TERMS else 'latent'}: it names "
                 f"{', '.join(hybrid.parts(name))}",
             )
             for name in teachers

@@ -10,12 +10,14 @@ import torch
 from kdbench import __version__
 from kdbench.codecs.hyperprior import DOWNSAMPLING, Hyperprior
 from kdbench.codecs.start import klt_start, scale_start
+from kdbench.codecs.succeed import succeed
 from kdbench.codecs.weights import codec_bytes, round_kernels
 from kdbench.data import ImageSet, Role, disjoint, joined, load_images, sample_batch
 from kdbench.device import supports_bf16
 from kdbench.errors import ConfigError, StoreError
 from kdbench.files import require_writable, write_atomic
 from kdbench.records import Architecture, Progress, Training, plain
+from kdbench.teacher import load_teacher
 from kdbench.train import Batch, TrainingLog, levels_of_step, step_rng, to_tensor, train
 
 N_START_CROPS = 64
@@ -43,6 +45,7 @@ def teach(
     seed: int,
     device: str,
     card: Mapping[str, Any],
+    start: str | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Path:
     """Trains a teacher and writes `out` (fp16 safetensors with its card).
@@ -57,10 +60,12 @@ def teach(
         seed: Of the start, the crops and the quantisation noise.
         device: Where it trains.
         card: What the command line knows (name, sources, licence); completed here.
+        start: The teacher whose weights it goes on from (`codecs.succeed`); a KLT if None.
         on_progress: Called after each step.
 
     Raises:
         ConfigError: Levels that do not ascend, or crops that the codec cannot halve six times.
+        CodecError: `start` is no teacher, or of other levels or widths.
         StoreError: The folder of `out` cannot be written.
         TrainingError: The loss became NaN, or the checkpoint is of another training.
     """
@@ -73,6 +78,11 @@ def teach(
     crops = torch.from_numpy(first).float() / 255
     klt_start(model, crops, training.rd_lambdas)
     scale_start(model, crops)
+    if start is not None:
+        earlier = load_teacher(start)
+        earlier.levels_for(training.rd_lambdas)
+        succeed(model, earlier.model)
+        card = dict(card) | {"start": {"teacher": start, "sha": earlier.sha}}
 
     def batches(step: int) -> Batch:
         rng = step_rng(seed, step)
@@ -111,6 +121,7 @@ def command_line(
     words += ["--rd-lambdas", *training.rd_lambdas]
     words += ["--steps", training.steps, "--batch", training.batch, "--crop", training.crop_px]
     words += ["--learning-rate", training.learning_rate, "--seed", seed]
+    words += ["--start", card["start"]["teacher"]] if card.get("start") else []
     words += ["--licence", card["licence"]] if card.get("licence") else []
     return shlex.join(map(str, words))
 

@@ -9,8 +9,10 @@ A cache folder holds, for n crops and L levels of the teacher (M, H: the teacher
     scales.f16  (L, n, M, h, w)          sigma, of a teacher that predicts it
     means.f16   (L, n, M, h, w)          mu, likewise
     x_hat.u8    (L, n, 3, H, W)          reconstruction, 8 bit
+    features.f16                         of a layer, where a term asks for one: (n, C, h', w') of
+                                         g_a, which the levels share, (L, n, C, h', w') of g_s
 
-Its name is the hash of teacher file, levels and crops, so nothing stale is ever read.
+Its name is the hash of teacher file, levels, crops and layer, so nothing stale is ever read.
 """
 
 import contextlib
@@ -38,10 +40,10 @@ from kdbench.contract import Teaches
 from kdbench.data import CropList
 from kdbench.distill import Targets
 from kdbench.errors import CodecError, StoreError
+from kdbench.features import Tap, is_shared, listening
 from kdbench.records import Architecture, Offer, content_hash
 
-SHARED = "y"  # what the levels share; all else is stored for each
-PREDICTED = ("z", "scales", "means")  # what not every teacher has
+SOMETIMES = ("z", "scales", "means", "features")  # what not every cache has
 CHUNK = 16  # crops the teacher sees at a time; part of what the cache's values depend on
 
 
@@ -93,9 +95,12 @@ class Teacher:
         """See `contract.Teaches`."""
         return self.model.rounded_hyper_latent(z)
 
-    def outputs(self, crops: Tensor, levels: Sequence[int]) -> dict[str, Tensor]:
+    def outputs(
+        self, crops: Tensor, levels: Sequence[int], feature_layer: str | None = None
+    ) -> dict[str, Tensor]:
         """See `teacher_outputs`."""
-        return teacher_outputs(self.model, crops, levels)
+        with listening(self.name, self.model, feature_layer) as tap:
+            return teacher_outputs(self.model, crops, levels, tap, feature_layer)
 
 
 def teacher_path(name: str) -> Path:
@@ -144,13 +149,21 @@ def teacher_architecture(name: str) -> Architecture:
 
 
 @torch.no_grad()
-def teacher_outputs(model: Hyperprior, crops: Tensor, levels: Sequence[int]) -> dict[str, Tensor]:
+def teacher_outputs(
+    model: Hyperprior,
+    crops: Tensor,
+    levels: Sequence[int],
+    tap: Tap | None = None,
+    feature_layer: str | None = None,
+) -> dict[str, Tensor]:
     """What the cache stores of `crops`, by name and in the types it stores them in.
 
     Args:
         model: The teacher.
         crops: uint8 (B, 3, H, W).
         levels: The teacher's levels, in the study's order.
+        tap: On its `feature_layer`, if there is one.
+        feature_layer: Of g_a or g_s.
     """
     x = crops.float() / 255
     y = model.g_a(x)
@@ -163,16 +176,29 @@ def teacher_outputs(model: Hyperprior, crops: Tensor, levels: Sequence[int]) -> 
         found = {"z": z, "scales": scales} | ({} if means is None else {"means": means})
         by_level.append({name: values.half() for name, values in found.items()})
         by_level[-1]["x_hat"] = x_hat.clamp(0, 1).mul(255).round().to(torch.uint8)
-    stacked = {name: torch.stack([at[name] for at in by_level]) for name in by_level[0]}
-    return {SHARED: y.half()} | stacked
+        by_level[-1]["y"] = y.half()
+        if tap is not None:
+            by_level[-1]["features"] = tap.features.half()
+    return {
+        name: values
+        if is_shared(name, feature_layer)
+        else torch.stack([at[name] for at in by_level])
+        for name, values in by_level[0].items()
+    }
 
 
 class TeacherCache:
     """A teacher's outputs on a crop list; `open` builds them once, whoever asks first."""
 
-    def __init__(self, teacher: Teaches, levels: Sequence[int], arrays: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        teacher: Teaches,
+        levels: Sequence[int],
+        arrays: dict[str, Any],
+        feature_layer: str | None = None,
+    ) -> None:
         self.levels = tuple(levels)
-        self._teacher, self._arrays = teacher, arrays
+        self._teacher, self._arrays, self._feature_layer = teacher, arrays, feature_layer
         self._gains = teacher.gains(levels)
 
     @classmethod
@@ -184,6 +210,7 @@ class TeacherCache:
         folder: Path,
         *,
         cache_gib: float,
+        feature_layer: str | None = None,
         turn: Callable[[], AbstractContextManager[object]] = nullcontext,
         on_progress: Callable[[int, int], None] = lambda done, n: None,
     ) -> "TeacherCache":
@@ -195,17 +222,21 @@ class TeacherCache:
             rd_lambdas: The levels, by what they are trained for.
             folder: Where caches lie.
             cache_gib: Upper bound of its size [GiB].
+            feature_layer: Whose features it holds, too.
             turn: Entered for each chunk of crops: this host's turn to compute (`Lease.shared`).
             on_progress: Told the crops done and their number.
 
         Raises:
             StoreError: It would be larger than `cache_gib`, or cannot be written.
+            TrainingError: The teacher has no `feature_layer`.
         """
         levels = teacher.levels_for(rd_lambdas)
-        shapes = _shapes(teacher.offer, crops, len(levels))
-        gib = size_gib(teacher, crops, len(levels))
+        shapes = _shapes(teacher, crops, len(levels), feature_layer)
+        gib = size_gib(teacher, crops, len(levels), feature_layer)
         require_room(gib, crops, cache_gib)
-        key = content_hash([teacher.sha, crops.hash, levels, "1"])
+        key = content_hash(
+            [teacher.sha, crops.hash, levels, "1", *([feature_layer] if feature_layer else [])]
+        )
         target = folder / f"teacher-{key}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -217,6 +248,7 @@ class TeacherCache:
                         levels,
                         shapes,
                         target,
+                        feature_layer=feature_layer,
                         turn=turn,
                         on_progress=on_progress,
                     )
@@ -229,15 +261,16 @@ class TeacherCache:
             name: np.memmap(target / _file(name), dtype=dtype, mode="r", shape=shape)
             for name, (shape, dtype) in shapes.items()
         }
-        return cls(teacher, levels, arrays)
+        return cls(teacher, levels, arrays, feature_layer)
 
     def only(self, position: int) -> "TeacherCache":
         """The same outputs at one of its levels alone; nothing is copied."""
         arrays = {
-            name: array if name == SHARED else array[position : position + 1]
+            name: array if is_shared(name, self._feature_layer) else array[position : position + 1]
             for name, array in self._arrays.items()
         }
-        return TeacherCache(self._teacher, [self.levels[position]], arrays)
+        levels = [self.levels[position]]
+        return TeacherCache(self._teacher, levels, arrays, self._feature_layer)
 
     def targets(
         self,
@@ -255,14 +288,15 @@ class TeacherCache:
 
         def rows(name: str) -> Tensor:
             array = self._arrays[name]
-            values = array[indices] if name == SHARED else array[at, indices]
+            shared = is_shared(name, self._feature_layer)
+            values = array[indices] if shared else array[at, indices]
             return torch.from_numpy(np.ascontiguousarray(values)).to(device).float()
 
         gains = self._gains[levels.cpu()].to(device)
         targets = Targets(
-            y=rows(SHARED) * gains,
+            y=rows("y") * gains,
             x_hat=rows("x_hat") / 255,
-            **{name: rows(name) for name in PREDICTED if name in self._arrays},
+            **{name: rows(name) for name in SOMETIMES if name in self._arrays},
         )
         if not with_rounded:
             return targets
@@ -293,12 +327,14 @@ class TeacherCache:
 
     def latents(self, n: int) -> Tensor:
         """Latents before the gain of the first `n` crops, (n, M, h, w) fp32."""
-        return torch.from_numpy(np.array(self._arrays[SHARED][:n])).float()
+        return torch.from_numpy(np.array(self._arrays["y"][:n])).float()
 
 
-def size_gib(teacher: Teaches, crops: CropList, n_levels: int) -> float:
+def size_gib(
+    teacher: Teaches, crops: CropList, n_levels: int, feature_layer: str | None = None
+) -> float:
     """What the outputs of `teacher` at so many levels take [GiB]."""
-    shapes = _shapes(teacher.offer, crops, n_levels)
+    shapes = _shapes(teacher, crops, n_levels, feature_layer)
     return sum(math.prod(s) * np.dtype(t).itemsize for s, t in shapes.values()) / 2**30
 
 
@@ -312,11 +348,13 @@ def require_room(gib: float, crops: CropList, cache_gib: float) -> None:
         )
 
 
-def _shapes(offer: Offer, crops: CropList, n_levels: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    n, px = crops.n, crops.crop_px
+def _shapes(
+    teacher: Teaches, crops: CropList, n_levels: int, feature_layer: str | None
+) -> dict[str, tuple[tuple[int, ...], str]]:
+    offer, n, px = teacher.offer, crops.n, crops.crop_px
     latents = (n, offer.channels, px // 16, px // 16)
     shapes: dict[str, tuple[tuple[int, ...], str]] = {
-        SHARED: (latents, "<f2"),
+        "y": (latents, "<f2"),
         "x_hat": ((n_levels, n, 3, px, px), "|u1"),
     }
     if offer.hyper_width is not None:
@@ -325,6 +363,12 @@ def _shapes(offer: Offer, crops: CropList, n_levels: int) -> dict[str, tuple[tup
         shapes["scales"] = ((n_levels, *latents), "<f2")
     if offer.prior == "mean_scale":
         shapes["means"] = ((n_levels, *latents), "<f2")
+    if feature_layer is not None:
+        grey = torch.full((1, 3, px, px), 128, dtype=torch.uint8)
+        tried = teacher.outputs(grey, [0], feature_layer)["features"]
+        maps = (n, *tried.shape[-3:])
+        shared = is_shared("features", feature_layer)
+        shapes["features"] = (maps if shared else (n_levels, *maps), "<f2")
     return shapes
 
 
@@ -335,6 +379,7 @@ def _build(
     shapes: dict[str, tuple[tuple[int, ...], str]],
     target: Path,
     *,
+    feature_layer: str | None,
     turn: Callable[[], AbstractContextManager[object]],
     on_progress: Callable[[int, int], None],
 ) -> None:
@@ -350,9 +395,11 @@ def _build(
         for first in range(0, crops.n, CHUNK):
             chunk = slice(first, min(first + CHUNK, crops.n))
             with turn():
-                out = teacher.outputs(torch.from_numpy(np.array(pixels[chunk])), levels)
+                crop = torch.from_numpy(np.array(pixels[chunk]))
+                out = teacher.outputs(crop, levels, feature_layer)
             for name, values in out.items():
-                at = chunk if name == SHARED else (slice(None), chunk)
+                shared = is_shared(name, feature_layer)
+                at = chunk if shared else (slice(None), chunk)
                 arrays[name][at] = values.numpy()
             on_progress(chunk.stop, crops.n)
         for array in arrays.values():

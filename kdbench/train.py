@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.device import keep_freed_memory
-from kdbench.distill import Distiller, Targets, rate_distortion, strength
+from kdbench.distill import Distiller, Targets, rate_distortion, rd_weight, weights_now
 from kdbench.errors import TrainingError
+from kdbench.features import Tap, listening
 from kdbench.files import write_atomic
 from kdbench.gradients import gradient_shares, parts_of
 from kdbench.levels import Guided, LevelDistiller
@@ -149,18 +150,19 @@ def train(
     began = saved = time.monotonic()
     earlier_s = log.seconds
     model.train()
-    for step in range(first_step, training.steps):
-        row = trainee.step(step, batches(step), log)
-        if step % log_every == 0 or step == training.steps - 1:
-            log.rows.append(row)
-        on_progress(
-            Progress(stage="training", step=step + 1, n_steps=training.steps, loss=row["loss"])
-        )
-        between_steps()
-        log.seconds = earlier_s + time.monotonic() - began
-        if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_S:
-            _save(checkpoint, step + 1, trainee, log)
-            saved = time.monotonic()
+    with listening("the student", model, trainee.feature_layer) as trainee.tap:
+        for step in range(first_step, training.steps):
+            row = trainee.step(step, batches(step), log)
+            if step % log_every == 0 or step == training.steps - 1:
+                log.rows.append(row)
+            on_progress(
+                Progress(stage="training", step=step + 1, n_steps=training.steps, loss=row["loss"])
+            )
+            between_steps()
+            log.seconds = earlier_s + time.monotonic() - began
+            if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_S:
+                _save(checkpoint, step + 1, trainee, log)
+                saved = time.monotonic()
     trainee.require_finite()
     model.to("cpu", memory_format=torch.contiguous_format)
     model.finalise()
@@ -180,6 +182,8 @@ class _Trainee:
     ) -> None:
         self.training, self._model, self._distiller = training, model, distiller
         self._device, self._precision = device, precision
+        self.feature_layer = None if distiller is None else distiller.plan.asked_layer
+        self.tap: Tap | None = None  # on it
         self.modules = nn.ModuleList([model] + ([distiller] if distiller else [])).to(device)
         self.modules.to(memory_format=torch.channels_last)
         named = self.modules.named_parameters()
@@ -200,11 +204,15 @@ class _Trainee:
         rd_lambda = self._rd_lambdas[batch.levels]
         rd = rate_distortion(out, batch.x, rd_lambda)
         terms: dict[str, Tensor] = {}
-        rd_weight = 1.0 if self._distiller is None else self._distiller.rd_weight
+        weight = 1.0
+        if self._distiller is not None:
+            weight = rd_weight(self._distiller.plan, step, self.training.steps)
         if self._distiller is not None and batch.targets is not None:
-            now = strength(self._distiller.plan.schedule, step, self.training.steps)
+            if self.tap is not None:
+                out["features"] = self.tap.features
+            now = weights_now(self._distiller.plan, step, self.training.steps)
             terms = self._distiller(out, batch.targets, rd_lambda, now)
-        loss = rd_weight * rd.loss + sum(terms.values())
+        loss = weight * rd.loss + sum(terms.values())
         self._require(loss.item(), "loss", step)
         self.optimiser.zero_grad(set_to_none=True)
         watched = step in (0, self.training.steps - 1)
@@ -212,7 +220,7 @@ class _Trainee:
         norm = nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
         self._require(norm.item(), "gradient", step)
         if watched:
-            own = {"rate": rd_weight * rd.bpp, "distortion": rd_weight * rd.distortion}
+            own = {"rate": weight * rd.bpp, "distortion": weight * rd.distortion}
             shares = gradient_shares(own | terms, parts_of(self._model))
             log.gradient_shares.append(GradientShares(step=step, shares=shares))
         self.optimiser.step()

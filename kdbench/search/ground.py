@@ -72,7 +72,7 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
     from kdbench.anchor import anchor_sha, codec_files
     from kdbench.codecs.weights import load_codec
     from kdbench.device import fingerprint, resolve
-    from kdbench.guides import Faculty, coordinates_of
+    from kdbench.guides import Faculty, coordinates_of, require_layers
     from kdbench.lesson import study_crops, study_photos
 
     device = resolve(cfg.device)
@@ -88,6 +88,8 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
     coordinates = {name: found.coordinates for name, found in teachers.items()}
     parts = {k: coordinates_of(v) for found in teachers.values() for k, v in found.parts.items()}
     _require_usable(cfg, parts | coordinates)
+    for found in teachers.values():
+        require_layers(found.serving("features"), cfg.space.feature_layers)
     data, crop_px = cfg.data, cfg.training.crop_px
     photos = study_photos(data.train, data.validation, data.evaluation, crop_px)
     return Ground(

@@ -16,8 +16,10 @@ from kdbench.distill import (
     bit_weights,
     output_bpp,
     rate_distortion,
+    rd_weight,
     squared_steps_bpp,
     strength,
+    weights_now,
 )
 from kdbench.errors import TrainingError
 from kdbench.records import Distillation, Offer, Prior, Schedule
@@ -171,11 +173,38 @@ def test_the_strength_multiplies_every_term_and_at_zero_there_are_none(
     prior = teacher.architecture.hyper.prior
     plan = replace(_alone("latent"), hyper_latent=0.5, output=0.25, entropy=2.0)
     out, distiller = _perturbed(teacher)(x, LEVELS), _distiller(plan, prior=prior)
-    whole, third, none = (distiller(out, targets, RD_LAMBDA, s) for s in (1.0, 1 / 3, 0.0))
+    thirds = {name: weight / 3 for name, weight in plan.weights.items()}
+    whole, third, none = (distiller(out, targets, RD_LAMBDA, w) for w in (None, thirds, {}))
     assert list(whole) == list(TERMS)
     for term in TERMS:
         assert third[term].item() == pytest.approx(whole[term].item() / 3)
     assert none == {}
+
+
+def test_a_term_may_have_a_schedule_of_its_own() -> None:
+    plan = replace(
+        _alone("latent"),
+        features=3.0,
+        output=0.5,
+        schedule="decaying",
+        features_schedule="constant",
+    )
+    assert plan.schedules == {
+        "latent": "decaying",
+        "output": "decaying",
+        "features": "constant",
+    }
+    assert weights_now(plan, 0, 8) == {"latent": 1.0, "output": 0.5, "features": 3.0}
+    assert weights_now(plan, 4, 8) == pytest.approx({"latent": 0.5, "output": 0.25, "features": 3})
+    assert weights_now(plan, 8, 8) == {"features": 3.0}
+
+
+def test_a_staged_training_begins_with_the_terms_alone() -> None:
+    plan = replace(_alone("latent"), schedule="staged")
+    assert [rd_weight(plan, step, 6) for step in range(6)] == [0, 0, 1, 1, 1, 1]
+    assert [weights_now(plan, step, 6) for step in range(6)] == [{"latent": 1.0}] * 6
+    twin = replace(plan, latent=0.0)
+    assert rd_weight(twin, 0, 6) == 1.0
 
 
 # --- the unit ----------------------------------------------------------------------------------
@@ -286,19 +315,23 @@ def test_the_papers_terms_are_mean_squared_errors_of_rounded_latents_and_of_x_on
         "hyper_latent": pytest.approx(0.1 * 9),
         "output": pytest.approx(0.2 * 0.04),
     }
-    assert distiller.rd_weight == 0.5
-    halved = distiller(out, targets, RD_LAMBDA, 0.5)
+    assert rd_weight(plan, 0, 1) == 0.5
+    halved = distiller(out, targets, RD_LAMBDA, {"latent": 0.1})
     assert halved["latent"].item() == pytest.approx(0.2)
 
 
 def test_the_weight_of_rate_and_distortion_is_the_papers_alone() -> None:
-    assert _distiller(_alone("latent")).rd_weight == 1.0
+    assert rd_weight(_alone("latent"), 0, 1) == 1.0
 
 
-@pytest.mark.parametrize("what", [{"entropy": 0.1}, {"channel_weights": "by_bits"}])
+@pytest.mark.parametrize(
+    "what", [{"entropy": 0.1}, {"features": 0.1}, {"channel_weights": "by_bits"}]
+)
 def test_what_the_paper_has_not_is_refused_with_its_loss(what: dict[str, Any]) -> None:
     plan = replace(_alone("latent"), paper_compat=True, **what)
-    with pytest.raises(TrainingError, match="neither an entropy term nor weights") as refused:
+    with pytest.raises(
+        TrainingError, match="no entropy term, no features and no weights"
+    ) as refused:
         _distiller(plan)
     assert "paper_compat" in refused.value.fix
 

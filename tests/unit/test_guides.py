@@ -11,25 +11,14 @@ from kdbench.data import CropList, draw_crops
 from kdbench.errors import CodecError, StoreError
 from kdbench.foreign import OneRate
 from kdbench.guides import coordinates_of, load_teachers, open_caches, shares, teacher_sha
-from kdbench.lesson import Lesson, _teachers
+from kdbench.lesson import _teachers
 from kdbench.levels import Guided, LevelDistiller
-from kdbench.records import (
-    Bench,
-    Coordinates,
-    Data,
-    Distillation,
-    EnergyPlan,
-    Hyper,
-    Latent,
-    Training,
-    Transform,
-    TrialSpec,
-)
+from kdbench.records import Coordinates, TrialSpec
 from tests.support.codecs import architecture, photos, save_teacher
+from tests.support.lessons import BATCH, opened, spec_of
 from tests.support.zoo import put_small
 
 RD_LAMBDAS = (0.0018, 0.0035, 0.0067, 0.013)
-BATCH = 6
 Patch = pytest.MonkeyPatch
 
 
@@ -45,31 +34,8 @@ def crops() -> CropList:
     return draw_crops(photos(), 24, 64, seed=0)
 
 
-def spec(name: str, *, channels: int = 16, prior: str = "scale", **weights: Any) -> TrialSpec:
-    return TrialSpec(
-        encoder=Transform(width=8),
-        decoder=Transform(width=8),
-        hyper=Hyper(width=8, prior=prior),  # type: ignore[arg-type]
-        latent=Latent(channels=channels),
-        distillation=Distillation(teacher=name, **weights),
-        training=Training(
-            steps=4, batch=BATCH, crop_px=64, rd_lambdas=RD_LAMBDAS, learning_rate=1e-3
-        ),
-        seed=0,
-    )
-
-
-def opened(given: TrialSpec, folder: Path, crops: CropList, cache_gib: float = 1.0) -> Lesson:
-    bench = Bench(
-        data=Data(crops=crops.n, cache_gib=cache_gib),
-        anchor="jpeg",
-        energy=EnergyPlan(meter="none"),
-        device="cpu",
-        precision="fp32",
-        threads=1,
-        cache=str(folder / "cache"),
-    )
-    return Lesson.open(given, bench, crops, lambda _: None)
+def spec(name: str, **more: Any) -> TrialSpec:
+    return spec_of(name, RD_LAMBDAS, **more)
 
 
 # --- levels --------------------------------------------------------------------------------------

@@ -360,7 +360,13 @@ WRONG = {
     "distillation.paper_compat: [true, false]": "got [true, false]; must be true or false, one for "
     "the whole study",
     "distillation.rd: -1": "got -1; must be a number of at least 0",
-    "distillation.schedule: cosine": 'got "cosine"; must be constant, decaying or first_half',
+    "distillation.schedule: cosine": 'got "cosine"; must be constant, decaying, first_half or '
+    "staged",
+    "distillation.latent_schedule: staged": 'got "staged"; must be constant, decaying or '
+    "first_half",
+    "distillation.feature_layer: h_a.0": 'got "h_a.0"; must be the name of a layer of g_a or g_s, '
+    "such as g_a.5",
+    "distillation.latent: .nan": "got NaN; must be a number of at least 0",
     "distillation.output: {low: 0, high: 1, log: true}": 'got {"low": 0, "high": 1, "log": true}; '
     "a log range needs a low above 0",
     "distillation.output: {low: 0, high: 1, log: 1}": 'got {"low": 0, "high": 1, "log": 1}; log '

@@ -12,15 +12,24 @@ from PIL import Image as PillowImage
 
 from kdbench import evaluate, train
 from kdbench.arguments import parse
+from kdbench.codecs.hyperprior import Hyperprior, images_bits
+from kdbench.codecs.succeed import succeed
 from kdbench.codecs.weights import KERNEL_NDIM, load_codec
 from kdbench.data import ImageSet, load_images
 from kdbench.data.folder import BUILTIN
-from kdbench.errors import ConfigError, DataError, StoreError
+from kdbench.errors import CodecError, ConfigError, DataError, StoreError
 from kdbench.evaluate import Evaluation
 from kdbench.records import Progress, RDCurve, RDPoint, Training
 from kdbench.teach import command_line, load_training_photos, teach
 from kdbench.teacher import load_teacher
-from tests.support.codecs import RD_LAMBDAS, architecture
+from tests.support.codecs import (
+    RD_LAMBDAS,
+    architecture,
+    as_tensor,
+    crops,
+    finished,
+    save_teacher,
+)
 
 CARD: dict[str, Any] = {"name": "tiny", "sources": ["my photos", "builtin"], "licence": "CC0-1.0"}
 POINT = RDPoint(level=0, bpp=0.25, psnr_db=30.0)
@@ -149,3 +158,50 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_the_first_step(
         _teach(photos, tmp_path / "file" / "tiny.safetensors", on_progress=told.append)
     assert "--out" in refused.value.fix
     assert not told
+
+
+# --- going on from an earlier one ----------------------------------------------------------------
+
+
+def _weights(path: Path) -> dict[str, torch.Tensor]:
+    return {
+        name: p for name, p in load_codec(path)[0].named_parameters() if "quantiles" not in name
+    }
+
+
+def test_a_teacher_may_go_on_from_the_weights_of_another(photos: ImageSet, tmp_path: Path) -> None:
+    """With a learning rate of next to nothing it stays what that one is; its card names it."""
+    first = _teach(photos, tmp_path / "first.safetensors")
+    still = _training(learning_rate=1e-9)
+    then = _teach(photos, tmp_path / "then.safetensors", still, start=f"file:{first}")
+    before, after = _weights(first), _weights(then)
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=1e-3, atol=1e-5)
+    card = load_codec(then)[1]
+    assert card["start"]["teacher"] == f"file:{first}"
+    assert f"--start file:{first}" in card["command"]
+
+
+@torch.no_grad()
+def test_one_with_means_begins_with_the_bits_of_the_one_without(tmp_path: Path) -> None:
+    earlier = finished(architecture())
+    model = Hyperprior(architecture(prior="mean_scale"))
+    succeed(model, earlier)
+    model.eval()
+    x = as_tensor(crops(4))
+    was, now = earlier(x), model(x)
+    assert torch.equal(now["means"], torch.zeros_like(now["means"]))
+    torch.testing.assert_close(now["x_hat"], was["x_hat"])
+    torch.testing.assert_close(now["z"], was["z"])
+    torch.testing.assert_close(images_bits(now["likelihoods"]), images_bits(was["likelihoods"]))
+
+
+def test_a_codec_of_other_widths_or_levels_is_no_start(photos: ImageSet, tmp_path: Path) -> None:
+    other = save_teacher(tmp_path / "other.safetensors", architecture(12))
+    with pytest.raises(CodecError, match=r"cannot start from one of widths 12, 12") as refused:
+        _teach(photos, tmp_path / "new.safetensors", start=f"file:{other}")
+    assert "same widths" in refused.value.fix
+    with pytest.raises(CodecError, match=r"cannot start from one of .*mean_scale"):
+        succeed(Hyperprior(architecture()), finished(architecture(prior="mean_scale")))
+    assert not (tmp_path / "new.safetensors").exists()

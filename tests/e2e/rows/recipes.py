@@ -137,7 +137,23 @@ ROWS = {
     ),
     "a schedule that nobody knows": overridden(
         "space.distillation.schedule=cosine",
-        'space.distillation.schedule: got "cosine"; must be constant, decaying or first_half',
+        'space.distillation.schedule: got "cosine"; must be constant, decaying, first_half or '
+        "staged",
+    ),
+    "a weight that is no number": overridden(
+        "space.distillation.features=.nan",
+        "space.distillation.features: got NaN; must be a number of at least 0",
+    ),
+    "a temperature of zero": overridden(
+        "space.distillation.temperature=0",
+        "space.distillation.temperature: got 0; must be a number above 0",
+    ),
+    "a layer that no student has": Row(
+        command="search --study quick --set space.distillation.teacher=teacher:default "
+        "--set space.distillation.features=0.1 --set space.distillation.feature_layer=g_a.9",
+        answer="study quick: space.distillation.feature_layer: a student has no layer g_a.9; it "
+        "has g_a.0, g_a.1, g_a.2, g_a.3, g_a.4, g_a.5, g_a.6, g_s.0, g_s.1, g_s.2, g_s.3, g_s.4, "
+        f"g_s.5, g_s.6\n{FIX}",
     ),
     "an entropy term in the paper's loss": Row(
         command="search --study quick --set space.distillation.teacher=teacher:default "
