@@ -14,8 +14,6 @@ from kdbench.files import write_atomic
 from kdbench.records import Architecture, Hyper, Latent, Transform
 from kdbench.zoo import ZooModel
 
-OWN = "bmshj2018-hyperprior"
-
 
 def adopted(model: ZooModel, folder: Path) -> Path:
     """The codec file of `model` under `folder`; written once a file of the zoo.
@@ -26,11 +24,11 @@ def adopted(model: ZooModel, folder: Path) -> Path:
         CodecError: Not one of our models; or as `zoo.load`.
         StoreError: `folder` cannot be written.
     """
-    if model.name != OWN:
+    if model.name != zoo.OWN:
         raise CodecError(
-            f"{model} can teach, but kdbench does not code with it: of the zoo only {OWN} is a "
+            f"{model} can teach, but kdbench does not code with it: of the zoo only {zoo.OWN} is a "
             "model of its own kind",
-            fix=f"name zoo:{OWN}/QUALITY",
+            fix=f"name zoo:{zoo.OWN}/QUALITY",
         )
     _, sha = zoo.read(model)
     path = folder / f"zoo-{sha[:16]}.safetensors"

@@ -131,14 +131,24 @@ def _objectives(values: Sequence[str]) -> str | None:
 def _anchor(value: str) -> str | None:
     kind, _, rest = value.partition(":")
     number = rest.rpartition("/")[2]
-    if value in ANCHORS or (kind in {"teacher", "file", "zoo"} and rest):
+    if value in ANCHORS or (kind in {"teacher", "file"} and rest):
         return None
+    if kind == "zoo" and rest:
+        return _zoo_codec(value)
     if kind == "trial" and "/" in rest and number.isdecimal():
         return None
     return (
         "must be teacher:NAME, file:PATH, trial:STUDY/N, zoo:MODEL/QUALITY or one of "
         f"{', '.join(ANCHORS)}"
     )
+
+
+def _zoo_codec(name: str) -> str | None:
+    try:
+        (model, *_) = zoo.parse(name)
+    except CodecError as why:
+        return f"{why.problem}; {why.fix}"
+    return None if model.name == zoo.OWN else f"of the zoo only {zoo.OWN} codes; the others teach"
 
 
 def _codecs(values: Sequence[str]) -> str | None:

@@ -174,15 +174,15 @@ WRONG_VALUES = {
     "device=gpu": 'device: got "gpu"; must be auto, cpu, cuda or cuda:N',
     "device=cuda:x": 'device: got "cuda:x"; must be auto, cpu, cuda or cuda:N',
     "anchor=techer:default": 'anchor: got "techer:default"; must be teacher:NAME, file:PATH, '
-    "trial:STUDY/N or one of jpeg, webp, jpeg2000, avif",
+    "trial:STUDY/N, zoo:MODEL/QUALITY or one of jpeg, webp, jpeg2000, avif",
     "anchor=trial:demo": 'anchor: got "trial:demo"; must be teacher:NAME, file:PATH, '
-    "trial:STUDY/N or one of jpeg, webp, jpeg2000, avif",
+    "trial:STUDY/N, zoo:MODEL/QUALITY or one of jpeg, webp, jpeg2000, avif",
     "objectives=[]": "objectives: got []; needs at least one objective",
     "objectives=params": 'objectives: got "params"; must be a list',
     "objectives=[params, params]": 'objectives: got ["params", "params"]; params is there twice',
     "objectives=[params, bd_rate]": 'objectives.1: got "bd_rate"; must be one of: bd_rate_pct, ',
     "sampler.name=tpee": 'sampler.name: got "tpee"; must be one of: tpe, ',
-    "sampler=tpe": 'sampler: got "tpe"; must be a mapping with keys of: name, enqueue',
+    "sampler=tpe": 'sampler: got "tpe"; must be a mapping with keys of: name, enqueue, points',
     "constraints.params_max=0": "constraints.params_max: got 0; must be above 0",
     "data.crops=2": "data.crops: got 2; must be at least training.batch, 4",
     "data.cache_gib=0": "data.cache_gib: got 0; must be above 0",
@@ -206,7 +206,7 @@ WRONG_VALUES = {
     "trainng.steps=5": "trainng: no such key; did you mean training?",
     "training.stepz=5": "training.stepz: no such key; did you mean steps?",
     "training.xyz=5": "training.xyz: no such key; known here: steps, batch, crop_px, rd_lambdas, "
-    "precision",
+    "precision, rate",
     "constraints.params=5": "constraints.params: no such key; did you mean params_max?",
     "space.encodr.width=5": "space.encodr: no such key; did you mean encoder?",
     "space.encoder.wdth=5": "space.encoder.wdth: no such key; did you mean width?",

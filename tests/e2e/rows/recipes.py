@@ -112,8 +112,8 @@ ROWS = {
     ),
     "an anchor that nobody knows": overridden(
         "anchor=jpg",
-        'anchor: got "jpg"; must be teacher:NAME, file:PATH, trial:STUDY/N or one of '
-        "jpeg, webp, jpeg2000, avif",
+        'anchor: got "jpg"; must be teacher:NAME, file:PATH, trial:STUDY/N, '
+        "zoo:MODEL/QUALITY or one of jpeg, webp, jpeg2000, avif",
     ),
     "a meter that nobody knows": overridden(
         "energy.meter=rapl",
