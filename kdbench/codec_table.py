@@ -80,15 +80,17 @@ def measure(cfg: CodecList, store: Store, *, device: str | None = None, watch: W
         StoreError: The study began with other settings.
         KdbenchError: A codec is not here or cannot be measured; those before it are kept.
     """
-    from kdbench.anchor import located
+    from kdbench.anchor import codec_files, located
     from kdbench.bench import bench_codec, keep_anchor
     from kdbench.data import load_images
     from kdbench.device import resolve
     from kdbench.records import Bench
 
     store.require_writable()
-    _begin(cfg, store)
     images = load_images(cfg.data.evaluation, "evaluation")
+    for name in (cfg.anchor, *cfg.codecs):
+        codec_files(name, cache=store.cache, store=store)  # one that is not here is told first
+    _begin(cfg, store)
     bench: Bench = Bench(
         data=cfg.data,
         anchor=located(cfg.anchor, store),

@@ -308,7 +308,7 @@ def _agree_on_points(study: StudyConfig, recipe: Recipe) -> None:
             elif parameters[name].own(value) is None:
                 recipe.report((*key, name), "is not in the space", value=value)
         if missing := [name for name in free if name not in point]:
-            recipe.report(key, f"leaves {missing[0]} open, which the space does, too")
+            recipe.report(key, f"must name {missing[0]}, too: the space leaves it open")
 
 
 # --- reading ---------------------------------------------------------------------------------

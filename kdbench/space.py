@@ -338,8 +338,8 @@ class SearchSpace:
         return [
             (
                 f"distillation.{term}",
-                "must be 0, or the hybrid teacher needs a "
-                f"{term if term in hybrid.TERMS else 'latent'}: it names "
+                "must be 0, or the hybrid needs a teacher for "
+                f"{term if term in hybrid.TERMS else 'latent'}; it names "
                 f"{', '.join(hybrid.parts(name))}",
             )
             for name in teachers
