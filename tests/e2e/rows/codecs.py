@@ -115,8 +115,8 @@ ROWS = {
         "use teacher:NAME, file:PATH, trial:STUDY/N, zoo:MODEL/QUALITY, jpeg, jpeg2000, webp, avif",
     ),
     "a kind of codec that nobody knows": named(
-        "zoo:elic",
-        "there is no codec 'zoo:elic'",
+        "onnx:elic",
+        "there is no codec 'onnx:elic'",
         "use teacher:NAME, file:PATH, trial:STUDY/N, [...]",
     ),
     "a teacher that nobody knows": Row(
