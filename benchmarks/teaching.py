@@ -202,7 +202,9 @@ def report(folder: Path, names: list[str]) -> tuple[str, dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", action="append", default=None, metavar="DIR")
     parser.add_argument("--seconds", type=float, default=150.0)
     parser.add_argument("--root", type=Path, required=True)

@@ -28,7 +28,7 @@ Objective = Literal[
 N_LEVELS = 5  # fewer points move a BD-rate by several percent, whatever the spline
 ANCHORS = ("jpeg", "webp", "jpeg2000", "avif")
 METERS = ("auto", "none", "nvml", "powercap", "codecarbon", "replay")
-FREE_ON_RESUME = ("trials", "timeout_s", "workers")  # may change while a study goes on
+FREE_ON_RESUME = ("trials", "timeout_s", "workers", "twins")  # may change while a study goes on
 _DATA, _ENERGY = Data(), EnergyPlan()
 
 
@@ -77,6 +77,8 @@ class StudyConfig:
         timeout_s: Seconds after which no trial begins.
         workers: Processes; None: as many as cores.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        twins: Seeds that student and twin of each distilled member of the front are trained from
+            when the search ends; 0 trains none.
     """
 
     name: str
@@ -93,6 +95,7 @@ class StudyConfig:
     energy: EnergyPlan = _ENERGY
     device: str = "auto"
     seed: int = 0
+    twins: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +196,7 @@ RULES: Mapping[str, recipes.Rule] = {
     "timeout_s": above_zero,
     "workers": at_least(1),
     "seed": at_least(0),
+    "twins": at_least(0),
     "device": _device,
     **{f"constraints.{f.name}": above_zero for f in fields(Constraints)},
     "data.crops": at_least(1),
@@ -260,6 +264,9 @@ def _agree_on_rates(study: StudyConfig, recipe: Recipe) -> None:
             "bd_rate_pct needs a curve, and a study of one rd_lambda has a point; take "
             "validation_loss",
         )
+    if len(values) == 1 and study.twins > 0:
+        rule = "must be 0 for a study of one rd_lambda; what distillation gave is told by BD-rate"
+        recipe.report(("twins",), rule, value=study.twins)
     if rate != "variable" and study.space.distillation.guides.values == ("matched",):
         _require_guided(study, recipe)
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,10 @@ MIN_POINTS = 3  # Akima's least; with two the package would silently draw a stra
 MIN_OVERLAP_DB = 0.5
 MIN_OVERLAP_SHARE = 0.1  # of the longer curve's PSNR range
 MIN_IMAGES = 5  # to ask for an interval: fewer have few different resamples, one decides
+ROUNDING_PCT = 1e-6  # equal curves differ by some 1e-14 %
 INTERVAL = (0.025, 0.975)  # the 95 % interval, as quantiles
 
+Outcome = Literal["helped", "hurt", "within noise", "unknown"]
 Floats = Sequence[float] | npt.NDArray[np.float64]
 Array = npt.NDArray[np.float64]
 
@@ -149,6 +152,15 @@ def bd_rate_over_seeds(
     return BDRate(
         pct=_bd_rate_pct(*curves), low_pct=low_pct, high_pct=high_pct, overlap_db=overlap_db
     )
+
+
+def outcome(found: BDRate | None) -> Outcome:
+    """What a change did, by the BD-rate with it against that without; unknown without interval."""
+    if found is None or found.low_pct is None or found.high_pct is None:
+        return "unknown"
+    if found.low_pct <= ROUNDING_PCT and found.high_pct >= -ROUNDING_PCT:
+        return "within noise"
+    return "helped" if found.high_pct < 0.0 else "hurt"
 
 
 def require_interval(found: BDRate, n_images: int) -> BDRate:

@@ -379,6 +379,27 @@ class BDRate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TwinFigures:
+    """What distillation gave one trial: BD-rate of the student against its twin.
+
+    Attributes:
+        n_seeds: That both finished.
+        learning_rate: The twin's, tuned for itself.
+        equal_steps: Interval over seeds and photos; None where they do not compare: `why_not`.
+        equal_seconds: Against a twin that trained for the student's seconds; None where the student
+            took no more, or where nothing compares.
+        wall_s: Of all the trainings.
+    """
+
+    n_seeds: int
+    learning_rate: float
+    equal_steps: BDRate | None
+    equal_seconds: BDRate | None
+    why_not: str | None
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Complexity:
     """Multiply-accumulates per real pixel of one full forward at 768x512 [kMAC/px].
 

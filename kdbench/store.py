@@ -6,7 +6,8 @@ runs/<study>/optuna.db         Optuna's own memory; can be rebuilt from the fold
 runs/<study>/workers/<i>.json  what worker i does just now
 runs/<study>/trials/<n>/       spec.json, then result.json or failure.json; log.jsonl;
                                student.safetensors, or student-<i>.safetensors of rate i where
-                               each has its own; energy_trained.json of the front's members
+                               each has its own; of the front's members energy_trained.json and,
+                               where the study asks for twins, twin.json
 runs/<study>/codecs/<i>.json   figures of codec i, of a study that lists codecs
 runs/<study>/reruns/<k>/<n>/   what `rerun` trained again: one run of trial n, or with --seeds and
                                --twin a folder for each training
@@ -23,7 +24,7 @@ from typing import Any, Literal
 from kdbench.errors import StoreError
 from kdbench.files import cached as cached  # noqa: PLC0414 (offered here too)
 from kdbench.files import damaged, load, require_writable, write_json, write_once
-from kdbench.records import SCHEMA, CodecEnergy, Progress, TrialResult, TrialSpec
+from kdbench.records import SCHEMA, CodecEnergy, Progress, TrialResult, TrialSpec, TwinFigures
 
 State = Literal["complete", "infeasible", "failed", "running"]
 CACHE = "cache"
@@ -96,6 +97,14 @@ class _EnergyFile:
     schema: int = SCHEMA
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TwinFile:
+    """A student against its twin."""
+
+    twin: TwinFigures
+    schema: int = SCHEMA
+
+
 @dataclass(frozen=True, slots=True)
 class TrialFolder:
     """The files of one trial."""
@@ -149,6 +158,11 @@ class TrialFolder:
         """Energy of the trained codec, of members of the front only."""
         return self.path / "energy_trained.json"
 
+    @property
+    def twin(self) -> Path:
+        """What distillation gave, of members of the front whose study asks for twins."""
+        return self.path / "twin.json"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTrial:
@@ -157,6 +171,7 @@ class StoredTrial:
     Attributes:
         trained_energy: Measured again after training; `result.energy` is from before. None of
             trials that were not on the front when their search ended.
+        twin: The student against its twin, likewise, where the study asks for twins.
     """
 
     folder: TrialFolder
@@ -164,6 +179,7 @@ class StoredTrial:
     result: TrialResult | None = None
     failure: Failure | None = None
     trained_energy: CodecEnergy | None = None
+    twin: TwinFigures | None = None
 
     @property
     def number(self) -> int:
@@ -311,6 +327,10 @@ class Store:
         """Keep the energy of a trained member of the front, beside the one from before."""
         write_json(self.trial(study, number).trained_energy, _EnergyFile(energy=energy))
 
+    def save_twin(self, study: str, number: int, twin: TwinFigures) -> None:
+        """Keep what distillation gave a member of the front."""
+        write_json(self.trial(study, number).twin, _TwinFile(twin=twin))
+
     def load_trial(self, study: str, number: int) -> StoredTrial:
         """One trial.
 
@@ -379,4 +399,5 @@ def _load_trial(folder: TrialFolder) -> StoredTrial:
         result=load(folder.result, TrialResult) if done else None,
         failure=load(folder.failure, Failure) if broke and not done else None,
         trained_energy=load(again, _EnergyFile).energy if again.is_file() else None,
+        twin=load(folder.twin, _TwinFile).twin if folder.twin.is_file() else None,
     )

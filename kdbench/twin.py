@@ -16,10 +16,9 @@ student. The photos of the evaluation choose nothing here.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from kdbench.errors import KdbenchError
-from kdbench.rd import bd_rate, bd_rate_over_seeds
+from kdbench.rd import Outcome, bd_rate, bd_rate_over_seeds, outcome
 from kdbench.records import BDRate, Bench, Distillation, TrialResult, TrialSpec
 from kdbench.rerun import require_curve
 from kdbench.seeds import Run, SeedRuns, Trainer, Watch
@@ -27,9 +26,6 @@ from kdbench.store import StoredTrial
 
 RATE_FACTORS = (0.5, 1.0, 2.0)  # of the student's learning rate
 SAME_SECONDS = 1.02  # 2 % more count as the same: two trainings of one spec differ by as much
-ROUNDING_PCT = 1e-6  # equal curves differ by some 1e-14 %
-
-Outcome = Literal["helped", "hurt", "within noise", "unknown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +53,7 @@ class Match:
     @property
     def outcome(self) -> Outcome:
         """What distillation did; unknown without an interval."""
-        found = self.bd_rate
-        if found is None or found.low_pct is None or found.high_pct is None:
-            return "unknown"
-        if found.low_pct <= ROUNDING_PCT and found.high_pct >= -ROUNDING_PCT:
-            return "within noise"
-        return "helped" if found.high_pct < 0.0 else "hurt"
+        return outcome(self.bd_rate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,14 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from kdbench.records import WEIGHTS, BDRate, Distillation, plain
 from kdbench.report.details import LABEL
-from kdbench.report.tables import bd_rate_cell
 from kdbench.report.text import table, wrapped
-from kdbench.report.units import UNKNOWN, duration, figure, interval, percent
+from kdbench.report.units import UNKNOWN, bd_rate_cell, duration, figure, percent
+from kdbench.report.verdicts import verdict
 from kdbench.seeds import FreshSeeds, Run
 from kdbench.twin import SAME_SECONDS, Control, Match
-
-ALONE = "one seed: the interval is over photos alone and tells nothing of other seeds"
-
 
 # --- twins -----------------------------------------------------------------------------------
 
@@ -42,29 +39,13 @@ def verdicts(control: Control) -> dict[str, str]:
     """What distillation did, in a sentence each, at equal steps and at equal seconds."""
     longer = control.equal_seconds
     return {
-        "equal steps": verdict(control.equal_steps),
-        "equal seconds": _no_longer(control) if longer is None else verdict(longer),
+        "equal steps": _of(control.equal_steps),
+        "equal seconds": _no_longer(control) if longer is None else _of(longer),
     }
 
 
-def verdict(match: Match) -> str:
-    """One sentence; where distillation helped or hurt, in percent of the twin's bits."""
-    found, n = match.bd_rate, match.n_seeds
-    if found is None:
-        return f"whether distillation helped cannot be told: {match.why_not}"
-    if match.outcome == "unknown" or found.low_pct is None or found.high_pct is None:
-        return (
-            f"whether distillation helped cannot be told: BD-rate {percent(found.pct)} % has no "
-            "interval (one photo, or too many resamples that do not compare)"
-        )
-    if match.outcome == "within noise":
-        text = f"within noise: BD-rate {bd_rate_cell(found, ' % ')} against the twin"
-    else:
-        sign = -1 if match.outcome == "helped" else 1
-        low_pct, high_pct = sorted((sign * found.low_pct, sign * found.high_pct))
-        size = f"{percent(sign * found.pct)} % {interval(low_pct, high_pct)}".replace("+", "")
-        text = f"distillation {match.outcome} by {size} of the twin's bits"
-    return f"{text}, {n} seeds" if n > 1 else f"{text} ({ALONE})"
+def _of(match: Match) -> str:
+    return verdict(match.bd_rate, match.n_seeds, match.why_not)
 
 
 def _no_longer(control: Control) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from kdbench.bench import CodecFigures, Comparison
 from kdbench.records import CodecEnergy, EnergyReading
-from kdbench.report.tables import MODEL_NOTE, bd_rate_cell
+from kdbench.report.tables import MODEL_NOTE
 from kdbench.report.text import table, wrapped
-from kdbench.report.units import UNKNOWN, count, figure, mebibytes, percent
+from kdbench.report.units import UNKNOWN, bd_rate_cell, count, figure, mebibytes, percent
 from kdbench.rerun import Reproduction
 
 LABEL = 18  # column at which the explanations of a list begin

@@ -13,6 +13,7 @@ from kdbench.records import (
     Complexity,
     EnergyReading,
     RDCurve,
+    TwinFigures,
     plain,
 )
 from kdbench.report.controls import curse, verdicts
@@ -60,6 +61,7 @@ def trial_json(found: Overview, trial: StoredTrial) -> Json:
         "objectives": found.values(trial),
         "energy": energy_json(result.energy) if result else None,
         "energy_trained": energy_json(trial.trained_energy),
+        "twin": trial.twin and _twin_figures(trial.twin),
         "rd": rd_json(result.rd) if result else [],
         "bd_rate": bd_rate_json(result.bd_rate) if result else None,
         "complexity": complexity_json(result.complexity) if result else None,
@@ -163,6 +165,18 @@ def seeds_json(found: Sequence[FreshSeeds], study: str) -> Json:
             }
             for fresh in found
         ],
+    }
+
+
+def _twin_figures(twin: TwinFigures) -> Json:
+    """What distillation gave a member of the front."""
+    return {
+        "n_seeds": twin.n_seeds,
+        "learning_rate": twin.learning_rate,
+        "equal_steps": twin.equal_steps and bd_rate_json(twin.equal_steps),
+        "equal_seconds": twin.equal_seconds and bd_rate_json(twin.equal_seconds),
+        "why_not": twin.why_not,
+        "wall_s": twin.wall_s,
     }
 
 

@@ -3,18 +3,19 @@
 from collections.abc import Iterable, Mapping
 
 from kdbench.codec_table import CodecTable
-from kdbench.records import BDRate, RDCurve, TrialResult
+from kdbench.records import RDCurve, TrialResult, TwinFigures
 from kdbench.report.overview import Overview, dead_terms
 from kdbench.report.paper import Row, cost_tables, energy_cell, energy_head, quality_table
 from kdbench.report.text import WIDE, table, wrapped
 from kdbench.report.units import (
     UNKNOWN,
+    bd_rate_cell,
     count,
     figure,
-    interval,
     percent,
     span,
 )
+from kdbench.report.verdicts import verdict
 
 MODEL_NOTE = (
     "energy (model) is processor time multiplied by an assumed power, not a measurement: "
@@ -32,6 +33,7 @@ def show_text(found: Overview, *, all_trials: bool, width: int) -> str:
         parts += _unfinished(found, width)
     parts += _dead_terms(shown, width)
     parts += _energy_again(found, width)
+    parts += _twins(shown, found, width)
     if "model" in _sources(shown.values()):
         parts.append(wrapped("", MODEL_NOTE, width, indent=0))
     return "\n\n".join(parts) + "\n"
@@ -98,13 +100,6 @@ def _figures(found: Overview, results: Mapping[int, TrialResult], width: int) ->
     return text + "\n* on the front" if beaten else text
 
 
-def bd_rate_cell(bd_rate: BDRate | None, between: str) -> str:
-    """The figure and its interval; a dash where a single rate makes no curve."""
-    if bd_rate is None:
-        return UNKNOWN
-    return f"{percent(bd_rate.pct)}{between}{interval(bd_rate.low_pct, bd_rate.high_pct)}"
-
-
 def _range_cells(rd: RDCurve, width: int) -> list[str]:
     psnr_db = span([point.psnr_db for point in rd.points], 1)
     bpp = span([point.bpp for point in rd.points], 2)
@@ -156,6 +151,25 @@ def _energy_again(found: Overview, width: int) -> list[str]:
         f"(trial {number})."
     )
     return [wrapped("", text, width, indent=0)]
+
+
+def _twins(numbers: Iterable[int], found: Overview, width: int) -> list[str]:
+    """What distillation gave those of `numbers` that have a twin."""
+    twins = {trial.number: trial.twin for trial in found.trials if trial.twin is not None}
+    lines = [
+        wrapped(f"{number:>5}", _twin(twins[number]), width, indent=7)
+        for number in numbers
+        if number in twins
+    ]
+    head = "against their twins, which trained without distillation"
+    return ["\n".join([head, *lines])] if lines else []
+
+
+def _twin(found: TwinFigures) -> str:
+    text = verdict(found.equal_steps, found.n_seeds, found.why_not)
+    if found.equal_seconds is None:
+        return text
+    return f"{text}; at equal seconds {verdict(found.equal_seconds, found.n_seeds, None)}"
 
 
 # --- trials without a result -----------------------------------------------------------------

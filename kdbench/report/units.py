@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from kdbench.records import BDRate
+
 UNKNOWN = "-"
 
 
@@ -70,3 +72,10 @@ def change_pct(value: float | None, reference: float | None) -> float | None:
     if value is None or reference is None or reference == 0:
         return None
     return 100 * (value / reference - 1)
+
+
+def bd_rate_cell(bd_rate: BDRate | None, between: str) -> str:
+    """The figure and its interval; a dash where a single rate makes no curve."""
+    if bd_rate is None:
+        return UNKNOWN
+    return f"{percent(bd_rate.pct)}{between}{interval(bd_rate.low_pct, bd_rate.high_pct)}"

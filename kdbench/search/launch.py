@@ -28,6 +28,7 @@ from kdbench.search.interrupt import Interrupt
 from kdbench.search.locks import StudyLocks
 from kdbench.search.storage import quiet, storage_errors
 from kdbench.search.study import begin
+from kdbench.search.twins import untwinned
 from kdbench.store import Store
 
 TICK_S = 0.25
@@ -90,7 +91,8 @@ def search(
         with interrupt.allowed():
             study, found = begin(cfg, store, url, lambda: ground or grounds.survey(cfg, store))
         watch = _Watch(cfg, store, study, locks, on_event)
-        if n_complete(study) >= cfg.trials:
+        left = untwinned(study, cfg, store)
+        if n_complete(study) >= cfg.trials and not left:
             return watch.tell("complete")
         watch.settle_orphans(interrupt)
         crew = Crew(store, cfg.name, url, command=command, on_cpu=found.device == "cpu")
@@ -99,13 +101,15 @@ def search(
         asks = 1 if listed else ASKS_PER_TRIAL
         budget = Budget(trials=cfg.trials, until_s=until_s, asks_per_trial=asks)
         set_budget(study, budget)
-        return watch.run(crew, budget, _n_workers(cfg, workers, found, study), interrupt)
+        return watch.run(crew, budget, _n_workers(cfg, workers, found, study, len(left)), interrupt)
 
 
-def _n_workers(cfg: StudyConfig, asked: int | None, ground: Ground, study: optuna.Study) -> int:
-    """Processes to start: never more than trials are left."""
+def _n_workers(
+    cfg: StudyConfig, asked: int | None, ground: Ground, study: optuna.Study, n_twins: int
+) -> int:
+    """Processes to start: never more than trials, or twins of finished ones, are left."""
     by_device = len(os.sched_getaffinity(0)) if ground.device == "cpu" else 1
-    return min(asked or cfg.workers or by_device, cfg.trials - n_complete(study))
+    return min(asked or cfg.workers or by_device, max(cfg.trials - n_complete(study), n_twins))
 
 
 class _Watch:

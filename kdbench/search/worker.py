@@ -26,6 +26,7 @@ from kdbench.search.storage import connect, quiet, storage_errors
 from kdbench.search.study import join, start_points
 from kdbench.search.task import Objective, Run, TrialFailed, TwinRuns
 from kdbench.search.teachers import require_cards
+from kdbench.search.twins import train_twins
 from kdbench.store import Store
 
 WAIT_S = 0.3
@@ -46,7 +47,8 @@ def work(
     """Run trials of a study that has begun until its budget is spent; says what ended it.
 
     The first worker measures the anchor before its first trial, while the others begin theirs; who
-    ends first measures the trained members of the front. Neither is the coordinator's to do: some
+    ends first measures the trained members of the front, and all train its twins, where the study
+    asks for them. Neither is the coordinator's to do: some
     energy meters count the children of who measures.
 
     Args:
@@ -95,6 +97,9 @@ def work(
         if run is None and locks.lock(FRONT).take():  # kept until this process ends
             with interrupt.allowed():
                 measure_front(study, cfg, ground, store, objective.report.tell)
+        if run is None:
+            with interrupt.allowed():
+                train_twins(study, cfg, ground, store, locks=locks, tell=objective.report.tell)
             objective.report.begin(None, "done")
         return ended
 

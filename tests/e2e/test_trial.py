@@ -132,6 +132,7 @@ def test_a_trial_gives_a_whole_result(ran: _Watched, bench: Bench) -> None:
     result = ran.result
     assert [p.level for p in result.rd.points] == [0, 1, 2]
     assert result.rd.images == ("0.png", "1.png")
+    assert result.bd_rate is not None
     assert result.bd_rate.low_pct is not None
     assert result.bd_rate.high_pct is not None
     assert result.bd_rate.low_pct <= result.bd_rate.pct <= result.bd_rate.high_pct
@@ -348,4 +349,5 @@ def test_a_student_learns_from_teachers_of_one_rate_through_connectors_it_does_n
         rows[0]["rd_loss"] + sum(rows[0][term] for term in terms), rel=1e-5
     )
     assert load_codec(found.files.student)[0].architecture == spec.architecture
+    assert found.result.bd_rate is not None
     assert found.result.bd_rate.overlap_db > 0

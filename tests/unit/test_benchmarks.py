@@ -20,6 +20,7 @@ from benchmarks import (
     publish,
     setting,
     step,
+    teaching,
     trial_parts,
 )
 from kdbench.distill import Distiller, Targets
@@ -32,7 +33,7 @@ from kdbench.train import Batch
 from tests.support.codecs import RD_LAMBDAS, architecture, as_tensor, crops, finished, started
 from tests.support.results import STUDY, make_study, result
 
-SCRIPTS = ("check_front", "distillation", "kodak", "optimiser", "step", "trial_parts")
+SCRIPTS = ("check_front", "distillation", "kodak", "optimiser", "step", "teaching", "trial_parts")
 
 
 # --- every script --------------------------------------------------------------------------------
@@ -41,7 +42,7 @@ SCRIPTS = ("check_front", "distillation", "kodak", "optimiser", "step", "trial_p
 def test_every_script_explains_itself(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    modules = (check_front, distillation, kodak, optimiser, step, trial_parts)
+    modules = (check_front, distillation, kodak, optimiser, step, teaching, trial_parts)
     assert {path.stem for path in Path(str(step.__file__)).parent.glob("*.py")} == {
         "__init__",
         "publish",
@@ -85,7 +86,7 @@ def test_a_case_is_compared_with_the_twin_of_each_seed_at_the_rate_that_suits_th
     assert (row["n_seeds"], row["learning_rate"]) == (2, rate)
     assert row["against_twin_pct"] == pytest.approx(-20.0, abs=0.1)
     assert row["low_pct"] <= row["against_twin_pct"] <= row["high_pct"]
-    assert row["against_teacher_pct"] == pytest.approx(21.2)
+    assert row["against_anchor_pct"] == pytest.approx(21.2)
     assert rows["twin"]["spread_over_seeds_pct"] == pytest.approx(3 / 2**0.5)
     assert "latent 0.3" in distillation.table(list(rows.values()))
 
@@ -100,7 +101,11 @@ def test_a_run_whose_twin_is_missing_waits_for_it(tmp_path: Path) -> None:
 def test_every_case_is_run_once_from_every_seed() -> None:
     every = list(distillation.runs(None))
     assert len(every) == len(set(every))
-    assert set(every) == {*distillation.runs("short"), *distillation.runs("long")}
+    assert set(every) == {
+        run
+        for steps in (distillation.SHORTEST, distillation.SHORT, distillation.LONG)
+        for run in distillation.runs(steps)
+    }
     assert {run.case for run in every} == set(distillation.CASES)
 
 

@@ -116,21 +116,21 @@ def test_each_teacher_of_a_hybrid_serves_its_terms_and_no_other(
 ) -> None:
     one, two = ours(tmp_path, "one", hyper=8), ours(tmp_path, "two", hyper=16)
     name = hybrid.name_of({"latent": one, "hyper_latent": two, "output": one})
-    weights = {"latent": 0.5, "hyper_latent": 0.25, "output": 0.125}
+    weights: dict[str, Any] = {"latent": 0.5, "hyper_latent": 0.25, "output": 0.125}
     lesson = opened(spec_of(name, RD_LAMBDAS, **weights), tmp_path, crops)
     model = lesson.started()
     distiller, batch = lesson.distiller, lesson.batch(0)
     assert isinstance(distiller, LevelDistiller)
     out = model(batch.x, batch.levels)
     rd_lambda = torch.tensor(RD_LAMBDAS)[batch.levels]
-    found = distiller(out, batch.targets, rd_lambda)  # type: ignore[arg-type]
+    found = distiller(out, batch.targets, rd_lambda)
     assert found.keys() == weights.keys()
     alone = opened(spec_of(one, RD_LAMBDAS, latent=0.5, output=0.125), tmp_path, crops)
     same = alone.started()
     assert all(
         torch.equal(a, b) for a, b in zip(model.parameters(), same.parameters(), strict=True)
     )
-    expected = alone.distiller(out, alone.batch(0).targets, rd_lambda)  # type: ignore[misc,arg-type]
+    expected = alone.distiller(out, alone.batch(0).targets, rd_lambda)  # type: ignore[misc]
     assert torch.allclose(found["latent"], expected["latent"])
     assert torch.allclose(found["output"], expected["output"])
     z = distiller.get_submodule("each.1.z_connector")(torch.ones(1, 8, 1, 1))
@@ -160,7 +160,7 @@ def test_z_may_be_wider_than_the_layers_around() -> None:
     plan = replace(architecture(8, hyper=4, latent=16), hyper=Hyper(width=4, channels=12))
     model = Hyperprior(plan).eval()
     out = model(torch.rand(1, 3, 64, 64))
-    assert out["z"].shape == (1, 12, 1, 1)  # type: ignore[union-attr]
+    assert out["z"].shape == (1, 12, 1, 1)
     assert model.h_a[2].out_channels == 4
 
 
@@ -187,5 +187,5 @@ def test_without_rate_no_bit_reaches_the_analysis_and_nothing_else_changes(prior
         assert bits_reach("h_s")
         model.zero_grad()
         model(x)["x_hat"].square().mean().backward()
-        assert model.g_a[0].weight.grad.any()  # type: ignore[union-attr]
+        assert model.g_a[0].weight.grad.any()
     assert bits_reach("g_a")

@@ -12,12 +12,13 @@ import pytest
 
 from kdbench.bench import Comparison
 from kdbench.doctor import Finding
-from kdbench.records import BDRate
-from kdbench.report.controls import curse, seeds_text, twin_text, verdict, verdicts
+from kdbench.records import BDRate, TwinFigures
+from kdbench.report.controls import curse, seeds_text, twin_text, verdicts
 from kdbench.report.details import bench_text, doctor_text, rerun_text
 from kdbench.report.overview import overview
 from kdbench.report.tables import show_text
 from kdbench.report.text import table
+from kdbench.report.verdicts import verdict
 from kdbench.rerun import reproduction
 from tests.support import twins
 from tests.support.results import (
@@ -62,6 +63,31 @@ def test_no_line_is_wider_than_the_terminal(tmp_path: Path, width: int) -> None:
     store.save_result(STUDY, 5, wide)
     text = show_text(overview(store, STUDY), all_trials=True, width=width)
     assert max(map(len, text.splitlines())) <= width
+
+
+def test_show_says_what_distillation_gave_where_the_study_asked_for_twins(tmp_path: Path) -> None:
+    store = make_study(tmp_path)
+    gain = BDRate(pct=-3.0, low_pct=-5.0, high_pct=-1.0, overlap_db=6.0)
+    found = TwinFigures(
+        n_seeds=3,
+        learning_rate=2e-3,
+        equal_steps=gain,
+        equal_seconds=replace(gain, high_pct=0.4),
+        why_not=None,
+        wall_s=9.0,
+    )
+    number = overview(store, STUDY).front[0]
+    store.save_twin(STUDY, number, found)
+    text = show_text(overview(store, STUDY), all_trials=False, width=200)
+    assert (
+        "against their twins, which trained without distillation\n"
+        f"{number:>5}  distillation helped by 3.0 % [1.0, 5.0] of the twin's bits, 3 seeds; at "
+        "equal seconds within noise: BD-rate -3.0 % [-5.0, +0.4] against the twin, 3 seeds"
+    ) in text
+    broken = replace(found, equal_steps=None, equal_seconds=None, why_not="no seed has both")
+    store.save_twin(STUDY, number, broken)
+    text = show_text(overview(store, STUDY), all_trials=False, width=200)
+    assert "whether distillation helped cannot be told: no seed has both" in text
 
 
 def test_show_before_the_first_result(tmp_path: Path) -> None:
@@ -139,7 +165,8 @@ def test_an_interval_that_cannot_be_had_is_no_verdict() -> None:
     match = twins.hurt().equal_steps
     assert match.bd_rate is not None
     open_ended = replace(match, bd_rate=replace(match.bd_rate, low_pct=None, high_pct=None))
-    assert verdict(open_ended).startswith("whether distillation helped cannot be told: BD-rate +2")
+    said = verdict(open_ended.bd_rate, open_ended.n_seeds, open_ended.why_not)
+    assert said.startswith("whether distillation helped cannot be told: BD-rate +2")
 
 
 def test_a_student_that_is_quicker_than_its_twin_is_not_called_equal() -> None:
