@@ -110,8 +110,9 @@ ROWS = {
     "no objective": overridden("objectives=[]", "objectives: got []; needs at least one objective"),
     "an objective that nobody knows": overridden(
         "objectives=[bd_rate]",
-        'objectives.0: got "bd_rate"; must be one of: bd_rate_pct, params, kmac_per_px, '
-        "decode_s_per_mpx, decode_j_per_mpx, decoder_kmac_per_px, [...]",
+        'objectives.0: got "bd_rate"; must be one of: bd_rate_pct, params, validation_loss, '
+        "kmac_per_px, decode_s_per_mpx, decode_j_per_mpx, decoder_kmac_per_px, "
+        "energy_j_per_mpx, encode_j_per_mpx",
     ),
     "an anchor that nobody knows": overridden(
         "anchor=jpg",
