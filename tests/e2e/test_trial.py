@@ -271,7 +271,7 @@ def test_a_learning_rate_far_too_high_fails_with_its_step(
 def test_a_student_alone_trains_without_a_teacher_or_a_meter(
     spec: TrialSpec, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lesson, "load_teachers", None)  # would fail if it were asked for
+    monkeypatch.setattr(lesson, "Faculty", None)  # would fail if it were asked for
     lesson._teachers.cache_clear()
     alone = dataclasses.replace(spec, distillation=Distillation())
     unmetered = dataclasses.replace(bench, energy=EnergyPlan(meter="none"))
