@@ -6,9 +6,9 @@
 `run` trains each case with each seed through `run_trial`, as a study would, and keeps every result
 in DIR; started again it goes on with what is missing. A case is a student, a number of steps, a
 teacher, and weights of the distillation terms. Its twin has the same architecture, start, seed,
-crops and steps, and all weights 0. Twins try three or four learning rates with the first seed, keep the
-best by loss on validation crops; the other cases take their twin's. `alone` has no
-teacher at all and tunes its own rate: it tells what the start in the teacher's coordinates and the
+crops and steps, and all weights 0. Twins try three or four learning rates with the first seed and
+keep the best by loss on validation crops; the other cases take their twin's. `alone` has no teacher
+at all and tunes its own rate: it tells what the start in the teacher's coordinates and the
 inherited hyperprior give.
 
 `report` compares curves on the built-in evaluation photos, from real bitstreams: the mean over
@@ -171,8 +171,8 @@ class Laboratory:
                 spec = spec_of(run, rate, self._rd_lambdas)
                 result = run_trial(spec, self._bench, lambda rung: True, folder)
                 write_json(folder / "result.json", result)
-                seconds = result.seconds["training"]
-                print(run, rate, f"{result.bd_rate.pct:+.1f} %, {seconds:.0f} s", flush=True)
+                loss, seconds = result.losses["validation"], result.seconds["training"]
+                print(run, rate, f"{loss:.4f}, {seconds:.0f} s", flush=True)
 
     def _rates(self, run: Run) -> tuple[float, ...]:
         """Learning rates to try: all with the first seed of a tuned case, else the one it chose."""
@@ -216,7 +216,7 @@ def compared(laboratory: Laboratory, first: Run) -> dict[str, Any] | None:
     to_alone = against(laboratory, first, replace(first, case=ALONE, teacher=DEFAULT))
     found = [laboratory.found(replace(first, seed=seed)) for seed in SEEDS]
     results, rates = zip(*[pair for pair in found if pair is not None], strict=True)
-    to_anchor = [result.bd_rate.pct for result in results]
+    to_anchor = [score.pct for result in results if (score := result.bd_rate) is not None]
     return {
         "student": first.student,
         "steps": first.steps,

@@ -4,12 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdbench import zoo
+from kdbench.adopt import adopted
 from kdbench.codecs.classical import CLASSICAL, classical
 from kdbench.codecs.weights import file_sha
 from kdbench.data import ImageSet
 from kdbench.errors import CodecError
-from kdbench.evaluate import Evaluation, evaluate_classical, evaluate_learned
+from kdbench.evaluate import Evaluation, evaluate_classical, evaluate_files
 from kdbench.files import cached
+from kdbench.guides import joined_sha
 from kdbench.lease import host_lease
 from kdbench.records import MEASUREMENT_PROTOCOL, RDCurve, content_hash
 from kdbench.store import Store
@@ -17,42 +20,61 @@ from kdbench.teacher import teacher_path
 from kdbench.yamlfile import nearest_first
 
 
-def codec_path(name: str, store: Store | None = None) -> Path | None:
-    """The file of a learned codec by name (`teacher:NAME`, `file:PATH`, `trial:STUDY/N`).
+def codec_files(
+    name: str, *, cache: Path | None = None, store: Store | None = None
+) -> tuple[Path, ...]:
+    """The file of a learned codec by name, or one a rate; none for a classical codec.
 
-    None for a classical codec.
+    `teacher:NAME`, `file:PATH`, `trial:STUDY/N`, `zoo:MODEL/QUALITY`, `zoo:MODEL/FIRST-LAST`. Where
+    `cache` is given the zoo's models are written there as codecs (`adopt`).
 
     Raises:
         CodecError: No codec of this name.
     """
     kind, _, rest = name.partition(":")
     if name in CLASSICAL:
-        return None
+        return ()
     if kind == "trial" and store is not None:
-        study, _, number = rest.rpartition("/")
-        if not study or not number.isdecimal():
-            raise CodecError(f"{name!r} names no trial", fix="write trial:STUDY/NUMBER")
-        path = store.load_trial(study, int(number)).folder.student
-        if not path.is_file():
-            raise CodecError(
-                f"trial {number} of {study} has no trained student",
-                fix=f"`kdbench show --study {study}` lists the trials that have",
-            )
-        return path
+        return _students(name, rest, store)
+    if kind == "zoo" and cache is not None:
+        return tuple(adopted(model, cache) for model in zoo.parse(name))
     if kind in ("teacher", "file") and rest:
-        return teacher_path(name)
+        return (teacher_path(name),)
     raise CodecError(
         f"there is no codec {name!r}",
-        fix="use teacher:NAME, file:PATH, trial:STUDY/N, "
+        fix="use teacher:NAME, file:PATH, trial:STUDY/N, zoo:MODEL/QUALITY, "
         + ", ".join(nearest_first(name, sorted(CLASSICAL))),
     )
 
 
+def _students(name: str, rest: str, store: Store) -> tuple[Path, ...]:
+    study, _, number = rest.rpartition("/")
+    if not study or not number.isdecimal():
+        raise CodecError(f"{name!r} names no trial", fix="write trial:STUDY/NUMBER")
+    paths = store.load_trial(study, int(number)).folder.students
+    if not paths:
+        raise CodecError(
+            f"trial {number} of {study} has no trained student",
+            fix=f"`kdbench show --study {study}` lists the trials that have",
+        )
+    return paths
+
+
 def located(name: str, store: Store) -> str:
-    """`name`, or the file that `trial:STUDY/N` means: a trial itself knows no other trials."""
+    """`name`, or the file that `trial:STUDY/N` means: a trial itself knows no other trials.
+
+    Raises:
+        CodecError: No such trial, or one of several files.
+    """
     if not name.startswith("trial:"):
         return name
-    return f"file:{codec_path(name, store)}"
+    paths = codec_files(name, store=store)
+    if len(paths) > 1:
+        raise CodecError(
+            f"{name} has a model for each of {len(paths)} rates, and an anchor is one file",
+            fix=f"name one of them, file:{paths[0]}",
+        )
+    return f"file:{paths[0]}"
 
 
 def evaluate_by_name(
@@ -60,6 +82,7 @@ def evaluate_by_name(
     images: ImageSet,
     *,
     device: str,
+    cache: Path | None = None,
     store: Store | None = None,
     on_progress: Callable[[int, int], None] = lambda done, n: None,
 ) -> Evaluation:
@@ -68,16 +91,16 @@ def evaluate_by_name(
     Raises:
         CodecError: No codec of this name, or its bitstreams do not decode.
     """
-    path, lease = codec_path(name, store), host_lease()
+    paths, lease = codec_files(name, cache=cache, store=store), host_lease()
 
     def coded(done: int, n: int) -> None:
         on_progress(done, n)
         lease.yield_if_wanted(device)
 
     with lease.shared():
-        if path is None:
+        if not paths:
             return evaluate_classical(classical(name), images, on_progress=coded)
-        return evaluate_learned(path, images, device=device, on_progress=coded)
+        return evaluate_files(paths, images, device=device, on_progress=coded)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +112,10 @@ class Anchor:
     curve: RDCurve
 
 
-def anchor_sha(name: str, store: Store | None = None) -> str:
+def anchor_sha(name: str, *, cache: Path, store: Store | None = None) -> str:
     """What identifies the anchor: a better default teacher must not change old BD-rates."""
-    path = codec_path(name, store)
-    return name if path is None else file_sha(path)
+    shas = [file_sha(path) for path in codec_files(name, cache=cache, store=store)]
+    return joined_sha(shas) if shas else name
 
 
 def anchor_curve(
@@ -105,11 +128,13 @@ def anchor_curve(
     on_progress: Callable[[int, int], None] = lambda done, n: None,
 ) -> Anchor:
     """The anchor's curve over `images`, measured once per file, photos and device."""
-    sha = anchor_sha(name, store)
+    sha = anchor_sha(name, cache=cache, store=store)
     key = content_hash([sha, images.sha, images.names, device, MEASUREMENT_PROTOCOL])
 
     def compute() -> RDCurve:
-        found = evaluate_by_name(name, images, device=device, store=store, on_progress=on_progress)
+        found = evaluate_by_name(
+            name, images, device=device, cache=cache, store=store, on_progress=on_progress
+        )
         return found.curve
 
     return Anchor(name=name, sha=sha, curve=cached(cache / f"curve-{key}.json", RDCurve, compute))

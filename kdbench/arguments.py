@@ -9,7 +9,7 @@ from typing import NoReturn
 from kdbench import __version__
 
 RD_LAMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)
-CODECS = "teacher:NAME, file:PATH, trial:STUDY/N, jpeg, webp, jpeg2000 or avif"
+CODECS = "teacher:NAME, file:PATH, trial:STUDY/N, zoo:MODEL/QUALITY, jpeg, webp, jpeg2000 or avif"
 EPILOG = "exit codes: 0 done, 1 a problem (its fix is on stderr), 2 wrong usage, 130 interrupted"
 
 

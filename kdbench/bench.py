@@ -1,11 +1,11 @@
 """One codec on one set of photos: curve, complexity, energy. For `bench` and a study's anchor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kdbench.errors import CodecError, QualityGapError
+from kdbench.errors import CodecError, KdbenchError
 from kdbench.files import load, write_json
 from kdbench.rd import bd_rate
 from kdbench.records import SCHEMA, BDRate, CodecEnergy, Complexity, RDCurve
@@ -13,6 +13,7 @@ from kdbench.store import Store
 
 if TYPE_CHECKING:  # torch is loaded by who measures, not by who reads what was measured
     from kdbench.codecs.base import ImageCodec
+    from kdbench.codecs.hyperprior import Hyperprior
     from kdbench.data import ImageSet
     from kdbench.records import Bench, EnergyReading, Operation
 
@@ -28,6 +29,7 @@ class CodecFigures:
         sha: SHA-256 of its file; its name where it has none.
         complexity: None for classical codecs, whose operations nobody counts.
         energy: None if it was not measured.
+        rd_lambdas: What each level was trained for; empty where nobody knows.
     """
 
     codec: str
@@ -35,6 +37,7 @@ class CodecFigures:
     rd: RDCurve
     complexity: Complexity | None
     energy: CodecEnergy | None
+    rd_lambdas: tuple[float, ...] = ()
     schema: int = SCHEMA
 
 
@@ -58,17 +61,18 @@ def bench_codec(
     """The figures of the codec called `name` on `images`.
 
     Args:
-        name: `teacher:NAME`, `file:PATH`, `trial:STUDY/N` or a classical codec.
+        name: `teacher:NAME`, `file:PATH`, `trial:STUDY/N`, `zoo:MODEL/QUALITY` or a classical one.
         images: The photos.
         bench: Its device, energy plan (`meter: none` measures no energy) and cache are used.
         store: Where trials are found.
         on_progress: Told the images done and their number.
 
     Raises:
-        CodecError: No such codec, a damaged one, or one whose bitstreams do not decode.
+        CodecError: No such codec, a damaged one, one whose bitstreams do not decode, or one of
+            several files that differ in architecture.
         MeterError: The energy plan asks for a meter that is not here.
     """
-    from kdbench.anchor import anchor_curve, codec_path
+    from kdbench.anchor import anchor_curve, codec_files
     from kdbench.codecs.weights import load_codec
     from kdbench.cost import complexity_of, energy_of
     from kdbench.lease import host_lease
@@ -77,17 +81,37 @@ def bench_codec(
     found = anchor_curve(
         name, images, device=bench.device, cache=cache, store=store, on_progress=on_progress
     )
-    path = codec_path(name, store)
+    loaded = [load_codec(path) for path in codec_files(name, cache=cache, store=store)]
     complexity, energy = None, None
-    if path is None:
+    if not loaded:
         energy = _classical_energy(name, images, bench)
     else:
-        model, _ = load_codec(path)
+        _require_one_architecture(name, [model for model, _ in loaded])
+        model, _ = loaded[len(loaded) // 2]
         complexity = complexity_of(model, cache)
         energy = energy_of(model.to(bench.device), images, bench, host_lease())
     return CodecFigures(
-        codec=name, sha=found.sha, rd=found.curve, complexity=complexity, energy=energy
+        codec=name,
+        sha=found.sha,
+        rd=found.curve,
+        complexity=complexity,
+        energy=energy,
+        rd_lambdas=tuple(v for _, card in loaded for v in _rd_lambdas(card)),
     )
+
+
+def _rd_lambdas(card: "Mapping[str, Any]") -> list[float]:
+    """Of a teacher's card or of a student's."""
+    told = card.get("training") or card.get("spec", {}).get("training", {})
+    return list(told.get("rd_lambdas", ()))
+
+
+def _require_one_architecture(name: str, models: "Sequence[Hyperprior]") -> None:
+    if any(model.architecture != models[0].architecture for model in models):
+        raise CodecError(
+            f"the models of {name} are of different widths and have no one size, compute or energy",
+            fix="measure them apart, zoo:MODEL/QUALITY",
+        )
 
 
 def against(
@@ -108,10 +132,17 @@ def against(
         curve = anchor_curve(
             anchor, images, device=bench.device, cache=Path(bench.cache), on_progress=on_progress
         ).curve
-        found = bd_rate(figures.rd, curve)
-    except (CodecError, QualityGapError) as why:
+    except CodecError as why:
         return Comparison(anchor=anchor, bd_rate=None, why_not=why.problem)
-    return Comparison(anchor=anchor, bd_rate=found, why_not=None)
+    return compared(figures, anchor, curve)
+
+
+def compared(figures: CodecFigures, anchor: str, curve: RDCurve) -> Comparison:
+    """The same where the anchor's curve is known; a single rate is no curve and has no BD-rate."""
+    try:
+        return Comparison(anchor=anchor, bd_rate=bd_rate(figures.rd, curve), why_not=None)
+    except KdbenchError as why:
+        return Comparison(anchor=anchor, bd_rate=None, why_not=why.problem)
 
 
 def load_anchor(store: Store, study: str) -> CodecFigures | None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from kdbench import recipes
-from kdbench.config import read_study
+from kdbench.config import StudyConfig, read_study
 from kdbench.records import Coordinates
 from kdbench.space import SearchSpace, incomplete, read_space
 from kdbench.yamlfile import Problem, Recipe, nearest_first, show
@@ -57,4 +57,4 @@ def _read(path: Path) -> tuple[Recipe, SearchSpace | None, tuple[str, ...]]:
     if path.parent.name == "search_spaces" or {"encoder", "decoder", "codec"} & recipe.tree.keys():
         return recipe, recipes.validate(recipe, SearchSpace, {}, incomplete), ()
     study, recipe = read_study(path, ())
-    return recipe, None if study is None else study.space, ("space",)
+    return recipe, study.space if isinstance(study, StudyConfig) else None, ("space",)

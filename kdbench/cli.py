@@ -23,14 +23,15 @@ from kdbench.arguments import overrides, parse
 from kdbench.errors import DataError, KdbenchError
 
 if TYPE_CHECKING:
+    from kdbench.config import CodecList
     from kdbench.store import Store
 
 ANCHOR = "teacher:default"  # of `bench`
 GOES_ON = "the same command goes on from what is finished"
 ENDED = {
     "timeout": "the time is up; the same command goes on",
-    "asks": "ended early: four times as many trials were begun as asked for, and too few were "
-    "complete; `kdbench show --all` tells why",
+    "asks": "ended early: as many trials were begun as may be, four for each asked for or all that "
+    "are listed, and too few were complete; `kdbench show --all` tells why",
 }
 
 
@@ -86,12 +87,15 @@ def _store(arguments: Namespace) -> "Store":
 
 def search(arguments: Namespace) -> int:
     """Searches until the study's budget is spent, then shows the front."""
-    from kdbench.config import load_study
+    from kdbench.config import CodecList, load_any_study
+
+    store = _store(arguments)
+    config = load_any_study(arguments.study, overrides(arguments))
+    if isinstance(config, CodecList):
+        return _measure(config, store, arguments)
     from kdbench.report.live import watching
     from kdbench.search.launch import search as launch
 
-    store = _store(arguments)
-    config = load_study(arguments.study, overrides(arguments))
     with watching(store, config.name, config.trials, silent=arguments.json) as on_event:
         end = launch(config, store, storage=_storage(arguments), on_event=on_event)
     if end.n_complete == 0 and end.ended == "asks":
@@ -102,6 +106,15 @@ def search(arguments: Namespace) -> int:
         )
     if end.ended in ENDED:
         print(ENDED[end.ended], file=sys.stderr)
+    return _show(store, config.name, all_trials=False, as_json=arguments.json)
+
+
+def _measure(config: "CodecList", store: "Store", arguments: Namespace) -> int:
+    """Measures the codecs that a study lists, then shows their tables."""
+    from kdbench.codec_table import measure
+    from kdbench.report.progress import counting
+
+    measure(config, store, watch=lambda name: counting(name, silent=arguments.json))
     return _show(store, config.name, all_trials=False, as_json=arguments.json)
 
 
@@ -128,11 +141,19 @@ def show(arguments: Namespace) -> int:
 
 
 def _show(store: "Store", study: str, *, all_trials: bool, as_json: bool) -> int:
-    from kdbench.report.json_view import study_json
+    from kdbench.codec_table import is_codec_table, load_codec_table
+    from kdbench.report.json_view import codec_table_json, study_json
     from kdbench.report.overview import overview
-    from kdbench.report.tables import show_text
+    from kdbench.report.tables import codec_table_text, show_text
     from kdbench.report.text import width_here
 
+    if is_codec_table(store.load_study(study)):
+        table = load_codec_table(store, study)
+        if as_json:
+            _print_json(codec_table_json(table))
+        else:
+            print(codec_table_text(table, width=width_here()), end="")
+        return 0
     found = overview(store, study)
     if as_json:
         _print_json(study_json(found))

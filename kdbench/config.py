@@ -6,12 +6,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from kdbench import metrics, plugins, recipes
+from kdbench import hybrid, metrics, plugins, recipes, zoo
 from kdbench.errors import CodecError, ConfigError
 from kdbench.parameters import NO_TEACHER
 from kdbench.recipes import above_zero, at_least
 from kdbench.records import Bench, Data, EnergyPlan, content_hash
-from kdbench.space import SearchSpace, TrainingPlan, incomplete, read_space
+from kdbench.space import OFF, SearchSpace, TrainingPlan, incomplete, read_space
 from kdbench.store import STUDY_NAME
 from kdbench.yamlfile import Key, Place, Recipe, nearest_first, read, show
 
@@ -24,6 +24,7 @@ Objective = Literal[
     "decode_j_per_mpx",
     "decode_s_per_mpx",
     "params",
+    "validation_loss",
 ]
 N_LEVELS = 5  # fewer points move a BD-rate by several percent, whatever the spline
 ANCHORS = ("jpeg", "webp", "jpeg2000", "avif")
@@ -37,11 +38,15 @@ class Sampler:
     """Who suggests the next trial.
 
     Attributes:
+        name: `listed` samples nothing: it tries `points` and nothing else, each once.
         enqueue: `diagonal` tries the uniform-width students of the space first.
+        points: What `listed` tries, in this order: values of every free parameter of the space, by
+            its dotted name.
     """
 
-    name: Literal["tpe", "random", "nsga2", "gp"] = "tpe"
+    name: Literal["tpe", "random", "nsga2", "gp", "listed"] = "tpe"
     enqueue: Literal["diagonal", "none"] = "diagonal"
+    points: tuple[Mapping[str, int | float | str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +73,7 @@ class StudyConfig:
     Attributes:
         objectives: What is minimised, in this order.
         anchor: Codec that BD-rate is measured against: `teacher:NAME`, `file:PATH`,
-            `trial:STUDY/N`, or a classical one.
+            `trial:STUDY/N`, `zoo:MODEL/QUALITY` (or FIRST-LAST), or a classical one.
         trials: Complete trials at which the study ends.
         timeout_s: Seconds after which no trial begins.
         workers: Processes; None: as many as cores.
@@ -94,6 +99,24 @@ class StudyConfig:
     twins: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodecList:
+    """A study that searches nothing: codecs to measure on the same photos.
+
+    Attributes:
+        codecs: Their names, as `kdbench bench` takes them.
+        anchor: What they are compared with, likewise.
+        data: Only the evaluation photos are used.
+    """
+
+    name: str
+    codecs: tuple[str, ...]
+    anchor: str = "teacher:default"
+    data: Data = _DATA
+    energy: EnergyPlan = _ENERGY
+    device: str = "auto"
+
+
 # --- value rules -----------------------------------------------------------------------------
 
 
@@ -114,14 +137,37 @@ def _anchor(value: str) -> str | None:
     number = rest.rpartition("/")[2]
     if value in ANCHORS or (kind in {"teacher", "file"} and rest):
         return None
+    if kind == "zoo" and rest:
+        return _zoo_codec(value)
     if kind == "trial" and "/" in rest and number.isdecimal():
         return None
-    return f"must be teacher:NAME, file:PATH, trial:STUDY/N or one of {', '.join(ANCHORS)}"
+    return (
+        "must be teacher:NAME, file:PATH, trial:STUDY/N, zoo:MODEL/QUALITY or one of "
+        f"{', '.join(ANCHORS)}"
+    )
+
+
+def _zoo_codec(name: str) -> str | None:
+    try:
+        (model, *_) = zoo.parse(name)
+    except CodecError as why:
+        return f"{why.problem}; {why.fix}"
+    return None if model.name == zoo.OWN else f"of the zoo only {zoo.OWN} codes; the others teach"
+
+
+def _codecs(values: Sequence[str]) -> str | None:
+    if not values:
+        return "needs at least one codec"
+    twice = [value for value in values if values.count(value) > 1]
+    if twice:
+        return f"{twice[0]} is there twice"
+    wrong = next((value for value in values if _anchor(value)), None)
+    return None if wrong is None else f"{wrong}: {_anchor(wrong)}"
 
 
 def _rd_lambdas(values: Sequence[float]) -> str | None:
-    if len(values) < N_LEVELS:
-        return f"needs at least {N_LEVELS} values: BD-rate compares curves"
+    if not values:
+        return "needs at least one value"
     if any(above_zero(value) for value in values):
         return "every value must be above 0"
     ascending = all(low < high for low, high in pairwise(values))
@@ -175,6 +221,16 @@ RULES: Mapping[str, recipes.Rule] = {
 }
 
 
+CODEC_RULES: Mapping[str, recipes.Rule] = {
+    "codecs": _codecs,
+    **{
+        key: rule
+        for key, rule in RULES.items()
+        if key in ("name", "anchor", "device") or key.startswith("energy.")
+    },
+}
+
+
 def _agree(study: StudyConfig, recipe: Recipe) -> None:
     """Report keys that are right alone and wrong together."""
     if study.data.crops < study.training.batch:
@@ -183,6 +239,8 @@ def _agree(study: StudyConfig, recipe: Recipe) -> None:
             f"must be at least training.batch, {study.training.batch}",
             value=study.data.crops,
         )
+    _agree_on_rates(study, recipe)
+    _agree_on_points(study, recipe)
     needs_energy: list[str] = [name for name in study.objectives if "_j_per_mpx" in name]
     needs_energy += [f"{name}_max" for name in study.constraints.limits if "_j_per_mpx" in name]
     if study.energy.meter == "none" and needs_energy:
@@ -211,6 +269,87 @@ def _agree_with_distortion(study: StudyConfig, recipe: Recipe) -> None:
             recipe.report(("space", "distillation", "teacher"), rule)
 
 
+def _agree_on_rates(study: StudyConfig, recipe: Recipe) -> None:
+    """How many rates there are, and what can be said and minimised of so many."""
+    rate, values = study.training.rate, list(study.training.rd_lambdas)
+    key = ("training", "rd_lambdas")
+    if rate == "variable" and len(values) < N_LEVELS:
+        rule = f"needs at least {N_LEVELS} values: BD-rate compares curves"
+        recipe.report(key, rule, value=values)
+    elif rate == "per_lambda" and 1 < len(values) < N_LEVELS:
+        rule = f"needs at least {N_LEVELS} values, for a curve, or one alone with rate: per_lambda"
+        recipe.report(key, rule, value=values)
+    elif rate == "none" and len(values) > 1:
+        rule = "needs one value with rate: none; without bits there is no trade to make a curve of"
+        recipe.report(key, rule, value=values)
+    if rate == "none":
+        for name in ("hyper_latent", "entropy"):
+            if getattr(study.space.distillation, name) != OFF:
+                recipe.report(
+                    ("space", "distillation", name),
+                    "must be 0 with rate: none; it is about bits, which an auto-encoder does not "
+                    "count",
+                )
+    if len(values) == 1 and rate != "variable" and "bd_rate_pct" in study.objectives:
+        recipe.report(
+            ("objectives",),
+            "bd_rate_pct needs a curve, and a study of one rd_lambda has a point; take "
+            "validation_loss",
+        )
+    if len(values) == 1 and study.twins > 0:
+        rule = "must be 0 for a study of one rd_lambda; what distillation gave is told by BD-rate"
+        recipe.report(("twins",), rule, value=study.twins)
+    if rate != "variable" and study.space.distillation.guides.values == ("matched",):
+        _require_guided(study, recipe)
+
+
+def _require_guided(study: StudyConfig, recipe: Recipe) -> None:
+    """Each model has a teacher, as far as the zoo's names tell."""
+    names = study.space.distillation.teacher.values
+    for part in dict.fromkeys(part for name in names for part in hybrid.duties(name)):
+        if not part.startswith(zoo.KIND):
+            continue
+        try:
+            theirs = {model.rd_lambda for model in zoo.parse(part)}
+        except CodecError:
+            continue  # `SearchSpace.unusable` says what is wrong with the name
+        left = [f"{v:g}" for v in study.training.rd_lambdas if v not in theirs]
+        if left:
+            recipe.report(
+                ("space", "distillation", "teacher"),
+                f"{part} guides no model of rd_lambda {', '.join(left)}; take a range that has "
+                "them, or distillation.guides: every",
+            )
+
+
+def _agree_on_points(study: StudyConfig, recipe: Recipe) -> None:
+    """Listed points name the free parameters of the space, and values that are in it."""
+    sampler = study.sampler
+    if (sampler.name == "listed") != bool(sampler.points):
+        rule = "needs sampler.points" if sampler.name == "listed" else "has no use of points"
+        recipe.report(("sampler", "name"), rule, value=sampler.name)
+        return
+    if sampler.points and study.trials != len(sampler.points):
+        recipe.report(
+            ("trials",),
+            f"must be the number of sampler.points, {len(sampler.points)}",
+            value=study.trials,
+        )
+    parameters = study.space.parameters
+    free = [name for name, parameter in parameters.items() if not parameter.fixed]
+    for i, point in enumerate(sampler.points):
+        key: Key = ("sampler", "points", i)
+        for name, value in point.items():
+            if name not in free:
+                near = ", ".join(nearest_first(name, free)) or "none"
+                rule = f"is no free parameter of the space; free, nearest first: {near}"
+                recipe.report((*key, name), rule)
+            elif parameters[name].own(value) is None:
+                recipe.report((*key, name), "is not in the space", value=value)
+        if missing := [name for name in free if name not in point]:
+            recipe.report(key, f"must name {missing[0]}, too: the space leaves it open")
+
+
 # --- reading ---------------------------------------------------------------------------------
 
 
@@ -232,6 +371,25 @@ def load_study(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Study
     study, recipe = read_study(path, overrides)
     if study is None or recipe.problems:
         recipes.fail(recipe.problems)
+    if isinstance(study, CodecList):
+        raise ConfigError(
+            f"study {study.name!r} lists codecs to measure and searches nothing",
+            fix=f"`kdbench search --study {study.name}` measures them",
+        )
+    return study
+
+
+def load_any_study(
+    name_or_path: str | Path, overrides: Sequence[str] = ()
+) -> StudyConfig | CodecList:
+    """Likewise, or a list of codecs.
+
+    Raises:
+        ConfigError: As `load_study`.
+    """
+    study, recipe = read_study(recipes.find("studies", name_or_path), overrides)
+    if study is None or recipe.problems:
+        recipes.fail(recipe.problems)
     return study
 
 
@@ -241,6 +399,21 @@ def settings(study: StudyConfig) -> dict[str, Any]:
         (study,), mode="json", exclude={0: {"space": study.space.absent}}
     )[0]
     return tree
+
+
+def codec_list_settings(study: CodecList) -> dict[str, Any]:
+    """The same of a list of codecs."""
+    tree: dict[str, Any] = recipes.adapter(CodecList).dump_python((study,), mode="json")[0]
+    return tree
+
+
+def codec_list_from_settings(tree: Mapping[str, Any], place: str) -> CodecList:
+    """The list that `codec_list_settings` wrote; as `from_settings`."""
+    recipe = Recipe(dict(tree), {(): Place(place)})
+    study = recipes.validate(recipe, CodecList, CODEC_RULES)
+    if study is None or recipe.problems:
+        recipes.fail(recipe.problems)
+    return study
 
 
 def from_settings(tree: Mapping[str, Any], place: str) -> StudyConfig:
@@ -256,9 +429,19 @@ def from_settings(tree: Mapping[str, Any], place: str) -> StudyConfig:
     return study
 
 
-def read_study(path: Path, overrides: Sequence[str]) -> tuple[StudyConfig | None, Recipe]:
-    """The study in a file with `overrides`, None where it is not valid; and all problems."""
+def read_study(
+    path: Path, overrides: Sequence[str]
+) -> tuple[StudyConfig | CodecList | None, Recipe]:
+    """The study in a file with `overrides`, None where it is not valid; and all problems.
+
+    One with the key `codecs` lists codecs.
+    """
     recipe = read(path)
+    if "codecs" in recipe.tree:
+        recipe.tree.setdefault("name", path.stem)
+        for override in overrides:
+            recipe.override(override)
+        return recipes.validate(recipe, CodecList, CODEC_RULES), recipe
     if not recipe.unread:
         recipe.tree.setdefault("name", path.stem)
         for override in overrides:

@@ -36,6 +36,16 @@ besides: exact for wide Gaussians, with Sheppard's 1/12 for the width of a bin (
 The temperature tau scales both. c(tau) makes the gradient norm of K_p on the first batch what it is
 at tau = 1: tau chooses *where* the term looks (small scales at small tau), w_p how strongly.
 
+With `latent_loss: kl` the latent term compares distributions in the place of values:
+
+    K_y = h w sum_c KL(Q(mu_tc, s_tc) || Q(mu_c, s_c)) / pixels    in bits
+
+mu and s being mean and deviation of channel c over the h w positions of the crop. (The squared
+error is a KL, too: of Gaussians of one width, the variance 1/12 of the rounding noise, in bits. A
+KL that says something else must let the widths differ. The paper's code has a softmax over the
+channels, left to a default and averaged to next to nothing; on latents that span dozens of steps a
+softmax is one-hot, and sees one channel.)
+
 Each term is 0 where student and teacher agree, and only the student gets a gradient.
 
 With `paper_compat` the loss is that of Allemand et al. 2025 (arXiv 2509.10366), whose terms are no
@@ -44,6 +54,7 @@ bits, so that their weights can be tried as they were published:
     L = w_y MSE(y_hat, y_hat_t) + w_z MSE(z_hat, z_hat_t) + w_x MSE(x_hat, x_hat_t)
         + w_rd (R + rd_lambda 255^2 D)
 
+with the mean over all channels of KL(Q_tc || Q_c), in nats, for the first with `latent_loss: kl`;
 means over all elements, x_hat on [0, 1], latents after rounding (the student's with the gradient of
 the identity). Beside rd_lambda 255^2 its output term is next to nothing, as published.
 
@@ -61,7 +72,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from kdbench.codecs.hyperprior import images_bits
-from kdbench.divergence import bounded, discretised_kl_bits, mean_shift_bits
+from kdbench.divergence import bounded, channel_kl_bits, discretised_kl_bits, mean_shift_bits
 from kdbench.errors import TrainingError
 from kdbench.features import FeatureTerm
 from kdbench.metrics import MSE, Metric
@@ -176,6 +187,17 @@ def squared_steps_bpp(
     return BITS_PER_SQUARED_STEP * (squared.sum() / student.shape[0]) / pixels
 
 
+def latent_kl_bpp(
+    student: Tensor, teacher: Tensor, pixels: int, weights: Tensor | None = None
+) -> Tensor:
+    """K_y between the distributions of each channel's latents [bit/px]; as `squared_steps_bpp`."""
+    bits = channel_kl_bits(student, teacher)
+    if weights is not None:
+        bits = bits * weights
+    positions = student.shape[-2] * student.shape[-1]
+    return positions * (bits.sum() / student.shape[0]) / pixels
+
+
 def bit_weights(bits: Tensor) -> Tensor:
     """Weights (M,) in proportion to `bits` (M,), the teacher's in each channel; 1 a bit on average.
 
@@ -272,7 +294,8 @@ class Distiller(nn.Module):
         terms = {}
         if "latent" in asked:
             y = self.y_connector(out["y"])
-            terms["latent"] = squared_steps_bpp(y, targets.y, pixels, self.channel_weights)
+            compare = latent_kl_bpp if self.plan.latent_loss == "kl" else squared_steps_bpp
+            terms["latent"] = compare(y, targets.y, pixels, self.channel_weights)
         if "hyper_latent" in asked and targets.z is not None:
             z = self.z_connector(out["z"])
             terms["hyper_latent"] = squared_steps_bpp(z, targets.z, pixels)
@@ -292,7 +315,11 @@ class Distiller(nn.Module):
         terms = {}
         if "latent" in asked:
             y_hat = self.y_connector(out["y_hat"])
-            terms["latent"] = mse_loss(y_hat, targets.y_hat)  # type: ignore[arg-type]
+            y_hat_t: Tensor = targets.y_hat  # type: ignore[assignment]
+            if self.plan.latent_loss == "kl":
+                terms["latent"] = math.log(2) * channel_kl_bits(y_hat, y_hat_t).mean()
+            else:
+                terms["latent"] = mse_loss(y_hat, y_hat_t)
         if "hyper_latent" in asked:
             z_hat = self.z_connector(out["z_hat"])
             terms["hyper_latent"] = mse_loss(z_hat, targets.z_hat)  # type: ignore[arg-type]

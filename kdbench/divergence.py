@@ -44,6 +44,24 @@ def mean_shift_bits(shift: Tensor, sigma: Tensor) -> Tensor:
     return shift.square() / (2 * math.log(2) * (sigma.square() + 1 / 12))
 
 
+def channel_kl_bits(y: Tensor, y_t: Tensor) -> Tensor:
+    """KL(N_t || N) of the distributions of the latents in each channel [bit a latent], (B, C).
+
+    The latents of one channel of one photo, (B, C, h, w) over h and w, are taken as a sample of a
+    Gaussian of their mean and deviation, discretised as everywhere here. It is what a coder built
+    for the student's distribution wastes on each of the teacher's latents, 0 where the two agree,
+    and says nothing about where in the photo a latent stands.
+    """
+    (mean, scale), (mean_t, scale_t) = _moments(y), _moments(y_t)
+    return discretised_kl_bits(scale_t, scale) + mean_shift_bits(mean_t - mean, bounded(scale))
+
+
+def _moments(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel, (B, C); the root has a slope at 0, too."""
+    variance, mean = torch.var_mean(y, dim=(2, 3), correction=0)
+    return mean, (variance + 1e-6).sqrt()
+
+
 def bounded(sigma: Tensor) -> Tensor:
     """`sigma` from SCALE_MIN to SCALE_MAX; one under the lower end can still be raised."""
     raised: Tensor = LowerBoundFunction.apply(sigma, sigma.new_tensor(SCALE_MIN))

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -37,7 +37,7 @@ from kdbench.device import one_thread, resolve, synchronise
 from kdbench.errors import CodecError
 from kdbench.metrics import BUILTIN, MS_SSIM_MIN_PX
 from kdbench.metrics import find as find_metric
-from kdbench.rd import psnr_db
+from kdbench.rd import joined, psnr_db
 from kdbench.records import RDCurve, RDPoint
 
 BITS_TOLERANCE = 0.01  # of the estimate, over the whole set
@@ -96,6 +96,35 @@ class _Tally:
             image_psnr_db=tuple(tuple(self.psnr[level]) for level in order),
             **measured,
         )
+
+
+def evaluate_files(
+    paths: Sequence[Path],
+    images: ImageSet,
+    *,
+    device: str = "cpu",
+    distortion: str = "mse",
+    on_progress: Callable[[int, int], None] = lambda done, n: None,
+) -> Evaluation:
+    """The curve of a codec of one file, or of one a rate (`rd.joined`); as `evaluate_learned`."""
+
+    def of(i: int, path: Path) -> Evaluation:
+        return evaluate_learned(
+            path,
+            images,
+            device=device,
+            distortion=distortion,
+            on_progress=lambda done, n: on_progress(i * n + done, len(paths) * n),
+        )
+
+    found = [of(i, path) for i, path in enumerate(paths)]
+    if len(found) == 1:
+        return found[0]
+    shas = "\n".join(one.bitstreams_sha for one in found)
+    return Evaluation(
+        curve=joined([one.curve for one in found]),
+        bitstreams_sha=hashlib.sha256(shas.encode()).hexdigest(),
+    )
 
 
 def evaluate_learned(

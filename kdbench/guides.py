@@ -1,20 +1,23 @@
-"""Who guides which level of a study: our codecs all of them, models of one rate their own."""
+"""Who guides which level of a study: our codecs all of them, models of one rate their own.
 
-from collections.abc import Callable, Sequence
+And who serves which term: one teacher all of them, those of a hybrid their own (`hybrid`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from kdbench import plugins, zoo
+from kdbench import hybrid, plugins, zoo
 from kdbench.codecs.learned import DOWNSAMPLING
 from kdbench.codecs.weights import file_sha
 from kdbench.contract import Teaches
 from kdbench.data import CropList
 from kdbench.errors import CodecError
 from kdbench.foreign import from_plugin, one_rate
-from kdbench.records import Coordinates, content_hash
+from kdbench.records import WEIGHTS, Coordinates, Guides, content_hash
 from kdbench.teacher import (
     Teacher,
     TeacherCache,
@@ -27,10 +30,86 @@ from kdbench.teacher import (
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """One teacher, and the levels of a study that it guides."""
+    """One teacher, the levels of a study that it guides, and the terms of the loss that it serves.
+
+    Attributes:
+        several: Whether other teachers serve the same terms at other levels: they were trained
+            apart and share no coordinates.
+    """
 
     teacher: Teaches
     levels: tuple[int, ...]
+    terms: frozenset[str] = frozenset(WEIGHTS)
+    several: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faculty:
+    """Everybody who teaches where a study says `name`.
+
+    Attributes:
+        parts: The teachers behind each name of a hybrid; of any other teacher, behind its own.
+    """
+
+    name: str
+    parts: Mapping[str, tuple[Teaches, ...]]
+
+    @classmethod
+    def load(cls, name: str) -> "Faculty":
+        """All of them.
+
+        Raises:
+            CodecError: One is unknown, not here, damaged, or nothing that can teach.
+        """
+        return cls(name=name, parts={part: load_teachers(part) for part in hybrid.duties(name)})
+
+    @property
+    def sha(self) -> str:
+        """What identifies them."""
+        return joined_sha([joined_sha([t.sha for t in found]) for found in self.parts.values()])
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """What they offer together."""
+        return hybrid.coordinates(self.name, {k: coordinates_of(v) for k, v in self.parts.items()})
+
+    def serving(self, term: str) -> tuple[Teaches, ...]:
+        """Those who serve a term of the loss."""
+        duties = hybrid.duties(self.name)
+        return tuple(t for part, found in self.parts.items() if term in duties[part] for t in found)
+
+    def shares(
+        self, rd_lambdas: Sequence[float], *, guides: Guides = "matched", alone: bool = False
+    ) -> list[Share]:
+        """Which levels and terms each of them has; see `shares`.
+
+        Args:
+            rd_lambdas: Of the study's levels.
+            guides: Which of them a teacher of one rate guides.
+            alone: Whether each level is a model of its own, which somebody must guide.
+
+        Raises:
+            CodecError: As `shares`; or a model would have no teacher.
+        """
+        found = []
+        for part, terms in hybrid.duties(self.name).items():
+            own = shares(part, self.parts[part], rd_lambdas, guides)
+            if alone:
+                _require_every_level(part, own, rd_lambdas)
+            found += [replace(share, terms=terms, several=len(own) > 1) for share in own]
+        return found
+
+
+def _require_every_level(name: str, guiding: Sequence[Share], rd_lambdas: Sequence[float]) -> None:
+    guided = {level for share in guiding for level in share.levels}
+    left = [f"{v:g}" for i, v in enumerate(rd_lambdas) if i not in guided]
+    if left:
+        raise CodecError(
+            f"{name} guides no model of rd_lambda {', '.join(left)}, and `training.rate` trains a "
+            "model for each rate: those would have no teacher",
+            fix="take a range of models that has them, zoo:MODEL/FIRST-LAST; or let one guide all "
+            "with `distillation.guides: every`; or leave these values out of `training.rd_lambdas`",
+        )
 
 
 def load_teachers(name: str) -> tuple[Teaches, ...]:
@@ -52,6 +131,8 @@ def load_teachers(name: str) -> tuple[Teaches, ...]:
 
 def teacher_sha(name: str) -> str:
     """What identifies the teacher(s) of `name`."""
+    if name.startswith(hybrid.KIND):
+        return joined_sha([teacher_sha(part) for part in hybrid.duties(name)])
     if name.startswith(plugins.KIND):
         return joined_sha([teacher.sha for teacher in from_plugin(name)])
     if not name.startswith(zoo.KIND):
@@ -73,16 +154,24 @@ def coordinates_of(teachers: Sequence[Teaches]) -> Coordinates:
     return Coordinates(first.channels, None, every)
 
 
-def shares(name: str, teachers: Sequence[Teaches], rd_lambdas: Sequence[float]) -> list[Share]:
+def shares(
+    name: str,
+    teachers: Sequence[Teaches],
+    rd_lambdas: Sequence[float],
+    guides: Guides = "matched",
+) -> list[Share]:
     """Which levels of a study each teacher guides; those that guide none are left out.
 
     A teacher of many rates must have every level of the study, for all of them start in its
-    coordinates. One of a single rate guides the level of its rd_lambda; what nobody guides learns
-    from photos alone.
+    coordinates. One of a single rate guides the level of its rd_lambda, or with `guides` every one,
+    as in the paper; what nobody guides learns from photos alone.
 
     Raises:
-        CodecError: No level has a teacher, or a variable-rate teacher lacks one.
+        CodecError: No level has a teacher, or a variable-rate teacher lacks one; or several are to
+            guide every level.
     """
+    if guides == "every":
+        return [_guiding_all(name, teachers, len(rd_lambdas))]
     if len(teachers) == 1 and isinstance(teachers[0], Teacher):
         teachers[0].levels_for(rd_lambdas)
         return [Share(teacher=teachers[0], levels=tuple(range(len(rd_lambdas))))]
@@ -100,6 +189,16 @@ def shares(name: str, teachers: Sequence[Teaches], rd_lambdas: Sequence[float]) 
             "another quality",
         )
     return found
+
+
+def _guiding_all(name: str, teachers: Sequence[Teaches], n_levels: int) -> Share:
+    if len(teachers) > 1 or isinstance(teachers[0], Teacher):
+        raise CodecError(
+            f"{name} has levels of its own, and `distillation.guides: every` is for a teacher of "
+            "one rate",
+            fix="set `distillation.guides` to matched, or name one model, zoo:MODEL/QUALITY",
+        )
+    return Share(teacher=teachers[0], levels=tuple(range(n_levels)))
 
 
 def require_layers(teachers: Sequence[Teaches], layers: Sequence[str]) -> None:
@@ -122,19 +221,31 @@ def open_caches(
     on_progress: Callable[[int, int], None] = lambda done, n: None,
 ) -> list[TeacherCache]:
     """The cache of each share, as `TeacherCache.open`; `cache_gib` bounds all of them together."""
-    sizes = [size_gib(share.teacher, crops, len(share.levels), feature_layer) for share in guiding]
-    require_room(sum(sizes), crops, cache_gib)
+    levels = [_cached(share, rd_lambdas) for share in guiding]
+    layers = [feature_layer if "features" in share.terms else None for share in guiding]
+    sizes = {
+        (share.teacher.sha, layer, *own): size_gib(share.teacher, crops, len(own), layer)
+        for share, own, layer in zip(guiding, levels, layers, strict=True)
+    }
+    require_room(sum(sizes.values()), crops, cache_gib)
 
     def opened(i: int, share: Share) -> TeacherCache:
         return TeacherCache.open(
             share.teacher,
             crops,
-            [rd_lambdas[level] for level in share.levels],
+            levels[i],
             folder,
             cache_gib=cache_gib,
-            feature_layer=feature_layer,
+            feature_layer=layers[i],
             turn=turn,
             on_progress=lambda done, n: on_progress(i * n + done, len(guiding) * n),
         )
 
     return [opened(i, share) for i, share in enumerate(guiding)]
+
+
+def _cached(share: Share, rd_lambdas: Sequence[float]) -> list[float]:
+    """The rd_lambdas of the levels that are cached: a teacher of one rate has one."""
+    if isinstance(share.teacher, Teacher):
+        return [rd_lambdas[level] for level in share.levels]
+    return list(share.teacher.rd_lambdas)

@@ -6,6 +6,7 @@ cached; which crops a step draws depends on the trial's seed and the step alone.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,12 +21,11 @@ from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.inherit import can_inherit
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.codecs.start import klt_start, scale_start
-from kdbench.contract import Teaches
 from kdbench.data import CropList, ImageSet, disjoint, draw_crops, load_images
 from kdbench.distill import Distiller, Targets
 from kdbench.features import FeatureTerm, tapped
-from kdbench.guides import Share, load_teachers, open_caches, shares
-from kdbench.levels import Guided, LevelDistiller
+from kdbench.guides import Faculty, Share, open_caches
+from kdbench.levels import Guide, Guided, LevelDistiller
 from kdbench.metrics import Metric
 from kdbench.metrics import find as find_metric
 from kdbench.records import Bench, Progress, Training, TrialSpec
@@ -90,7 +90,11 @@ class Lesson:
         folder, name = Path(bench.cache), spec.distillation.teacher
         if name is None:
             return cls(spec, bench.device, crops.crops(folder))
-        guiding = shares(name, _teachers(name), spec.training.rd_lambdas)
+        guiding = _teachers(name).shares(
+            spec.training.rd_lambdas,
+            guides=spec.distillation.guides,
+            alone=spec.training.rate != "variable",
+        )
         caches = open_caches(
             guiding,
             crops,
@@ -104,10 +108,50 @@ class Lesson:
         return cls(spec, bench.device, crops.crops(folder), guiding, caches)
 
     @property
+    def spec(self) -> TrialSpec:
+        """What is taught here."""
+        return self._spec
+
+    def each_rate(self) -> list["Lesson"]:
+        """One lesson a model: this one, or one for each rd_lambda where each has its own model."""
+        training = self._spec.training
+        if training.rate == "variable":
+            return [self]
+        return [self._at(level) for level in range(len(training.rd_lambdas))]
+
+    def _at(self, level: int) -> "Lesson":
+        """Of the model of one rate."""
+        training = self._spec.training
+        alone = replace(training, rd_lambdas=(training.rd_lambdas[level],))
+        found = [
+            (replace(share, levels=(0,)), _at_level(share, cache, level))
+            for share, cache in zip(self._shares, self._caches, strict=True)
+            if level in share.levels
+        ]
+        guiding, caches = [share for share, _ in found], [cache for _, cache in found]
+        spec = replace(self._spec, training=alone)
+        return Lesson(spec, self._device, self._pixels, guiding, caches)
+
+    @property
+    def _home(self) -> int | None:
+        """Which teacher is a codec of ours in whose latent coordinates the student starts."""
+        ours = (
+            i
+            for i, share in enumerate(self._shares)
+            if isinstance(share.teacher, Teacher) and "latent" in share.terms
+        )
+        return next(ours, None)
+
+    @property
     def _own(self) -> Teacher | None:
-        """The teacher, if it is a variable-rate codec of ours, which guides every level."""
-        teacher = self._shares[0].teacher if self._shares else None
+        """That codec."""
+        teacher = None if self._home is None else self._shares[self._home].teacher
         return teacher if isinstance(teacher, Teacher) else None
+
+    @property
+    def _is_one_of_ours(self) -> bool:
+        """Whether one codec of ours teaches everything."""
+        return self._own is not None and len(self._shares) == 1
 
     def started(self) -> LearnedCodec:
         """The student before its first step; sets up `distiller` too.
@@ -122,24 +166,43 @@ class Lesson:
         first = torch.from_numpy(np.array(self._pixels[:N_START_CROPS])).float() / 255
         if not isinstance(model, Hyperprior):
             start_family(model, first, like_mse(spec.training))
-            self.distiller = self._connected()
+            self.distiller = self._distiller(None, apart=True)
             self._solve_feature_terms(model)
             return model
         features = klt_start(model, first, like_mse(spec.training))
         channels = self._align(model, first, features)
         if channels is None or not self._inherits_hyperprior:
             scale_start(model, first)
-        offers = [share.teacher.offer for share in self._shares]
-        if self._own is not None:
-            self.distiller = Distiller(
-                spec.distillation, spec.architecture, offers[0], channels, self._channel_bits()
-            )
-        elif offers:
-            self.distiller = LevelDistiller(
-                spec.distillation, spec.architecture, offers, metric=self._metric
-            )
+        self.distiller = self._distiller(channels)
         self._solve_feature_terms(model)
         return model
+
+    def _distiller(self, channels: list[int] | None, *, apart: bool = False) -> AnyDistiller | None:
+        """The terms, whoever teaches; None where nobody does.
+
+        `channels` are the teacher's that the student's are aligned with; a student that starts
+        `apart`, in coordinates of its own, has a connector for every latent.
+        """
+        plan, own = self._spec.distillation, self._spec.architecture
+        if self._is_one_of_ours:
+            offer, bits = self._shares[0].teacher.offer, self._channel_bits()
+            return Distiller(plan, own, offer, channels, bits, connect=apart)
+        if not self._shares:
+            return None
+        guides = [self._guide(i, channels, apart=apart) for i in range(len(self._shares))]
+        return LevelDistiller(plan, own, guides, metric=self._metric)
+
+    def _guide(self, i: int, channels: list[int] | None, *, apart: bool) -> Guide:
+        """Teacher `i` of several; see `_distiller`."""
+        share, is_home = self._shares[i], i == self._home
+        return Guide(
+            offer=share.teacher.offer,
+            terms=share.terms,
+            several=share.several,
+            connect=apart or share.several or (self._home is not None and not is_home),
+            channels=channels if is_home else None,
+            channel_bits=self._channel_bits() if is_home else None,
+        )
 
     @torch.no_grad()
     def _solve_feature_terms(self, model: LearnedCodec) -> None:
@@ -149,8 +212,10 @@ class Lesson:
             return
         x = to_tensor(self._pixels[:n], "cpu")
         for i, (share, cache) in enumerate(zip(self._shares, self._caches, strict=True)):
+            if "features" not in share.terms:
+                continue
             turns = torch.arange(n) % len(share.levels)
-            theirs = cache.targets(np.arange(n), turns, "cpu").features
+            theirs = cache.targets(np.arange(n), _cached_level(share, turns), "cpu").features
             levels = torch.tensor(share.levels)[turns]
             own = []
             with tapped("the student", model, layer) as tap:
@@ -164,17 +229,6 @@ class Lesson:
     def _metric(self) -> Metric:
         return find_metric(self._spec.training.distortion)
 
-    def _connected(self) -> AnyDistiller | None:
-        """Of a student that started in coordinates of its own: every latent has a connector."""
-        plan, own = self._spec.distillation, self._spec.architecture
-        offers = [share.teacher.offer for share in self._shares]
-        if self._own is not None:
-            bits = self._channel_bits()
-            return Distiller(plan, own, offers[0], channel_bits=bits, connect=True)
-        if not offers:
-            return None
-        return LevelDistiller(plan, own, offers, connect=True, metric=self._metric)
-
     @property
     def _inherits_hyperprior(self) -> bool:
         teacher = self._own
@@ -184,17 +238,21 @@ class Lesson:
 
     def _channel_bits(self) -> Tensor | None:
         """The teacher's bits in each of its latent channels, where the spec asks for them."""
-        if self._own is None or self._spec.distillation.channel_weights == "equal":
+        home = self._home
+        if home is None or self._own is None:
             return None
-        return self._caches[0].channel_bits(self._own.model, N_START_CROPS)
+        if self._spec.distillation.channel_weights == "equal":
+            return None
+        return self._caches[home].channel_bits(self._own.model, N_START_CROPS)
 
     def _align(self, model: Hyperprior, crops: Tensor, features: Tensor) -> list[int] | None:
         """The teacher's latent channel of each of the student's; None where they do not meet."""
         own = self._spec.latent.channels
-        if self._own is None or own > self._own.offer.channels:
+        home = self._home
+        if home is None or self._own is None or own > self._own.offer.channels:
             return None
-        teacher, levels = self._own.model, self._caches[0].levels
-        y = self._caches[0].latents(len(crops))
+        teacher, levels = self._own.model, self._caches[home].levels
+        y = self._caches[home].latents(len(crops))
         taken = strongest_channels(teacher, y, levels[-1], own)
         align(model, teacher, crops=crops, y=y, features=features, levels=levels, channels=taken)
         return list(map(int, taken))
@@ -209,7 +267,7 @@ class Lesson:
         targets: Targets | list[Guided] | None = None
         if self._spec.distillation.is_off:
             pass  # a twin starts under a teacher and reads no targets
-        elif self._own is not None:
+        elif self._is_one_of_ours:
             targets = self._targets(self._caches[0], indices, levels)
         elif self._shares:
             pairs = zip(self._shares, self._caches, strict=True)
@@ -222,7 +280,8 @@ class Lesson:
         """What the teacher of `share` gives for the samples at its levels."""
         own = torch.tensor(share.levels)
         rows, level = (levels[:, None] == own).nonzero(as_tuple=True)
-        return Guided(rows.to(self._device), self._targets(cache, indices[rows.numpy()], level))
+        at = _cached_level(share, level)
+        return Guided(rows.to(self._device), self._targets(cache, indices[rows.numpy()], at))
 
     def _targets(
         self, cache: TeacherCache, indices: npt.NDArray[np.int64], levels: Tensor
@@ -232,5 +291,17 @@ class Lesson:
 
 
 @lru_cache(maxsize=4)
-def _teachers(name: str) -> tuple[Teaches, ...]:
-    return load_teachers(name)
+def _teachers(name: str) -> Faculty:
+    return Faculty.load(name)
+
+
+def _at_level(share: Share, cache: TeacherCache, level: int) -> TeacherCache:
+    """The cache of `share` at one of the study's levels; a teacher of one rate has no other."""
+    if not isinstance(share.teacher, Teacher):
+        return cache
+    return cache.only(share.levels.index(level))
+
+
+def _cached_level(share: Share, positions: Tensor) -> Tensor:
+    """Where the cache has the levels at `positions` of the share: one of one rate has its own."""
+    return positions if isinstance(share.teacher, Teacher) else torch.zeros_like(positions)

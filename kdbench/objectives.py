@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from kdbench.records import TrialResult
 
 OBJECTIVES: Mapping[str, Callable[[TrialResult], float | None]] = {
-    "bd_rate_pct": lambda r: r.bd_rate.pct,
+    "bd_rate_pct": lambda r: r.bd_rate_pct,
+    "validation_loss": lambda r: r.losses.get("validation"),
     "kmac_per_px": lambda r: r.complexity.kmac_per_px,
     "decoder_kmac_per_px": lambda r: r.complexity.decoder_kmac_per_px,
     "energy_j_per_mpx": lambda r: r.energy.j_per_mpx if r.energy else None,

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
 from pydantic import PlainSerializer, PlainValidator
 from pydantic_core import PydanticCustomError
 
+from kdbench import hybrid
 from kdbench.yamlfile import show
 
 T = TypeVar("T")
@@ -36,6 +37,10 @@ class Choice(Generic[T]):
     def fixed(self) -> bool:
         """Whether there is nothing to choose."""
         return len(self.values) == 1
+
+    def own(self, value: object) -> T | None:
+        """The one of them that `value` means, of the right type (0.0 for 0); None if it is none."""
+        return next((each for each in self.values if each == value), None)
 
     @property
     def middle(self) -> T:
@@ -68,6 +73,10 @@ class IntRange:
         """Every value, ascending."""
         return tuple(range(self.low, self.high + 1, self.step))
 
+    def own(self, value: object) -> int | None:
+        """`value` if it is one of them."""
+        return next((each for each in self.values if each == value), None)
+
     @property
     def middle(self) -> int:
         """The value in the middle."""
@@ -92,6 +101,11 @@ class FloatRange:
     def fixed(self) -> bool:
         """Whether both ends are one."""
         return self.low == self.high
+
+    def own(self, value: object) -> float | None:
+        """`value` if it is a number of the range."""
+        inside = isinstance(value, int | float) and self.low <= value <= self.high
+        return float(value) if inside else None  # type: ignore[arg-type]
 
     @property
     def middle(self) -> float:
@@ -207,14 +221,46 @@ def _fixed_boolean(raw: object) -> Choice[bool]:
     return Choice(values=(raw,))
 
 
+def _is_one_teacher(name: object) -> bool:
+    kind, _, rest = name.partition(":") if isinstance(name, str) else ("", "", "")
+    return kind in {"teacher", "file", "zoo", "plugin"} and bool(rest)
+
+
 def _is_teacher(name: str) -> bool:
-    kind, _, rest = name.partition(":")
-    return name == NO_TEACHER or (kind in {"teacher", "file", "zoo", "plugin"} and bool(rest))
+    if not name.startswith(hybrid.KIND):
+        return name == NO_TEACHER or _is_one_teacher(name)
+    parts = hybrid.parts(name)
+    return {*parts} <= {*hybrid.TERMS} and all(map(_is_one_teacher, parts.values()))
 
 
-_teacher = Reader(
+_named_teacher = Reader(
     str, _is_teacher, "teacher:NAME, file:PATH, zoo:MODEL/QUALITY, plugin:NAME or none"
 )
+
+
+def _teacher(raw: object) -> Parameter:
+    """Names, and mappings of hybrids."""
+    values = raw if isinstance(raw, list) else [raw]
+    read = [_hybrid_name(each) if isinstance(each, dict) else each for each in values]
+    return _named_teacher(read if isinstance(raw, list) else read[0])
+
+
+def _hybrid_name(raw: dict[str, Any]) -> str:
+    if unknown := [term for term in raw if term not in hybrid.TERMS]:
+        raise _broken(f"a hybrid has the keys {', '.join(hybrid.TERMS)}, not {unknown[0]}")
+    if not raw:
+        raise _broken(f"a hybrid names a teacher for {', '.join(hybrid.TERMS)}, or some of them")
+    for term, name in raw.items():
+        if not _is_one_teacher(name):
+            raise _broken(
+                f"{term} of a hybrid must be teacher:NAME, file:PATH, zoo:MODEL/QUALITY or "
+                f"plugin:NAME, not {show(name)}"
+            )
+        if "," in name:
+            raise _broken(f"the path in {show(name)} has a comma, which a hybrid cannot name")
+    return hybrid.name_of(raw)
+
+
 _width = Reader(int, lambda n: 1 <= n <= 1024, "a whole number from 1 to 1024")
 _kernel = Reader(int, lambda k: k in {3, 5}, "3 or 5")
 _activation = Reader(str, lambda name: name in {"gdn", "relu"}, "gdn or relu")
@@ -230,6 +276,8 @@ _term_schedule = Reader(
     lambda name: name in {"constant", "decaying", "first_half"},
     "constant, decaying or first_half",
 )
+_latent_loss = Reader(str, lambda name: name in {"mse", "kl"}, "mse or kl")
+_guides = Reader(str, lambda name: name in {"matched", "every"}, "matched or every")
 _layer = Reader(
     str,
     lambda name: name.startswith(("g_a.", "g_s.")),
@@ -239,6 +287,12 @@ _weight = Reader(float, lambda w: w >= 0, "a number of at least 0")
 _positive = Reader(float, lambda v: v > 0, "a number above 0")
 
 Width = Annotated[Ints, PlainValidator(_width), _write]
+OwnWidth = Annotated[
+    Ints | None,
+    PlainValidator(lambda raw: None if raw is None else _width(raw)),
+    PlainSerializer(lambda width: None if width is None else in_file(width)),
+]
+"""A width that need not be told: None is that of the layers around."""
 Kernel = Annotated[Ints, PlainValidator(_kernel), _write]
 ActivationName = Annotated[Choice[Literal["gdn", "relu"]], PlainValidator(_activation), _write]
 PriorName = Annotated[Choice[Literal["scale", "mean_scale"]], PlainValidator(_prior), _write]
@@ -250,6 +304,8 @@ ScheduleName = Annotated[
     PlainValidator(_schedule),
     _write,
 ]
+LatentLossName = Annotated[Choice[Literal["mse", "kl"]], PlainValidator(_latent_loss), _write]
+GuidesName = Annotated[Choice[Literal["matched", "every"]], PlainValidator(_guides), _write]
 TermScheduleName = Annotated[
     Choice[Literal["constant", "decaying", "first_half"] | None],
     PlainValidator(lambda raw: Choice(values=(None,)) if raw is None else _term_schedule(raw)),

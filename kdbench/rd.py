@@ -6,6 +6,7 @@ the one function that needs it.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
@@ -25,6 +26,48 @@ INTERVAL = (0.025, 0.975)  # the 95 % interval, as quantiles
 Outcome = Literal["helped", "hurt", "within noise", "unknown"]
 Floats = Sequence[float] | npt.NDArray[np.float64]
 Array = npt.NDArray[np.float64]
+
+
+# --- curves ----------------------------------------------------------------------------------
+
+
+def joined(curves: Sequence[RDCurve]) -> RDCurve:
+    """One curve of codecs of one rate each (or of several), measured on the same images.
+
+    Levels are counted through the curves in their order; seconds and the quotient of bits are the
+    mean over the codecs.
+
+    Raises:
+        KdbenchError: The curves are not of the same images.
+    """
+    for curve in curves:
+        _require_same_images(curve, curves[0])
+    if len(curves) == 1:
+        return curves[0]
+    rows = [
+        (point, bpp, psnr)
+        for curve in curves
+        for point, bpp, psnr in sorted(
+            zip(curve.points, curve.image_bpp, curve.image_psnr_db, strict=True),
+            key=lambda row: row[0].level,
+        )
+    ]
+    points = [replace(point, level=i) for i, (point, _, _) in enumerate(rows)]
+    order = sorted(range(len(rows)), key=lambda i: points[i].bpp)
+
+    def mean(name: str) -> float | None:
+        values = [getattr(curve, name) for curve in curves]
+        return None if None in values else sum(values) / len(values)
+
+    return RDCurve(
+        images=curves[0].images,
+        points=tuple(points[i] for i in order),
+        image_bpp=tuple(rows[i][1] for i in order),
+        image_psnr_db=tuple(rows[i][2] for i in order),
+        estimated_over_real_bits=mean("estimated_over_real_bits"),
+        encode_s_per_mpx=mean("encode_s_per_mpx"),
+        decode_s_per_mpx=mean("decode_s_per_mpx"),
+    )
 
 
 # --- BD-rate ---------------------------------------------------------------------------------

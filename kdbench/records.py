@@ -1,6 +1,8 @@
 """What travels between stages and onto disk. Units are part of every name.
 
 `SCHEMA` history, newest first (fields made by `later` are there only where they say something):
+    3  one model a rate, and none for the rate (`training.rate`); z of a width of its own
+       (`hyper.channels`); a result without a BD-rate (`bd_rate` null), of a single rate
     2  hyperpriors that predict means (`hyper.prior`); front members' energy after training;
        what each term of the loss does to the gradient (`gradient_shares`)
     1  first light (November 2026)
@@ -14,7 +16,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple
 
-SCHEMA = 2
+SCHEMA = 3
 MEASUREMENT_PROTOCOL = 1  # of evaluation and energy together; reports refuse to mix two
 
 Source = Literal["counter", "sampled", "model", "replay"]
@@ -24,6 +26,9 @@ Operation = Literal["encode", "decode"]
 ChannelWeights = Literal["equal", "by_bits"]
 TermSchedule = Literal["constant", "decaying", "first_half"]
 Schedule = TermSchedule | Literal["staged"]
+LatentLoss = Literal["mse", "kl"]
+Guides = Literal["matched", "every"]
+Rate = Literal["variable", "per_lambda", "none"]
 
 
 def canonical_json(value: Any) -> str:
@@ -102,10 +107,17 @@ class Hyper:
         width: Channels of h_a, h_s and of the hyper-latent z.
         prior: What h_s predicts of each latent: its scale (Balle et al. 2018), or its mean, too
             (Minnen et al. 2018).
+        channels: Of z, where it is not as wide as h_a and h_s.
     """
 
     width: int
     prior: Prior = "scale"
+    channels: int | None = later(None)
+
+    @property
+    def z_channels(self) -> int:
+        """Of the hyper-latent."""
+        return self.width if self.channels is None else self.channels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +165,9 @@ class Architecture:
     def offer(self) -> "Offer":
         """What it has to teach."""
         return Offer(
-            channels=self.latent.channels, hyper_width=self.hyper.width, prior=self.hyper.prior
+            channels=self.latent.channels,
+            hyper_width=self.hyper.z_channels,
+            prior=self.hyper.prior,
         )
 
 
@@ -235,8 +249,8 @@ class Distillation:
     """Weights of the distillation terms, in bits per pixel of loss (see `distill`).
 
     Attributes:
-        teacher: `teacher:NAME`, `file:PATH`, `zoo:MODEL/QUALITY`, `plugin:NAME`, or None: train
-            alone, every weight 0.
+        teacher: `teacher:NAME`, `file:PATH`, `zoo:MODEL/QUALITY`, `plugin:NAME`, `hybrid:...` (see
+            `hybrid`), or None: train alone, every weight 0.
         channel_weights: How much each latent channel counts in the latent term: all alike, or in
             proportion to the bits the teacher spends on it.
         temperature: tau of the entropy term; scales both Gaussians.
@@ -244,6 +258,8 @@ class Distillation:
         paper_compat: The terms as arXiv 2509.10366 scales them, not in bits: MSE between rounded
             latents and on [0, 1], with `rd` as weight of R + rd_lambda 255^2 D.
         rd: That weight; 1 without `paper_compat`.
+        latent_loss: What the latent term compares: values, or their distributions in each channel.
+        guides: Which levels a teacher of one rate guides: that of its own rd_lambda, or every one.
         schedule: What multiplies all weights over the training: 1, a cosine from 1 to 0, or 1 up to
             its middle and 0 from there; `staged` is 1, and R + rd_lambda 255^2 D joins the terms
             after a third of the steps.
@@ -255,18 +271,20 @@ class Distillation:
     hyper_latent: float = 0.0
     output: float = 0.0
     entropy: float = 0.0
-    features: float = 0.0
-    feature_layer: str = "g_a.5"
+    features: float = later(0.0)
+    feature_layer: str = later("g_a.5")
     temperature: float = 1.0
     channel_weights: ChannelWeights = "equal"
     schedule: Schedule = "constant"
-    latent_schedule: TermSchedule | None = None
-    hyper_latent_schedule: TermSchedule | None = None
-    output_schedule: TermSchedule | None = None
-    entropy_schedule: TermSchedule | None = None
-    features_schedule: TermSchedule | None = None
+    latent_schedule: TermSchedule | None = later(None)
+    hyper_latent_schedule: TermSchedule | None = later(None)
+    output_schedule: TermSchedule | None = later(None)
+    entropy_schedule: TermSchedule | None = later(None)
+    features_schedule: TermSchedule | None = later(None)
     paper_compat: bool = False
     rd: float = 1.0
+    latent_loss: LatentLoss = later("mse")
+    guides: Guides = later("matched")
 
     @property
     def weights(self) -> dict[str, float]:
@@ -295,6 +313,8 @@ class Training:
     """How one student is trained; levels are ordered by ascending `rd_lambdas`.
 
     Attributes:
+        rate: `variable`: one model has all levels. `per_lambda`: one model a level, as the paper
+            has it. `none`: likewise, and no bits in the loss (an auto-encoder; see `rateless`).
         distortion: D of the loss: `mse`, or another metric (see `metrics`).
     """
 
@@ -303,7 +323,13 @@ class Training:
     crop_px: int
     rd_lambdas: tuple[float, ...]
     learning_rate: float
+    rate: Rate = later("variable")
     distortion: str = later("mse")
+
+    @property
+    def n_levels(self) -> int:
+        """Of one model."""
+        return len(self.rd_lambdas) if self.rate == "variable" else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,7 +370,7 @@ class TrialSpec:
             decoder=self.decoder,
             hyper=self.hyper,
             latent=self.latent,
-            n_levels=len(self.training.rd_lambdas),
+            n_levels=self.training.n_levels,
         )
 
     @property
@@ -550,6 +576,7 @@ class TrialResult:
     """One finished trial.
 
     Attributes:
+        bd_rate: None of a student of a single rate, whose one point is no curve.
         seconds: Wall seconds by part: `cost`, `cache`, `start`, `energy`, `training`,
             `evaluation`, `score`; `waiting` (for the lease) lies inside the others.
         hashes: SHA-256 of `weights` and `bitstreams`: the same on the same machine.
@@ -560,7 +587,7 @@ class TrialResult:
     """
 
     rd: RDCurve
-    bd_rate: BDRate
+    bd_rate: BDRate | None
     complexity: Complexity
     energy: CodecEnergy | None
     seconds: Mapping[str, float]
@@ -570,6 +597,11 @@ class TrialResult:
     gradient_shares: tuple[GradientShares, ...] = ()
     protocol: int = MEASUREMENT_PROTOCOL
     schema: int = SCHEMA
+
+    @property
+    def bd_rate_pct(self) -> float | None:
+        """Without its interval."""
+        return None if self.bd_rate is None else self.bd_rate.pct
 
 
 # --- what stays the same in a study ------------------------------------------------------------

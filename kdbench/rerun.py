@@ -147,6 +147,20 @@ def recorded(trial: StoredTrial) -> TrialResult:
     return trial.result
 
 
+def require_curve(trial: StoredTrial) -> None:
+    """Passes a trial whose BD-rate is there to compare others with.
+
+    Raises:
+        KdbenchError: It has no result, or its student has a single rate.
+    """
+    if recorded(trial).bd_rate is None:
+        raise KdbenchError(
+            f"trial {trial.number} has a single rate and no BD-rate that others can be compared by",
+            fix="search with five values or more in `training.rd_lambdas`; or train it again as it "
+            "was, without --seeds and --twin",
+        )
+
+
 def stood_on(
     spec: TrialSpec, bench: Bench, anchor_sha: str | None
 ) -> tuple[dict[str, str], dict[str, str]]:
@@ -174,7 +188,7 @@ def _stands_on_now(spec: TrialSpec, bench: Bench) -> dict[str, str]:
     found = {
         "code": __version__,
         "crops": study_crops(photos["train"], data.crops, crop_px).hash,
-        "anchor": anchor_sha(bench.anchor),
+        "anchor": anchor_sha(bench.anchor, cache=Path(bench.cache)),
     }
     if spec.distillation.teacher is not None:
         found["teacher"] = teacher_sha(spec.distillation.teacher)

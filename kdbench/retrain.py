@@ -90,11 +90,11 @@ def _same_again(again: _Again, arguments: Namespace) -> Views:
 def _fresh_seeds(again: _Again, arguments: Namespace) -> Views:
     from kdbench.report.controls import seeds_text
     from kdbench.report.json_view import seeds_json
-    from kdbench.rerun import recorded
+    from kdbench.rerun import require_curve
     from kdbench.seeds import fresh_seeds
 
     for trial in again.trials:
-        recorded(trial)  # all of them before the first hour of training
+        require_curve(trial)  # all of them before the first hour of training
     with again.folder() as folder:
         found = [
             fresh_seeds(

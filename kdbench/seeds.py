@@ -37,7 +37,7 @@ class Run:
     @property
     def bd_rate_pct(self) -> float | None:
         """Against the study's anchor [%]."""
-        return None if self.result is None else self.result.bd_rate.pct
+        return None if self.result is None else self.result.bd_rate_pct
 
     @property
     def training_s(self) -> float | None:
@@ -147,7 +147,8 @@ class FreshSeeds(SeedRuns):
     @property
     def winners_curse_pct(self) -> float | None:
         """Recorded BD-rate less the mean of the fresh seeds [points]; negative: it was lucky."""
-        return None if self.mean_pct is None else self.recorded.bd_rate.pct - self.mean_pct
+        pct = self.recorded.bd_rate_pct
+        return None if self.mean_pct is None or pct is None else pct - self.mean_pct
 
 
 def fresh_seeds(

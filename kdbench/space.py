@@ -1,5 +1,6 @@
 """What may vary in a study: search_spaces/*.yaml -> SearchSpace, which samples a TrialSpec."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice, product
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import PlainSerializer, PlainValidator, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from kdbench import families, plugins, recipes, zoo
+from kdbench import families, hybrid, plugins, recipes, zoo
 from kdbench.errors import CodecError, ConfigError
 from kdbench.parameters import (
     NO_TEACHER,
@@ -18,8 +19,11 @@ from kdbench.parameters import (
     Choice,
     FixedBoolean,
     FloatRange,
+    GuidesName,
     Kernel,
+    LatentLossName,
     LayerName,
+    OwnWidth,
     Parameter,
     Positive,
     PriorName,
@@ -38,6 +42,7 @@ from kdbench.records import (
     FamilyCodec,
     Hyper,
     Latent,
+    Rate,
     Training,
     Transform,
     TrialSpec,
@@ -51,8 +56,10 @@ _EQUAL: ChannelWeightsName = Choice(values=("equal",))
 _CONSTANT: ScheduleName = Choice(values=("constant",))
 _SAME: TermScheduleName = Choice(values=(None,))
 _LAYER: LayerName = Choice(values=(Distillation().feature_layer,))
+_MSE: LatentLossName = Choice(values=("mse",))
+_MATCHED: GuidesName = Choice(values=("matched",))
 _NO: FixedBoolean = Choice(values=(False,))
-_OFF, _ONE = Choice(values=(0.0,)), Choice(values=(1.0,))
+OFF, _ONE = Choice(values=(0.0,)), Choice(values=(1.0,))
 HYPERPRIOR = ("encoder", "decoder", "hyper", "latent")  # sections of our own family
 N_COMBINATIONS = (
     100_000  # of a family's axes that are looked at for what they could be distilled by
@@ -82,12 +89,15 @@ class HyperSpace:
 
     width: Width
     prior: PriorName = _SCALE
+    channels: OwnWidth = None
 
     def sample(self, trial: Suggests) -> Hyper:
-        """One hyperprior."""
+        """One hyperprior; z is as wide as its layers unless `channels` says otherwise."""
+        own = self.channels
         return Hyper(
             width=self.width.sample("hyper.width", trial),
             prior=self.prior.sample("hyper.prior", trial),
+            channels=None if own is None else own.sample("hyper.channels", trial),
         )
 
 
@@ -198,11 +208,11 @@ class DistillationSpace:
     """Teacher and weights of the distillation terms; without the section students train alone."""
 
     teacher: Teacher = _NONE
-    latent: Weight = _OFF
-    hyper_latent: Weight = _OFF
-    output: Weight = _OFF
-    entropy: Weight = _OFF
-    features: Weight = _OFF
+    latent: Weight = OFF
+    hyper_latent: Weight = OFF
+    output: Weight = OFF
+    entropy: Weight = OFF
+    features: Weight = OFF
     feature_layer: LayerName = _LAYER
     temperature: Positive = _ONE
     channel_weights: ChannelWeightsName = _EQUAL
@@ -214,6 +224,8 @@ class DistillationSpace:
     features_schedule: TermScheduleName = _SAME
     paper_compat: FixedBoolean = _NO
     rd: Weight = _ONE
+    latent_loss: LatentLossName = _MSE
+    guides: GuidesName = _MATCHED
 
     def sample(
         self, trial: Suggests, own: Coordinates, teacher_coordinates: Mapping[str, Coordinates]
@@ -222,9 +234,10 @@ class DistillationSpace:
 
         Weights only with a teacher, the hyper-latent term only where both have a hyper-latent,
         the entropy term only where student and teacher share the latent's coordinates, the
-        temperature only with an entropy term, the weights of the latent channels only with a latent
-        term, the layer only with a feature term, a schedule only with a term. The paper's loss has
-        a weight of its rate-distortion term, no entropy term and no features.
+        temperature only with an entropy term, the weights of the latent channels and what their
+        loss compares only with a latent term, the layer only with a feature term, a schedule only
+        with a term. The paper's loss has a weight of its rate-distortion term, no entropy term and
+        no features.
         """
 
         def ask(name: str) -> Any:
@@ -261,6 +274,8 @@ class DistillationSpace:
             schedule=ask("schedule") if on else "constant",
             paper_compat=paper_compat,
             rd=ask("rd") if paper_compat else 1.0,
+            latent_loss=ask("latent_loss") if weights["latent"] > 0 else "mse",
+            guides=ask("guides"),
         )
 
     def contradictions(self, layers: Sequence[str] | None) -> list[tuple[str, str]]:
@@ -279,8 +294,8 @@ class DistillationSpace:
         return [
             (name, rule.format(plain))
             for name, wanted, plain in (
-                ("entropy", _OFF, 0),
-                ("features", _OFF, 0),
+                ("entropy", OFF, 0),
+                ("features", OFF, 0),
                 ("channel_weights", _EQUAL, "equal"),
             )
             if getattr(self, name) != wanted
@@ -300,7 +315,9 @@ class TrainingPlan:
 
     Attributes:
         crop_px: Side of a training crop [px], a multiple of 64.
-        rd_lambdas: One quality level each, ascending; five at least, for BD-rate needs a curve.
+        rd_lambdas: One quality level each, ascending; five at least, for BD-rate needs a curve,
+            or a single one where each rate has a model of its own.
+        rate: See `records.Training`.
         precision: See `records.Bench`.
         distortion: See `records.Training`.
     """
@@ -310,6 +327,7 @@ class TrainingPlan:
     crop_px: int
     rd_lambdas: tuple[float, ...]
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    rate: Rate = "variable"
     distortion: str = "mse"
 
 
@@ -348,14 +366,14 @@ class SearchSpace:
                 found |= {f"codec.{name}": axis for name, axis in self.codec.axes.items()}
             elif part.name not in self.absent | {"name"}:
                 section = getattr(self, part.name)
-                names = [f.name for f in fields(section)]
-                found |= {f"{part.name}.{name}": getattr(section, name) for name in names}
+                own = {f.name: getattr(section, f.name) for f in fields(section)}
+                found |= {f"{part.name}.{k}": v for k, v in own.items() if v is not None}
         return found
 
     @property
     def feature_layers(self) -> tuple[str, ...]:
         """The layers that a trial may compare features at."""
-        asked = self.distillation.features != _OFF
+        asked = self.distillation.features != OFF
         return self.distillation.feature_layer.values if asked else ()
 
     @property
@@ -389,6 +407,7 @@ class SearchSpace:
             crop_px=plan.crop_px,
             rd_lambdas=plan.rd_lambdas,
             learning_rate=self.training.learning_rate.sample("training.learning_rate", trial),
+            rate=plan.rate,
             distortion=plan.distortion,
         )
         return TrialSpec(
@@ -421,7 +440,7 @@ class SearchSpace:
         contradictions = self.distillation.contradictions(LAYERS if self.codec is None else None)
         problems = [(f"distillation.{key}", rule) for key, rule in contradictions]
         found = dict(teacher_coordinates)
-        for name in teachers:
+        for name in dict.fromkeys(part for each in teachers for part in hybrid.duties(each)):
             if name.startswith((zoo.KIND, plugins.KIND)) and name not in found:
                 try:
                     if name.startswith(zoo.KIND):
@@ -434,15 +453,55 @@ class SearchSpace:
                 near = ", ".join(nearest_first(name, list(teacher_coordinates)))
                 rule = f"there is no {name}; known, nearest first: {near}"
                 problems.append(("distillation.teacher", rule))
+        for name in teachers:
+            if name.startswith(hybrid.KIND) and hybrid.duties(name).keys() <= found.keys():
+                found[name] = hybrid.coordinates(name, found)
+        problems += self._without_a_part(teachers)
+        problems += self._guiding_in_vain(teachers)
         theirs = {found[name] for name in teachers if name in found}
         if theirs and all(name in found for name in teachers):  # else one of them may serve
             problems += self._unserved(theirs)
         return problems
 
+    def _without_a_part(self, teachers: Sequence[str]) -> list[tuple[str, str]]:
+        """Terms that have a weight and, in a hybrid, no teacher."""
+        needed = {
+            **{term: getattr(self.distillation, term) for term in hybrid.TERMS},
+            "entropy": self.distillation.entropy,
+            "features": self.distillation.features,
+        }
+        return [
+            (
+                f"distillation.{term}",
+                "must be 0, or the hybrid needs a teacher for "
+                f"{term if term in hybrid.TERMS else 'latent'}; it names "
+                f"{', '.join(hybrid.parts(name))}",
+            )
+            for name in teachers
+            for term, weight in needed.items()
+            if weight != OFF and not any(term in d for d in hybrid.duties(name).values())
+        ]
+
+    def _guiding_in_vain(self, teachers: Sequence[str]) -> list[tuple[str, str]]:
+        """Teachers that cannot guide every level because they have one for each."""
+        if "every" not in self.distillation.guides.values:
+            return []
+        one_rate = re.compile(rf"{zoo.KIND}[^/]+/[0-9]+|{plugins.KIND}.+")
+        names = dict.fromkeys(part for each in teachers for part in hybrid.duties(each))
+        return [
+            (
+                "distillation.guides",
+                f"every is for teachers of one rate, zoo:MODEL/QUALITY; {name} has levels of its "
+                "own: matched gives each level its own",
+            )
+            for name in names
+            if not one_rate.fullmatch(name)
+        ]
+
     def _unserved(self, theirs: set[Coordinates]) -> list[tuple[str, str]]:
         """Terms that none of the teachers can serve."""
         problems = []
-        if self.distillation.hyper_latent != _OFF and not any(each.has_hyper for each in theirs):
+        if self.distillation.hyper_latent != OFF and not any(each.has_hyper for each in theirs):
             rule = "needs a teacher with a hyper-latent; a factorised prior has none"
             problems.append(("distillation.hyper_latent", rule))
         if self.codec is not None:
@@ -452,9 +511,7 @@ class SearchSpace:
             for channels in self.latent.channels.values
             for prior in self.hyper.prior.values
         }
-        compares = (
-            self.distillation.entropy != _OFF and not self.distillation.paper_compat.values[0]
-        )
+        compares = self.distillation.entropy != OFF and not self.distillation.paper_compat.values[0]
         if compares and not theirs & own:
             with_gaussians = sorted(each for each in theirs if each.prior is not None)
             needed = (f"{each.channels} with hyper.prior {each.prior}" for each in with_gaussians)
@@ -475,10 +532,10 @@ class SearchSpace:
         if own is None:
             return []
         problems = []
-        if self.distillation.hyper_latent != _OFF and not any(each.has_hyper for each in own):
+        if self.distillation.hyper_latent != OFF and not any(each.has_hyper for each in own):
             rule = f"needs students with a hyper-latent; codec.family {family} has none"
             problems.append(("distillation.hyper_latent", rule))
-        if self.distillation.entropy != _OFF and not self.distillation.paper_compat.values[0]:
+        if self.distillation.entropy != OFF and not self.distillation.paper_compat.values[0]:
             comparable = {each for each in own if each.prior is not None}
             if not comparable:
                 rule = (

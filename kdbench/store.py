@@ -5,8 +5,10 @@ runs/<study>/study.json        what the study was resolved to, written once
 runs/<study>/optuna.db         Optuna's own memory; can be rebuilt from the folders
 runs/<study>/workers/<i>.json  what worker i does just now
 runs/<study>/trials/<n>/       spec.json, then result.json or failure.json; log.jsonl;
-                               student.safetensors; of the front's members energy_trained.json and,
+                               student.safetensors, or student-<i>.safetensors of rate i where
+                               each has its own; of the front's members energy_trained.json and,
                                where the study asks for twins, twin.json
+runs/<study>/codecs/<i>.json   figures of codec i, of a study that lists codecs
 runs/<study>/reruns/<k>/<n>/   what `rerun` trained again: one run of trial n, or with --seeds and
                                --twin a folder for each training
 """
@@ -139,6 +141,18 @@ class TrialFolder:
         """The trained codec."""
         return self.path / "student.safetensors"
 
+    def student_of(self, i: int, n: int) -> Path:
+        """Model `i` of `n`, one a rate; the trained codec itself where it is one."""
+        return self.student if n == 1 else self.path / f"student-{i}.safetensors"
+
+    @property
+    def students(self) -> tuple[Path, ...]:
+        """Every trained model that is here, by ascending rate."""
+        if self.student.is_file():
+            return (self.student,)
+        found = self.path.glob("student-*.safetensors")
+        return tuple(sorted(found, key=lambda path: int(path.stem.rpartition("-")[2])))
+
     @property
     def trained_energy(self) -> Path:
         """Energy of the trained codec, of members of the front only."""
@@ -261,6 +275,10 @@ class Store:
     def anchor_file(self, study: str) -> Path:
         """Where a study keeps the figures of its anchor."""
         return self.study_folder(study) / "anchor.json"
+
+    def codec_file(self, study: str, i: int) -> Path:
+        """Where a study that lists codecs keeps the figures of the one at `i`."""
+        return self.study_folder(study) / "codecs" / f"{i}.json"
 
     def new_rerun(self, study: str) -> Path:
         """A folder of its own for trials that are run again.

@@ -269,6 +269,15 @@ class TeacherCache:
         }
         return cls(teacher, levels, arrays, feature_layer)
 
+    def only(self, position: int) -> "TeacherCache":
+        """The same outputs at one of its levels alone; nothing is copied."""
+        arrays = {
+            name: array if is_shared(name, self._feature_layer) else array[position : position + 1]
+            for name, array in self._arrays.items()
+        }
+        levels = [self.levels[position]]
+        return TeacherCache(self._teacher, levels, arrays, self._feature_layer)
+
     def targets(
         self,
         indices: npt.NDArray[np.int64],

@@ -5,11 +5,11 @@ train     distilled from the cached teacher, or alone
 evaluate  real bitstreams, BD-rate against the anchor on the same photos
 """
 
-import hashlib
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
@@ -18,26 +18,29 @@ import torch
 from kdbench.anchor import anchor_curve
 from kdbench.codecs.building import build
 from kdbench.codecs.learned import LearnedCodec
-from kdbench.codecs.weights import codec_bytes
+from kdbench.codecs.weights import codec_bytes, file_sha
 from kdbench.cost import complexity_of, energy_of
 from kdbench.data import ImageSet, validation_crops
 from kdbench.device import environment, fingerprint, supports_bf16
 from kdbench.distill import rate_distortion
-from kdbench.evaluate import evaluate_learned
+from kdbench.evaluate import evaluate_files
 from kdbench.files import append_log, write_atomic
+from kdbench.guides import joined_sha
 from kdbench.lease import Lease, host_lease
 from kdbench.lesson import Lesson, study_crops, study_photos
 from kdbench.metrics import find as find_metric
+from kdbench.rateless import without_rate
 from kdbench.rd import bd_rate, require_interval
 from kdbench.records import (
+    BDRate,
     Bench,
     CodecEnergy,
     Complexity,
     Progress,
+    RDCurve,
     Rung,
     TrialResult,
     TrialSpec,
-    plain,
 )
 from kdbench.store import TrialFolder
 from kdbench.train import TrainingLog, train
@@ -84,7 +87,8 @@ def run_trial(
         spec: What to train.
         bench: What the study's trials share.
         gate: Asked after each rung whether to go on.
-        folder: Gets `student.safetensors`, `log.jsonl`, and a checkpoint while training.
+        folder: Gets `student.safetensors` (or one file a rate), `log.jsonl`, and a checkpoint
+            while training.
         on_progress: Told what the trial does.
 
     Raises:
@@ -93,7 +97,7 @@ def run_trial(
             not overlap the anchor's enough for an interval, `TrainingError` if the loss became NaN.
     """
     watch, lease, cache = Stopwatch(), host_lease(), Path(bench.cache)
-    files, checkpoint = TrialFolder(folder), folder / "training.checkpoint"
+    files = TrialFolder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _deterministic(bench.threads):
         photos = study_photos(
@@ -107,30 +111,28 @@ def run_trial(
         with watch.part("cache"):
             crops = study_crops(photos["train"], bench.data.crops, spec.training.crop_px)
             lesson = Lesson.open(spec, bench, crops, on_progress, lease.shared)
+        lessons = lesson.each_rate()
         with watch.part("start"), lease.shared():
-            model = lesson.started()
+            models = [each.started() for each in lessons]
         on_progress(Progress(stage="energy"))
         with watch.part("energy"):
-            energy = _energy_of_started(model, photos["evaluation"], bench, lease)
+            middle = models[len(models) // 2]
+            energy = _energy_of_started(middle, photos["evaluation"], bench, lease)
         if energy is not None:
             _ask(gate, Rung(stage="cost", step=0, values=cost_values(complexity, energy)))
         with watch.part("training"), lease.shared():
-            log = train(
-                model,
-                lesson.batch,
-                spec.training,
-                distiller=lesson.distiller,
-                seed=spec.seed,
-                device=bench.device,
-                precision=precision_of(bench),
-                checkpoint=checkpoint,
-                on_progress=on_progress,
-                between_steps=lambda: lease.yield_if_wanted(bench.device),
-            )
-        weights = codec_bytes(model, {"spec": plain(spec)})
-        write_atomic(files.student, weights)
-        checkpoint.unlink(missing_ok=True)
-        _write_log(files, log)
+            logs = [
+                _trained(
+                    each,
+                    model,
+                    bench,
+                    files.student_of(i, len(models)),
+                    on_progress=on_progress,
+                    lease=lease,
+                )
+                for i, (each, model) in enumerate(zip(lessons, models, strict=True))
+            ]
+        _write_logs(files, logs)
         on_progress(Progress(stage="evaluation"))
 
         def coded(step: int, n: int) -> None:
@@ -138,27 +140,20 @@ def run_trial(
             lease.yield_if_wanted(bench.device)
 
         with watch.part("evaluation"), lease.shared():
-            evaluation = evaluate_learned(
-                files.student,
+            evaluation = evaluate_files(
+                files.students,
                 photos["evaluation"],
                 device=bench.device,
                 distortion=spec.training.distortion,
                 on_progress=coded,
             )
+            held_out = validation_crops(photos["validation"], spec.training.crop_px, 16)
             losses = {
-                "train": estimated_loss(model, crops.crops(cache)[:N_LOSS_CROPS], spec),
-                "validation": estimated_loss(
-                    model,
-                    validation_crops(photos["validation"], spec.training.crop_px, 16),
-                    spec,
-                ),
+                "train": _mean_loss(models, lessons, crops.crops(cache)[:N_LOSS_CROPS]),
+                "validation": _mean_loss(models, lessons, held_out),
             }
         with watch.part("score"):
-            anchor = anchor_curve(
-                bench.anchor, photos["evaluation"], device=bench.device, cache=cache
-            )
-            score = bd_rate(evaluation.curve, anchor.curve)
-            require_interval(score, photos["evaluation"].n)
+            score = _score(evaluation.curve, spec, photos["evaluation"], bench)
         return TrialResult(
             rd=evaluation.curve,
             bd_rate=score,
@@ -166,13 +161,57 @@ def run_trial(
             energy=energy,
             seconds=watch.seconds | {"waiting": lease.waited_s},
             hashes={
-                "weights": hashlib.sha256(weights).hexdigest(),
+                "weights": _weights_sha(files.students),
                 "bitstreams": evaluation.bitstreams_sha,
             },
             losses=losses,
             environment=environment() | fingerprint(bench.device, threads=bench.threads),
-            gradient_shares=tuple(log.gradient_shares),
+            gradient_shares=tuple(found for log in logs for found in log.gradient_shares),
         )
+
+
+def _trained(
+    lesson: Lesson,
+    model: LearnedCodec,
+    bench: Bench,
+    path: Path,
+    *,
+    on_progress: Callable[[Progress], None],
+    lease: Lease,
+) -> TrainingLog:
+    """Trains one model of a trial into `path`; its checkpoint is gone once it is kept."""
+    spec = lesson.spec
+    checkpoint = path.with_name(path.stem.replace("student", "training") + ".checkpoint")
+    with without_rate(model) if spec.training.rate == "none" else nullcontext():
+        log = train(
+            model,
+            lesson.batch,
+            spec.training,
+            distiller=lesson.distiller,
+            seed=spec.seed,
+            device=bench.device,
+            precision=precision_of(bench),
+            checkpoint=checkpoint,
+            on_progress=on_progress,
+            between_steps=lambda: lease.yield_if_wanted(bench.device),
+        )
+    write_atomic(path, codec_bytes(model, {"spec": spec}))
+    checkpoint.unlink(missing_ok=True)
+    return log
+
+
+def _score(curve: RDCurve, spec: TrialSpec, images: ImageSet, bench: Bench) -> BDRate | None:
+    """BD-rate against the anchor; None of a single point, which is no curve."""
+    if len(spec.training.rd_lambdas) == 1:
+        return None
+    anchor = anchor_curve(bench.anchor, images, device=bench.device, cache=Path(bench.cache))
+    score = bd_rate(curve, anchor.curve)
+    require_interval(score, images.n)
+    return score
+
+
+def _weights_sha(paths: Sequence[Path]) -> str:
+    return joined_sha([file_sha(path) for path in paths])
 
 
 def cost_values(complexity: Complexity, energy: CodecEnergy | None) -> dict[str, float]:
@@ -197,7 +236,10 @@ def precision_of(bench: Bench) -> str:
 
 @torch.no_grad()
 def estimated_loss(model: LearnedCodec, crops: Pixels, spec: TrialSpec) -> float:
-    """The loss without distillation on uint8 `crops` (n, 3, H, W), mean over levels, estimated."""
+    """The loss without distillation on uint8 `crops` (n, 3, H, W), mean over levels, estimated.
+
+    Of an auto-encoder, which nobody asked for few bits, the distortion alone.
+    """
     model.to("cpu").eval()
     rd_lambdas, metric = spec.training.rd_lambdas, find_metric(spec.training.distortion)
     x = torch.from_numpy(np.array(crops)).float() / 255
@@ -206,9 +248,16 @@ def estimated_loss(model: LearnedCodec, crops: Pixels, spec: TrialSpec) -> float
         for chunk in torch.split(x, 16):
             levels = torch.full((len(chunk),), level)
             out = model(chunk, levels)
-            loss = rate_distortion(out, chunk, torch.full((len(chunk),), rd_lambda), metric).loss
+            rd_lambda_of = torch.full((len(chunk),), rd_lambda)
+            found = rate_distortion(out, chunk, rd_lambda_of, metric)
+            loss = found.distortion if spec.training.rate == "none" else found.loss
             total += float(loss) * len(chunk)
     return total / (len(x) * len(rd_lambdas))
+
+
+def _mean_loss(models: Sequence[LearnedCodec], lessons: Sequence[Lesson], crops: Pixels) -> float:
+    pairs = zip(models, lessons, strict=True)
+    return fmean(estimated_loss(model, crops, lesson.spec) for model, lesson in pairs)
 
 
 def _ask(gate: Gate, rung: Rung) -> None:
@@ -216,11 +265,16 @@ def _ask(gate: Gate, rung: Rung) -> None:
         raise TrialStopped(rung)
 
 
-def _write_log(files: TrialFolder, log: TrainingLog) -> None:
+def _write_logs(files: TrialFolder, logs: Sequence[TrainingLog]) -> None:
+    """All rows in one file; where there are several models each row says whose it is."""
     files.log.unlink(missing_ok=True)
-    looked = {float(found.step): {"gradient_shares": found.shares} for found in log.gradient_shares}
-    for row in log.rows:
-        append_log(files.log, {**row, **looked.get(row["step"], {})})
+    for i, log in enumerate(logs):
+        whose = {"model": i} if len(logs) > 1 else {}
+        looked = {
+            float(found.step): {"gradient_shares": found.shares} for found in log.gradient_shares
+        }
+        for row in log.rows:
+            append_log(files.log, {**whose, **row, **looked.get(row["step"], {})})
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pathlib import Path
 from kdbench.errors import KdbenchError
 from kdbench.rd import Outcome, bd_rate, bd_rate_over_seeds, outcome
 from kdbench.records import BDRate, Bench, Distillation, TrialResult, TrialSpec
-from kdbench.rerun import recorded
+from kdbench.rerun import require_curve
 from kdbench.seeds import Run, SeedRuns, Trainer, Watch
 from kdbench.store import StoredTrial
 
@@ -115,9 +115,9 @@ def require_twin(trial: StoredTrial) -> None:
     """Passes a trial that has a twin.
 
     Raises:
-        KdbenchError: It has no result, or was not distilled.
+        KdbenchError: It has no result or no BD-rate, or was not distilled.
     """
-    recorded(trial)
+    require_curve(trial)
     plan = trial.spec.distillation
     if plan.teacher is None or plan.is_off:
         why = "has no teacher" if plan.teacher is None else "has every distillation weight 0"

@@ -40,6 +40,8 @@ PRIORS: Mapping[str, Prior | None] = {
     "bmshj2018-factorized": None,
     "bmshj2018-hyperprior": "scale",
 }
+OWN = "bmshj2018-hyperprior"
+"""The one that is a codec of ours with one level: it codes files here, the others only teach."""
 _QUALITIES = re.compile(r"([0-9]{1,3})(?:-([0-9]{1,3}))?")
 _DAMAGE = (
     *(pickle.UnpicklingError, RuntimeError, EOFError, OSError),

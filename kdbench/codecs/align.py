@@ -9,7 +9,8 @@ some hundred crops, with ridge regression:
     first of g_s    the teacher's decoded y -> the KLT features that the rest of g_s inverts
 
 The gains are the teacher's, and so is its hyperprior (`codecs.inherit`), for it reads and predicts
-the same latents. A student with fewer latents takes the teacher's strongest channels.
+the same latents. A student of one rate has no gains: its two layers take the teacher's of that
+level. A student with fewer latents takes the teacher's strongest channels.
 Nothing of this is distillation: a student whose weights are all 0 starts here too.
 """
 
@@ -55,9 +56,12 @@ def align(
         channels: The teacher's channels the student takes, (M_s,).
     """
     decoded = _decoded(teacher, y, levels[-1])
+    has_gains = student.architecture.n_levels > 1
+    analysed = y if has_gains else y * teacher.gain(levels[-1])
+    decoded = decoded if has_gains else decoded / teacher.inverse_gain(levels[-1])
     last: nn.Conv2d = student.g_a[-1]  # type: ignore[assignment]
     chunks = torch.split(crops, CHUNK)
-    solve_conv(last, torch.cat([student.g_a[:-1](x) for x in chunks]), y[:, channels])
+    solve_conv(last, torch.cat([student.g_a[:-1](x) for x in chunks]), analysed[:, channels])
     decoder = student.architecture.decoder
     n = min(features.shape[1], decoder.width - (decoder.activation == "relu"))
     first: nn.ConvTranspose2d = student.g_s[0]  # type: ignore[assignment]
@@ -65,7 +69,7 @@ def align(
     solve_deconv(first, decoded[:, channels], features[:, :n])
     first.bias[:n] += lift  # type: ignore[index]  # of a ReLU decoder
     rows = torch.tensor(list(levels))
-    if student.architecture.n_levels > 1:
+    if has_gains:
         student.log_gain.copy_(_log(teacher, "log_gain", rows)[:, channels])
         student.log_inverse_gain.copy_(_log(teacher, "log_inverse_gain", rows)[:, channels])
     if can_inherit(student.architecture.hyper, teacher.architecture.hyper):

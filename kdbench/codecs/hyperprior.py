@@ -76,8 +76,9 @@ class Hyperprior(LearnedCodec):
         super().__init__()
         enc, dec = architecture.encoder, architecture.decoder
         M, H = architecture.latent.channels, architecture.hyper.width
+        Z = architecture.hyper.z_channels
         self.architecture = architecture
-        self.entropy_bottleneck = EntropyBottleneck(H)
+        self.entropy_bottleneck = EntropyBottleneck(Z)
         self.gaussian_conditional = GaussianConditional(None)
         self.g_a = nn.Sequential(
             conv(3, enc.width, kernel_size=enc.kernel),
@@ -102,9 +103,9 @@ class Hyperprior(LearnedCodec):
             nn.ReLU(inplace=True),
             conv(H, H),
             nn.ReLU(inplace=True),
-            conv(H, H),
+            conv(H, Z),
         )
-        layers = [deconv(H, H), nn.ReLU(inplace=True), deconv(H, H), nn.ReLU(inplace=True)]
+        layers = [deconv(Z, H), nn.ReLU(inplace=True), deconv(H, H), nn.ReLU(inplace=True)]
         if self.has_means:
             layers += [conv(H, 2 * M, stride=1, kernel_size=3)]
         else:

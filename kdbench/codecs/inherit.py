@@ -15,7 +15,11 @@ from kdbench.records import Hyper
 
 def can_inherit(student: Hyper, teacher: Hyper) -> bool:
     """Whether a student's hyperprior can start as its teacher's, whole or narrowed."""
-    return student.prior == teacher.prior and student.width <= teacher.width
+    return (
+        student.prior == teacher.prior
+        and student.width <= teacher.width
+        and student.z_channels <= teacher.z_channels
+    )
 
 
 @torch.no_grad()
@@ -30,7 +34,7 @@ def inherit_hyperprior(
         y: Gained latents of some hundred crops, (B, M_t, h, w).
         channels: The teacher's latent channel of each of the student's, (M_s,).
     """
-    n = student.architecture.hyper.width
+    n, n_z = student.architecture.hyper.width, student.architecture.hyper.z_channels
     full = teacher.h_a[0](teacher.hyper_input(y))
     seen = predicted = channels  # of magnitudes, of scales
     if teacher.has_means:  # values come before magnitudes, scales before means
@@ -40,7 +44,7 @@ def inherit_hyperprior(
     for i in (2, 4):
         full, own = torch.relu(full), torch.relu(own)
         full = teacher.h_a[i](full)
-        kept = _strongest(n, full)
+        kept = _strongest(n if i == 2 else n_z, full)
         _solve(student.h_a[i], teacher.h_a[i], own, full[:, kept])
         own = student.h_a[i](own)
     _take_prior(student, teacher, kept)

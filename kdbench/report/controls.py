@@ -176,7 +176,7 @@ def curse(fresh: FreshSeeds) -> str:
         return "cannot be told: the training of every fresh seed broke"
     spread = UNKNOWN if fresh.spread_pct is None else f"{figure(fresh.spread_pct)} points"
     text = (
-        f"{percent(lost)} points: recorded {percent(fresh.recorded.bd_rate.pct)} %, "
+        f"{percent(lost)} points: recorded {percent(fresh.recorded.bd_rate_pct)} %, "
         f"mean of {n} fresh seed{'' if n == 1 else 's'} {percent(fresh.mean_pct)} %, "
         f"spread {spread}"
     )

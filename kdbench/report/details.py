@@ -101,8 +101,8 @@ def rerun_text(runs: Sequence[Reproduction], width: int) -> str:
     rows = [
         [
             str(run.number),
-            percent(run.first.bd_rate.pct),
-            percent(run.second.bd_rate.pct),
+            percent(run.first.bd_rate_pct),
+            percent(run.second.bd_rate_pct),
             bd_rate_cell(run.difference, "\n") if run.difference else UNKNOWN,
             *(("same" if run.same.get(name) else "OTHER") for name in ("weights", "bitstreams")),
         ]

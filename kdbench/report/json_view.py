@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from kdbench.bench import CodecFigures, Comparison
+from kdbench.bench import CodecFigures, Comparison, compared
+from kdbench.codec_table import CodecTable
 from kdbench.records import (
     MEASUREMENT_PROTOCOL,
     SCHEMA,
@@ -91,7 +92,7 @@ def bench_json(
         "images": list(figures.rd.images),
         "skipped": [{"name": name, "why": why} for name, why in skipped],
         "rd": rd_json(figures.rd),
-        "bd_rate": bd_rate_json(comparison.bd_rate) if comparison.bd_rate else None,
+        "bd_rate": bd_rate_json(comparison.bd_rate),
         "anchor": comparison.anchor,
         "why_no_bd_rate": comparison.why_not,
         "params": costs and costs["params"],
@@ -101,6 +102,28 @@ def bench_json(
         "coding_s_per_mpx": _coding_seconds(figures.rd),
         "sha": figures.sha,
     }
+
+
+def codec_table_json(found: CodecTable) -> Json:
+    """The codecs that a study lists, each as `bench_json` has it; null: not measured yet."""
+    measured = {
+        name: bench_json(figures, [], _comparison(found, figures))
+        for name, figures in found.figures.items()
+    }
+    return {
+        "study": found.study,
+        "schema": SCHEMA,
+        "protocol": MEASUREMENT_PROTOCOL,
+        "anchor": found.anchor,
+        "codecs": {name: measured.get(name) for name in found.codecs},
+    }
+
+
+def _comparison(found: CodecTable, figures: CodecFigures) -> Comparison:
+    if found.reference is None:
+        why = f"{found.anchor} is not measured yet"
+        return Comparison(anchor=found.anchor, bd_rate=None, why_not=why)
+    return compared(figures, found.anchor, found.reference.rd)
 
 
 def rerun_json(runs: Sequence[Reproduction], study: str) -> Json:
@@ -114,7 +137,7 @@ def rerun_json(runs: Sequence[Reproduction], study: str) -> Json:
                 "expected": run.expected,
                 "same": dict(run.same),
                 "changed": {k: {"then": a, "now": b} for k, (a, b) in run.changed.items()},
-                "bd_rate_pct": {"then": run.first.bd_rate.pct, "now": run.second.bd_rate.pct},
+                "bd_rate_pct": {"then": run.first.bd_rate_pct, "now": run.second.bd_rate_pct},
                 "difference": bd_rate_json(run.difference) if run.difference else None,
                 "why_no_difference": run.why_not,
                 "hashes": {"then": dict(run.first.hashes), "now": dict(run.second.hashes)},
@@ -184,7 +207,7 @@ def _control_json(control: Control) -> Json:
 def _match_json(match: Match) -> Json:
     return {
         "outcome": match.outcome,
-        "bd_rate": bd_rate_json(match.bd_rate) if match.bd_rate else None,
+        "bd_rate": bd_rate_json(match.bd_rate),
         "why_no_bd_rate": match.why_not,
         "by_seed": [found and bd_rate_json(found) for found in match.by_seed],
         "student": _side_json(match.student),
@@ -219,9 +242,9 @@ def rd_json(curve: RDCurve) -> list[Json]:
     return [plain(point) for point in sorted(curve.points, key=lambda point: point.bpp)]
 
 
-def bd_rate_json(bd_rate: BDRate) -> Json:
-    """BD-rate and its 95 % interval [%], and the common quality [dB]."""
-    values: Json = plain(bd_rate)
+def bd_rate_json(bd_rate: BDRate | None) -> Json | None:
+    """BD-rate and its 95 % interval [%], and the common quality [dB]; null where there is none."""
+    values: Json | None = plain(bd_rate)
     return values
 
 

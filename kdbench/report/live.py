@@ -108,8 +108,11 @@ def _best(found: Overview) -> str:
     if not found.front:
         return ", ".join(["no trial complete yet", *others])
     results = found.front_results
-    number = min(results, key=lambda n: results[n].bd_rate.pct)
-    best = f"best BD-rate {percent(results[number].bd_rate.pct)} % (trial {number})"
+    known = {n: pct for n, result in results.items() if (pct := result.bd_rate_pct) is not None}
+    if not known:
+        return ", ".join([f"{found.n('complete')} complete", *others])
+    number = min(known, key=lambda n: known[n])
+    best = f"best BD-rate {percent(known[number])} % (trial {number})"
     return ", ".join([best, f"{len(found.front)} on the front", *others])
 
 

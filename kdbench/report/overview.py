@@ -47,6 +47,11 @@ class Overview:
         results = self.results
         return {number: results[number] for number in self.front}
 
+    def rd_lambdas(self, number: int) -> tuple[float, ...]:
+        """Of the levels of a trial."""
+        spec = next(trial.spec for trial in self.trials if trial.number == number)
+        return spec.training.rd_lambdas
+
     def n(self, state: str) -> int:
         """How many trials are in `state`."""
         return sum(trial.state == state for trial in self.trials)
@@ -68,6 +73,11 @@ def overview(store: Store, study: str) -> Overview:
             and others estimated it.
     """
     stored = store.load_study(study)
+    if "objectives" not in stored.settings:
+        raise KdbenchError(
+            f"study {study!r} measured codecs and has no trials",
+            fix=f"`kdbench show --study {study}` prints its tables",
+        )
     trials = tuple(store.trials(study))
     objectives = tuple(stored.settings["objectives"])
     results = {trial.number: trial.result for trial in trials if trial.result is not None}

@@ -2,23 +2,21 @@
 
 from collections.abc import Iterable, Mapping
 
-from kdbench.bench import CodecFigures
-from kdbench.records import CodecEnergy, Complexity, RDCurve, TrialResult, TwinFigures
+from kdbench.codec_table import CodecTable
+from kdbench.records import RDCurve, TrialResult, TwinFigures
 from kdbench.report.overview import Overview, dead_terms
+from kdbench.report.paper import Row, cost_tables, energy_cell, energy_head, quality_table
 from kdbench.report.text import WIDE, table, wrapped
 from kdbench.report.units import (
     UNKNOWN,
     bd_rate_cell,
-    change_pct,
     count,
     figure,
-    mebibytes,
     percent,
     span,
 )
 from kdbench.report.verdicts import verdict
 
-PAPER_PX = 768 * 512  # pixels of the photos whose GMAC the paper's tables give
 MODEL_NOTE = (
     "energy (model) is processor time multiplied by an assumed power, not a measurement: "
     "compare it with nothing that was measured."
@@ -30,7 +28,7 @@ def show_text(found: Overview, *, all_trials: bool, width: int) -> str:
     shown = found.results if all_trials else found.front_results
     parts = [wrapped("", _headline(found), width, indent=0)]
     if shown:
-        parts += [_figures(found, shown, width), _savings(found, shown)]
+        parts += [_figures(found, shown, width), *_savings(found, shown)]
     if all_trials:
         parts += _unfinished(found, width)
     parts += _dead_terms(shown, width)
@@ -38,6 +36,24 @@ def show_text(found: Overview, *, all_trials: bool, width: int) -> str:
     parts += _twins(shown, found, width)
     if "model" in _sources(shown.values()):
         parts.append(wrapped("", MODEL_NOTE, width, indent=0))
+    return "\n\n".join(parts) + "\n"
+
+
+def codec_table_text(found: CodecTable, *, width: int) -> str:
+    """Quality, size, compute and energy of the codecs that a study lists."""
+    n, total = len(found.figures), len(found.codecs)
+    head = f"study {found.study}: {n} of {total} codecs measured, compared with {found.anchor}"
+    parts = [wrapped("", head, width, indent=0)]
+    if found.reference is not None:
+        reference = Row.of_codec(found.reference)
+        rows = [
+            Row.of_codec(figures, found.reference)
+            for name, figures in found.figures.items()
+            if name != found.anchor
+        ]
+        parts += [quality_table(reference, rows), *cost_tables(reference, rows)]
+        if any(row.energy and row.energy.source == "model" for row in (reference, *rows)):
+            parts.append(wrapped("", MODEL_NOTE, width, indent=0))
     return "\n\n".join(parts) + "\n"
 
 
@@ -98,69 +114,18 @@ def _sources(results: Iterable[TrialResult]) -> set[str]:
     return {result.energy.source for result in results if result.energy is not None}
 
 
-def energy_head(sources: set[str]) -> tuple[str, bool]:
-    """Head of the energy column, and whether each figure must name its own source."""
-    if len(sources) == 1:
-        return f"energy\n({next(iter(sources))})\nJ/Mpx", False
-    return "energy\nJ/Mpx", len(sources) > 1
-
-
-def energy_cell(energy: CodecEnergy | None, with_source: bool) -> str:
-    """Encode plus decode [J/Mpx], with its source where the head does not name it."""
-    if energy is None:
-        return UNKNOWN
-    return figure(energy.j_per_mpx) + (f" {energy.source}" if with_source else "")
-
-
 # --- against the anchor ----------------------------------------------------------------------
 
 
-def _savings(found: Overview, results: Mapping[int, TrialResult]) -> str:
-    """Size, compute, memory and energy, each with its change against the anchor."""
+def _savings(found: Overview, results: Mapping[int, TrialResult]) -> list[str]:
+    """What each student saves against the anchor; quality too where there are points alone."""
     anchor = found.anchor
     if anchor is None:
-        return f"{found.anchor_name}: size, compute and energy were not measured in this study"
-    sources = _sources(results.values()) | ({anchor.energy.source} if anchor.energy else set())
-    energy, with_source = energy_head(sources)
-    change = "Δ%"
-    heads = ["codec", "params", change, "GMAC at\n768x512", change, "memory\nMiB", change]
-    rows = [_saving(anchor.codec, anchor, None, with_source)]
-    rows += [
-        _saving(f"trial {number}", result, anchor, with_source)
-        for number, result in results.items()
-    ]
-    return table([*heads, energy, change], rows, left=1)
-
-
-def _saving(
-    name: str, ours: TrialResult | CodecFigures, anchor: CodecFigures | None, with_source: bool
-) -> list[str]:
-    """One row; without an anchor it is the anchor's own, which changes nothing."""
-    params, gmac, memory = _costs(ours.complexity)
-    values = [count(params), figure(gmac), mebibytes(memory), energy_cell(ours.energy, with_source)]
-    changes = [""] * len(values)
-    if anchor is not None:
-        pairs = zip((params, gmac, memory), _costs(anchor.complexity), strict=True)
-        changes = [percent(change_pct(a, b)) for a, b in pairs]
-        changes.append(percent(_energy_change_pct(ours.energy, anchor.energy)))
-    return [name, *(cell for pair in zip(values, changes, strict=True) for cell in pair)]
-
-
-def _costs(complexity: Complexity | None) -> tuple[int | None, float | None, int | None]:
-    """Parameters, GMAC of one 768x512 photo, peak memory of a decode [bytes]."""
-    if complexity is None:
-        return None, None, None
-    gmac = complexity.kmac_per_px * PAPER_PX / 1e6
-    return complexity.params, gmac, complexity.peak_memory_bytes
-
-
-def _energy_change_pct(ours: CodecEnergy | None, theirs: CodecEnergy | None) -> float | None:
-    """Change of energy [%]; None between two devices, meters or kinds of figure."""
-    if ours is None or theirs is None or ours.device != theirs.device:
-        return None
-    if (ours.source, ours.decode.meter) != (theirs.source, theirs.decode.meter):
-        return None
-    return change_pct(ours.j_per_mpx, theirs.j_per_mpx)
+        return [f"{found.anchor_name}: size, compute and energy were not measured in this study"]
+    reference = Row.of_codec(anchor)
+    rows = [Row.of_trial(n, result, found.rd_lambdas(n)) for n, result in results.items()]
+    points = [quality_table(reference, rows)] if any(row.is_point for row in rows) else []
+    return [*points, *cost_tables(reference, rows)]
 
 
 def _dead_terms(results: Mapping[int, TrialResult], width: int) -> list[str]:

@@ -74,6 +74,8 @@ def change_pct(value: float | None, reference: float | None) -> float | None:
     return 100 * (value / reference - 1)
 
 
-def bd_rate_cell(bd_rate: BDRate, between: str) -> str:
-    """The figure and its interval."""
+def bd_rate_cell(bd_rate: BDRate | None, between: str) -> str:
+    """The figure and its interval; a dash where a single rate makes no curve."""
+    if bd_rate is None:
+        return UNKNOWN
     return f"{percent(bd_rate.pct)}{between}{interval(bd_rate.low_pct, bd_rate.high_pct)}"

@@ -22,10 +22,13 @@ class Budget:
     Attributes:
         trials: Complete trials.
         until_s: No trial begins after it [s since 1970]; None: no limit.
+        asks_per_trial: Trials begun for each one asked for at which it gives up; 1 where what is
+            tried is listed.
     """
 
     trials: int
     until_s: float | None = None
+    asks_per_trial: int = ASKS_PER_TRIAL
 
     def verdict(self, trials: list[FrozenTrial], now_s: float) -> Verdict:
         """Whether a worker may ask for a trial now, must wait for others, or is done."""
@@ -35,7 +38,7 @@ class Budget:
             return "complete"
         if self.until_s is not None and now_s >= self.until_s:
             return "timeout"
-        if n_asked(trials) >= ASKS_PER_TRIAL * self.trials:
+        if n_asked(trials) >= self.asks_per_trial * self.trials:
             return "wait" if running else "asks"
         return "wait" if complete + running >= self.trials else "ask"
 

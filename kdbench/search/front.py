@@ -50,7 +50,8 @@ def measure_front(
     numbers = [n for n in members(study) if not store.trial(cfg.name, n).trained_energy.exists()]
     for i, number in enumerate(numbers):
         on_progress(number, Progress(stage="front's energy", step=i + 1, n_steps=len(numbers)))
-        model, _ = load_codec(store.trial(cfg.name, number).student)
+        students = store.trial(cfg.name, number).students
+        model, _ = load_codec(students[len(students) // 2])
         energy = energy_of(model.to(setting.device), images, setting, host_lease(), fresh=True)
         if energy is not None:
             store.save_trained_energy(cfg.name, number, energy)

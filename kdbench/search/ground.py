@@ -74,29 +74,27 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
     Raises:
         KdbenchError: What is missing here: device, photos, teacher, anchor, meter.
     """
-    from kdbench.anchor import anchor_sha, codec_path
+    from kdbench.anchor import anchor_sha, codec_files
     from kdbench.codecs.weights import load_codec
     from kdbench.device import fingerprint, resolve
-    from kdbench.guides import (
-        coordinates_of,
-        joined_sha,
-        load_teachers,
-        require_layers,
-        shares,
-    )
+    from kdbench.guides import Faculty, coordinates_of, require_layers
     from kdbench.lesson import study_crops, study_photos
 
     device = resolve(cfg.device)
     names = [name for name in cfg.space.distillation.teacher.values if name != NO_TEACHER]
-    teachers = {name: load_teachers(name) for name in names}
-    for name, found in teachers.items():
-        shares(name, found, cfg.training.rd_lambdas)
-    if (anchor := codec_path(cfg.anchor, store)) is not None:
+    teachers = {name: Faculty.load(name) for name in names}
+    for guides in cfg.space.distillation.guides.values:
+        for found in teachers.values():
+            found.shares(
+                cfg.training.rd_lambdas, guides=guides, alone=cfg.training.rate != "variable"
+            )
+    for anchor in codec_files(cfg.anchor, cache=store.cache, store=store):
         load_codec(anchor)  # a damaged one is better told now than by a worker
-    coordinates = {name: coordinates_of(found) for name, found in teachers.items()}
-    _require_usable(cfg, coordinates)
+    coordinates = {name: found.coordinates for name, found in teachers.items()}
+    parts = {k: coordinates_of(v) for found in teachers.values() for k, v in found.parts.items()}
+    _require_usable(cfg, parts | coordinates)
     for found in teachers.values():
-        require_layers(found, cfg.space.feature_layers)
+        require_layers(found.serving("features"), cfg.space.feature_layers)
     _require_builds(cfg)
     data, crop_px = cfg.data, cfg.training.crop_px
     photos = study_photos(data.train, data.validation, data.evaluation, crop_px)
@@ -104,10 +102,10 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
     family = None if cfg.space.codec is None else cfg.space.codec.family
     return Ground(
         device=device,
-        teachers={name: joined_sha([t.sha for t in found]) for name, found in teachers.items()},
+        teachers={name: found.sha for name, found in teachers.items()},
         teacher_coordinates=coordinates,
         crops=study_crops(photos["train"], data.crops, crop_px).hash,
-        anchor=anchor_sha(cfg.anchor, store),
+        anchor=anchor_sha(cfg.anchor, cache=store.cache, store=store),
         meter=_meter(cfg, device),
         fingerprint=fingerprint(device, threads=THREADS),
         codec=None if family is None else plugins.identity(family, plugins.CODECS),

@@ -13,7 +13,14 @@ from kdbench.config import StudyConfig
 from kdbench.errors import KdbenchError
 from kdbench.search import ground as grounds
 from kdbench.search.attributes import DUPLICATE_OF
-from kdbench.search.budget import Budget, Verdict, complete_specs, n_complete, set_budget
+from kdbench.search.budget import (
+    ASKS_PER_TRIAL,
+    Budget,
+    Verdict,
+    complete_specs,
+    n_complete,
+    set_budget,
+)
 from kdbench.search.crew import COMMAND, Crew, Member
 from kdbench.search.dead import settle
 from kdbench.search.ground import Ground
@@ -90,7 +97,9 @@ def search(
         watch.settle_orphans(interrupt)
         crew = Crew(store, cfg.name, url, command=command, on_cpu=found.device == "cpu")
         until_s = None if cfg.timeout_s is None else time.time() + cfg.timeout_s
-        budget = Budget(trials=cfg.trials, until_s=until_s)
+        listed = cfg.sampler.name == "listed"
+        asks = 1 if listed else ASKS_PER_TRIAL
+        budget = Budget(trials=cfg.trials, until_s=until_s, asks_per_trial=asks)
         set_budget(study, budget)
         return watch.run(crew, budget, _n_workers(cfg, workers, found, study, len(left)), interrupt)
 

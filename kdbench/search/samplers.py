@@ -35,7 +35,7 @@ def make_sampler(cfg: StudyConfig, worker: int, n_asked: int, n_enqueued: int = 
     seed = sampler_seed(cfg.seed, worker, n_asked)
     n_startup = max(N_STARTUP, n_enqueued + 1)
     with quiet():
-        if cfg.sampler.name == "random":
+        if cfg.sampler.name in ("random", "listed"):  # a listed study asks for what is queued
             return RandomSampler(seed=seed)
         if cfg.sampler.name == "gp":
             gp = GPSampler(seed=seed, n_startup_trials=n_startup, warn_independent_sampling=False)

@@ -100,6 +100,9 @@ def _ground(study: optuna.Study) -> Ground:
 
 def start_points(cfg: StudyConfig) -> list[dict[str, Any]]:
     """What is tried first, whatever the sampler."""
+    if cfg.sampler.name == "listed":
+        known = cfg.space.parameters
+        return [{k: known[k].own(v) for k, v in point.items()} for point in cfg.sampler.points]
     return cfg.space.diagonal() if cfg.sampler.enqueue == "diagonal" else []
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from kdbench import hybrid
 from kdbench.config import StudyConfig
 from kdbench.errors import CodecError
 from kdbench.records import RDCurve, RDPoint
@@ -37,7 +38,7 @@ def require_cards(cfg: StudyConfig, ground: Ground, store: Store) -> None:
     from kdbench.teacher import teacher_path
 
     images = load_images("builtin", "evaluation")
-    for name in ground.teachers:
+    for name in dict.fromkeys(part for each in ground.teachers for part in hybrid.duties(each)):
         if not name.startswith(("teacher:", "file:")):
             continue
         _, card = read_card(teacher_path(name))

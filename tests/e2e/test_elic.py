@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from kdbench import cli, plugins
-from kdbench.anchor import codec_path
+from kdbench.anchor import codec_files
 from kdbench.codecs.building import build
 from kdbench.codecs.weights import load_codec
 from kdbench.conformance import CLAUSES
@@ -115,7 +115,8 @@ def test_its_student_is_a_codec_like_any_other(searched: Path, capsys: Capture) 
     said = capsys.readouterr().out
     assert said.startswith("trial:lic/0 on 2 photos, real bitstreams\n")
     assert "not measured" in said
-    path = codec_path("trial:lic/0", Store(searched / "runs"))
+    store = Store(searched / "runs")
+    (path,) = codec_files("trial:lic/0", cache=store.cache, store=store)
     assert path is not None
     model, _ = load_codec(path)
     assert isinstance(model.architecture, FamilyArchitecture)
@@ -126,7 +127,8 @@ def test_its_student_is_a_codec_like_any_other(searched: Path, capsys: Capture) 
 def test_without_its_package_a_student_says_which_one_is_missing(
     searched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = codec_path("trial:lic/0", Store(searched / "runs"))
+    store = Store(searched / "runs")
+    (path,) = codec_files("trial:lic/0", cache=store.cache, store=store)
     assert path is not None
     monkeypatch.setattr(plugins, "known", lambda group=plugins.GROUP: {})
     with pytest.raises(CodecError, match="no installed package brings a codec family 'elic'"):

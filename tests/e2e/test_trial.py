@@ -132,6 +132,7 @@ def test_a_trial_gives_a_whole_result(ran: _Watched, bench: Bench) -> None:
     result = ran.result
     assert [p.level for p in result.rd.points] == [0, 1, 2]
     assert result.rd.images == ("0.png", "1.png")
+    assert result.bd_rate is not None
     assert result.bd_rate.low_pct is not None
     assert result.bd_rate.high_pct is not None
     assert result.bd_rate.low_pct <= result.bd_rate.pct <= result.bd_rate.high_pct
@@ -270,7 +271,7 @@ def test_a_learning_rate_far_too_high_fails_with_its_step(
 def test_a_student_alone_trains_without_a_teacher_or_a_meter(
     spec: TrialSpec, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lesson, "load_teachers", None)  # would fail if it were asked for
+    monkeypatch.setattr(lesson, "Faculty", None)  # would fail if it were asked for
     lesson._teachers.cache_clear()
     alone = dataclasses.replace(spec, distillation=Distillation())
     unmetered = dataclasses.replace(bench, energy=EnergyPlan(meter="none"))
@@ -348,4 +349,5 @@ def test_a_student_learns_from_teachers_of_one_rate_through_connectors_it_does_n
         rows[0]["rd_loss"] + sum(rows[0][term] for term in terms), rel=1e-5
     )
     assert load_codec(found.files.student)[0].architecture == spec.architecture
+    assert found.result.bd_rate is not None
     assert found.result.bd_rate.overlap_db > 0

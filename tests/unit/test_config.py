@@ -90,10 +90,17 @@ def test_the_working_folder_wins_over_what_came_with_kdbench() -> None:
     assert load_study("smoke").trials == 2
     write("studies/smoke.yaml", STUDY)
     assert load_study("smoke").trials == 4
-    assert {"demo", "smoke", "kd_pareto", "kd_pareto_long"} == set(list_studies())
+    packaged = {name for name in list_studies() if not name.startswith("paper_")}
+    assert packaged == {"demo", "smoke", "kd_pareto", "kd_pareto_long"}
 
 
-@pytest.mark.parametrize("name", ["kd_pareto", "kd_pareto_long", "smoke"])
+PAPER_SEARCHES = [
+    *("paper_channels", "paper_rate", "paper_weights", "paper_latent_kl", "paper_hyper"),
+    *("paper_hybrid", "paper_autoencoder"),
+]
+
+
+@pytest.mark.parametrize("name", ["kd_pareto", "kd_pareto_long", "smoke", *PAPER_SEARCHES])
 def test_what_comes_with_kdbench_is_valid_and_says_its_command(name: str) -> None:
     assert load_study(name).name == name
     first = (REPOSITORY / f"studies/{name}.yaml").read_text().splitlines()[0]
@@ -174,15 +181,15 @@ WRONG_VALUES = {
     "device=gpu": 'device: got "gpu"; must be auto, cpu, cuda or cuda:N',
     "device=cuda:x": 'device: got "cuda:x"; must be auto, cpu, cuda or cuda:N',
     "anchor=techer:default": 'anchor: got "techer:default"; must be teacher:NAME, file:PATH, '
-    "trial:STUDY/N or one of jpeg, webp, jpeg2000, avif",
+    "trial:STUDY/N, zoo:MODEL/QUALITY or one of jpeg, webp, jpeg2000, avif",
     "anchor=trial:demo": 'anchor: got "trial:demo"; must be teacher:NAME, file:PATH, '
-    "trial:STUDY/N or one of jpeg, webp, jpeg2000, avif",
+    "trial:STUDY/N, zoo:MODEL/QUALITY or one of jpeg, webp, jpeg2000, avif",
     "objectives=[]": "objectives: got []; needs at least one objective",
     "objectives=params": 'objectives: got "params"; must be a list',
     "objectives=[params, params]": 'objectives: got ["params", "params"]; params is there twice',
     "objectives=[params, bd_rate]": 'objectives.1: got "bd_rate"; must be one of: bd_rate_pct, ',
     "sampler.name=tpee": 'sampler.name: got "tpee"; must be one of: tpe, ',
-    "sampler=tpe": 'sampler: got "tpe"; must be a mapping with keys of: name, enqueue',
+    "sampler=tpe": 'sampler: got "tpe"; must be a mapping with keys of: name, enqueue, points',
     "constraints.params_max=0": "constraints.params_max: got 0; must be above 0",
     "data.crops=2": "data.crops: got 2; must be at least training.batch, 4",
     "data.cache_gib=0": "data.cache_gib: got 0; must be above 0",
@@ -206,7 +213,7 @@ WRONG_VALUES = {
     "trainng.steps=5": "trainng: no such key; did you mean training?",
     "training.stepz=5": "training.stepz: no such key; did you mean steps?",
     "training.xyz=5": "training.xyz: no such key; known here: steps, batch, crop_px, rd_lambdas, "
-    "precision, distortion",
+    "precision, rate, distortion",
     "constraints.params=5": "constraints.params: no such key; did you mean params_max?",
     "space.encodr.width=5": "space.encodr: no such key; did you mean encoder?",
     "space.encoder.wdth=5": "space.encoder.wdth: no such key; did you mean width?",
@@ -240,8 +247,9 @@ def test_each_wrong_value_is_told_with_place_value_and_rule(override: str, text:
 
 def test_an_unknown_objective_lists_all_of_them_nearest_first() -> None:
     assert message("objectives=[bd_rate]") == (
-        '--set: objectives.0: got "bd_rate"; must be one of: bd_rate_pct, params, kmac_per_px, '
-        "decode_s_per_mpx, decode_j_per_mpx, decoder_kmac_per_px, energy_j_per_mpx, "
+        '--set: objectives.0: got "bd_rate"; must be one of: bd_rate_pct, params, '
+        "validation_loss, kmac_per_px, decode_s_per_mpx, decode_j_per_mpx, "
+        "decoder_kmac_per_px, energy_j_per_mpx, "
         f"encode_j_per_mpx{FIX}"
     )
 
@@ -329,8 +337,9 @@ def test_a_space_that_is_not_yaml_is_told_once_beside_the_problems_of_the_study(
 def test_an_unknown_study_lists_the_known_ones_nearest_first(name: str) -> None:
     assert message(study=name) == (
         f'there is no study "{name}"\n'
-        "  fix: known here, nearest first: kd_pareto, kd_pareto_long, demo, smoke; or give the "
-        "path of a .yaml file"
+        "  fix: known here, nearest first: kd_pareto, kd_pareto_long, demo, paper_resources, "
+        "paper_rate, paper_latent_kl, paper_autoencoder, paper_codecs, paper_weights, paper_hyper, "
+        "paper_hybrid, paper_channels, smoke; or give the path of a .yaml file"
     )
 
 
@@ -362,7 +371,9 @@ def test_check_of_an_unknown_name_is_a_problem_like_another() -> None:
     (problem,) = check_files(["tinny"])
     assert str(problem) == (
         'check: got "tinny"; there is no such study, space or file; known, nearest first: tiny, '
-        "kd_pareto_long, kd_pareto, hyperprior, smoke, demo"
+        "paper_channels, kd_pareto_long, paper_latent_kl, paper_autoencoder, kd_pareto, "
+        "paper_rate, hyperprior, paper_hyper, paper_hybrid, paper_weights, smoke, paper_resources, "
+        "paper_codecs, demo"
     )
 
 

@@ -112,11 +112,11 @@ ROWS = {
     "a codec that nobody knows": named(
         "jpg",
         "there is no codec 'jpg'",
-        "use teacher:NAME, file:PATH, trial:STUDY/N, jpeg, jpeg2000, webp, avif",
+        "use teacher:NAME, file:PATH, trial:STUDY/N, zoo:MODEL/QUALITY, jpeg, jpeg2000, webp, avif",
     ),
     "a kind of codec that nobody knows": named(
-        "zoo:elic",
-        "there is no codec 'zoo:elic'",
+        "onnx:elic",
+        "there is no codec 'onnx:elic'",
         "use teacher:NAME, file:PATH, trial:STUDY/N, [...]",
     ),
     "a teacher that nobody knows": Row(

@@ -4,7 +4,11 @@ from tests.e2e.rows.row import Row
 from tests.support.desk import QUICK, data, text
 
 FIX = "  fix: correct what is listed; `kdbench check` reads every study and space file again\n"
-KNOWN = "quick, smoke, kd_pareto, kd_pareto_long; or give the path of a .yaml file\n"
+KNOWN = (
+    "quick, smoke, kd_pareto, paper_hybrid, paper_weights, kd_pareto_long, paper_resources, "
+    "paper_latent_kl, paper_autoencoder, paper_rate, paper_hyper, paper_codecs, paper_channels; "
+    "or give the path of a .yaml file\n"
+)
 DEMO = """\
 space: narrow
 trials: many
@@ -106,14 +110,14 @@ ROWS = {
     "no objective": overridden("objectives=[]", "objectives: got []; needs at least one objective"),
     "an objective that nobody knows": overridden(
         "objectives=[bd_rate]",
-        'objectives.0: got "bd_rate"; must be one of: bd_rate_pct, params, kmac_per_px, '
-        "decode_s_per_mpx, decode_j_per_mpx, decoder_kmac_per_px, energy_j_per_mpx, "
-        "encode_j_per_mpx",
+        'objectives.0: got "bd_rate"; must be one of: bd_rate_pct, params, validation_loss, '
+        "kmac_per_px, decode_s_per_mpx, decode_j_per_mpx, decoder_kmac_per_px, "
+        "energy_j_per_mpx, encode_j_per_mpx",
     ),
     "an anchor that nobody knows": overridden(
         "anchor=jpg",
-        'anchor: got "jpg"; must be teacher:NAME, file:PATH, trial:STUDY/N or one of '
-        "jpeg, webp, jpeg2000, avif",
+        'anchor: got "jpg"; must be teacher:NAME, file:PATH, trial:STUDY/N, '
+        "zoo:MODEL/QUALITY or one of jpeg, webp, jpeg2000, avif",
     ),
     "a meter that nobody knows": overridden(
         "energy.meter=rapl",

@@ -53,7 +53,7 @@ def test_the_folder_of_a_trial_says_what_the_database_says(lab: Lab) -> None:
     for trial, stored in zip(told, lab.store.trials("demo"), strict=True):
         assert stored.result is not None
         assert stored.result == stub.result(stored.spec)
-        assert trial.values == [stored.result.bd_rate.pct, stored.result.complexity.kmac_per_px]
+        assert trial.values == [stored.result.bd_rate_pct, stored.result.complexity.kmac_per_px]
         assert trial.user_attrs["spec_hash"] == stored.spec.hash
         assert list(trial.constraints) == KEYS
 
@@ -279,7 +279,7 @@ def test_a_result_that_was_kept_and_never_told_is_told(lab: Lab) -> None:
     assert lab.work(run) == "complete"
     assert [spec.encoder.width for spec in run.specs] == [32, 48, 64]
     told = study.get_trials()[-1]
-    assert told.values == [stub.result(kept.spec).bd_rate.pct, 72.0]
+    assert told.values == [stub.result(kept.spec).bd_rate_pct, 72.0]
     assert told.user_attrs["duplicate_of"] == 1
     assert lab.states() == ["complete"] * 5
 
