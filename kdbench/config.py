@@ -260,7 +260,7 @@ def _agree_with_distortion(study: StudyConfig, recipe: Recipe) -> None:
         )
         recipe.report(("training", "crop_px"), rule, value=crop_px)
     named = study.space.distillation.teacher.values
-    for teacher in named:
+    for teacher in dict.fromkeys(part for name in named for part in hybrid.duties(name)):
         if teacher != NO_TEACHER and not teacher.startswith(plugins.KIND):
             rule = (
                 f"{teacher} was trained for mse, and the study trains for {name}; take none, or a "
@@ -282,6 +282,13 @@ def _agree_on_rates(study: StudyConfig, recipe: Recipe) -> None:
     elif rate == "none" and len(values) > 1:
         rule = "needs one value with rate: none; without bits there is no trade to make a curve of"
         recipe.report(key, rule, value=values)
+    if rate == "none" and study.space.codec is not None:
+        recipe.report(
+            ("training", "rate"),
+            "must be variable or per_lambda with a codec of another package; kdbench does not know "
+            "which way its bits reach g_a",
+            value=rate,
+        )
     if rate == "none":
         for name in ("hyper_latent", "entropy"):
             if getattr(study.space.distillation, name) != OFF:

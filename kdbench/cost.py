@@ -6,7 +6,9 @@ architecture (and device) and shared by all trials.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from kdbench import plugins
 from kdbench.codecs.bitfile import Image, decode_image, encode_image
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.complexity import measure_complexity
@@ -21,6 +23,7 @@ from kdbench.records import (
     CodecEnergy,
     Complexity,
     EnergyPlan,
+    FamilyArchitecture,
     content_hash,
 )
 
@@ -29,7 +32,7 @@ LEASE_TIMEOUT_S = 600.0
 
 def complexity_of(model: LearnedCodec, cache: Path) -> Complexity:
     """MACs, parameters and peak memory of `model`'s architecture."""
-    key = content_hash([model.architecture, MEASUREMENT_PROTOCOL])
+    key = content_hash([*_identity(model), MEASUREMENT_PROTOCOL])
     return cached(cache / f"complexity-{key}.json", Complexity, lambda: measure_complexity(model))
 
 
@@ -58,9 +61,18 @@ def energy_of(
 
     if fresh:
         return compute()
-    stands_on = [model.architecture, device, meter.name, meter.detail, bench.energy, images.sha]
-    key = content_hash([*stands_on, MEASUREMENT_PROTOCOL])
+    stands_on = [device, meter.name, meter.detail, bench.energy, images.sha]
+    key = content_hash([*_identity(model), *stands_on, MEASUREMENT_PROTOCOL])
     return cached(Path(bench.cache) / f"energy-{key}.json", CodecEnergy, compute)
+
+
+def _identity(model: LearnedCodec) -> list[Any]:
+    """What decides a model's cost: its architecture, of another package's family its code, too."""
+    architecture = model.architecture
+    if not isinstance(architecture, FamilyArchitecture):
+        return [architecture]
+    shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
+    return [architecture, plugins.identity(architecture.codec.family, plugins.CODECS), shapes]
 
 
 def measure_codec(

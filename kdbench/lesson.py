@@ -124,7 +124,7 @@ class Lesson:
         training = self._spec.training
         alone = replace(training, rd_lambdas=(training.rd_lambdas[level],))
         found = [
-            (replace(share, levels=(0,)), _at_level(share, cache, level))
+            (replace(share, levels=(0,), several=False), _at_level(share, cache, level))
             for share, cache in zip(self._shares, self._caches, strict=True)
             if level in share.levels
         ]

@@ -364,7 +364,7 @@ class TrialSpec:
     def architecture(self) -> AnyArchitecture:
         """The part that cost and energy depend on."""
         if self.codec is not None:
-            return FamilyArchitecture(codec=self.codec, n_levels=len(self.training.rd_lambdas))
+            return FamilyArchitecture(codec=self.codec, n_levels=self.training.n_levels)
         return Architecture(
             encoder=self.encoder,
             decoder=self.decoder,
@@ -449,19 +449,19 @@ class TwinFigures:
 
     Attributes:
         n_seeds: That both finished.
-        learning_rate: The twin's, tuned for itself.
+        learning_rate: The twin's, tuned for itself; None where it could not be trained: `why_not`.
         equal_steps: Interval over seeds and photos; None where they do not compare: `why_not`.
         equal_seconds: Against a twin that trained for the student's seconds; None where the student
             took no more, or where nothing compares.
-        wall_s: Of all the trainings.
+        wall_s: Of all the trainings; None likewise.
     """
 
     n_seeds: int
-    learning_rate: float
-    equal_steps: BDRate | None
-    equal_seconds: BDRate | None
-    why_not: str | None
-    wall_s: float
+    learning_rate: float | None = None
+    equal_steps: BDRate | None = None
+    equal_seconds: BDRate | None = None
+    why_not: str | None = None
+    wall_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -330,6 +330,11 @@ class TrainingPlan:
     rate: Rate = "variable"
     distortion: str = "mse"
 
+    @property
+    def n_levels(self) -> int:
+        """Of one model."""
+        return len(self.rd_lambdas) if self.rate == "variable" else 1
+
 
 _OF_A_FAMILY: Any = None  # a section of other spaces; `incomplete` knows of which
 
@@ -458,10 +463,26 @@ class SearchSpace:
                 found[name] = hybrid.coordinates(name, found)
         problems += self._without_a_part(teachers)
         problems += self._guiding_in_vain(teachers)
+        problems += self._weighting_in_vain(teachers)
         theirs = {found[name] for name in teachers if name in found}
         if theirs and all(name in found for name in teachers):  # else one of them may serve
             problems += self._unserved(theirs)
         return problems
+
+    def _weighting_in_vain(self, teachers: Sequence[str]) -> list[tuple[str, str]]:
+        """Weights of channels by the bits of a teacher that does not tell them."""
+        if "by_bits" not in self.distillation.channel_weights.values:
+            return []
+        latent = [teacher for name in teachers if (teacher := hybrid.parts(name).get("latent"))]
+        return [
+            (
+                "distillation.channel_weights",
+                f"by_bits needs the bits of a codec of ours, teacher:NAME or file:PATH, and {name} "
+                "is none",
+            )
+            for name in dict.fromkeys(latent)
+            if not name.startswith(("teacher:", "file:"))
+        ]
 
     def _without_a_part(self, teachers: Sequence[str]) -> list[tuple[str, str]]:
         """Terms that have a weight and, in a hybrid, no teacher."""

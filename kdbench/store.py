@@ -16,8 +16,10 @@ runs/<study>/reruns/<k>/<n>/   what `rerun` trained again: one run of trial n, o
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -288,11 +290,12 @@ class Store:
         """
         self.require_writable()
         reruns = self.study_folder(study) / "reruns"
-        k = 0
-        while (reruns / str(k)).exists():
-            k += 1
-        (reruns / str(k)).mkdir(parents=True)
-        return reruns / str(k)
+        for k in count():
+            folder = reruns / str(k)
+            with suppress(FileExistsError):  # another worker may be faster
+                folder.mkdir(parents=True)
+                break
+        return folder
 
     # --- trials
 

@@ -103,10 +103,10 @@ class Control:
 
 def twin_of(spec: TrialSpec, rate_factor: float = 1.0) -> TrialSpec:
     """`spec` with every distillation weight 0, its learning rate times `rate_factor`."""
-    training = spec.training
+    training, plan = spec.training, spec.distillation
     return replace(
         spec,
-        distillation=Distillation(teacher=spec.distillation.teacher),
+        distillation=Distillation(teacher=plan.teacher, guides=plan.guides),
         training=replace(training, learning_rate=rate_factor * training.learning_rate),
     )
 

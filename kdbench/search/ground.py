@@ -127,7 +127,7 @@ def _require_builds(cfg: StudyConfig) -> None:
     name = cfg.space.codec.family
     middle = {axis: parameter.middle for axis, parameter in cfg.space.codec.axes.items()}
     codec = families.find(name).codec(name, middle)
-    architecture = FamilyArchitecture(codec=codec, n_levels=len(cfg.training.rd_lambdas))
+    architecture = FamilyArchitecture(codec=codec, n_levels=cfg.training.n_levels)
     model = build(architecture)
     for layer in cfg.space.feature_layers:
         with tapped(f"codec family {name}", model, layer):

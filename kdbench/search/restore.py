@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdbench.config import StudyConfig
 from kdbench.parameters import NO_TEACHER
-from kdbench.records import TrialSpec, plain
+from kdbench.records import FamilyCodec, TrialSpec
 from kdbench.search.attributes import COSTS, INTERRUPTED, SPEC_HASH
 from kdbench.search.ground import Ground
 from kdbench.search.objectives import broken, costs_of, objective_values, violations
@@ -42,9 +42,11 @@ class Answers:
         return value
 
     def _answer(self, name: str, distribution: BaseDistribution) -> Any:
-        value: Any = plain(self.spec)
+        value: Any = self.spec
         for part in name.split("."):
-            value = value[part]
+            if isinstance(value, FamilyCodec):
+                value = value.axes
+            value = value[part] if isinstance(value, Mapping) else getattr(value, part)
         self.params[name] = NO_TEACHER if value is None else value
         self.distributions[name] = distribution
         return self.params[name]

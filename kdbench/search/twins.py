@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import optuna
 
 from kdbench.config import StudyConfig
+from kdbench.errors import KdbenchError, StoreError
 from kdbench.records import Progress, TwinFigures
 from kdbench.search.front import members
 from kdbench.search.ground import Ground, bench
@@ -38,8 +39,10 @@ def train_twins(
 ) -> None:
     """Trains what `untwinned` names and no other worker of this host is at.
 
+    A member whose twin cannot be trained keeps the reason, and the others go on.
+
     Raises:
-        KdbenchError: A twin trains at none of its rates, or nothing can be kept any more.
+        StoreError: Nothing can be kept any more.
     """
     for trial in untwinned(study, cfg, store):
         lock = locks.lock(f"twin-{trial.number}")
@@ -47,7 +50,13 @@ def train_twins(
             continue
         try:
             if not trial.folder.twin.exists():
-                store.save_twin(cfg.name, trial.number, _figures(trial, cfg, ground, store, tell))
+                try:
+                    figures = _figures(trial, cfg, ground, store, tell)
+                except StoreError:
+                    raise
+                except KdbenchError as why:
+                    figures = TwinFigures(n_seeds=0, why_not=why.problem)
+                store.save_twin(cfg.name, trial.number, figures)
         finally:
             lock.release()
 

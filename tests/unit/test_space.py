@@ -238,6 +238,15 @@ def test_no_entropy_term_between_codecs_with_and_without_means(tmp_path: Path) -
     ]
 
 
+def test_channels_are_weighted_by_the_bits_of_a_codec_of_ours_alone(tmp_path: Path) -> None:
+    text = FIXED + "distillation: {teacher: TEACHER, latent: 0.5, channel_weights: by_bits}\n"
+    assert written(tmp_path, text.replace("TEACHER", "teacher:default")).unusable(TEACHERS) == []
+    zoo = "{latent: zoo:bmshj2018-hyperprior/1, output: teacher:default}"
+    ((key, rule),) = written(tmp_path, text.replace("TEACHER", zoo)).unusable(TEACHERS)
+    assert key == "distillation.channel_weights"
+    assert rule.endswith("teacher:NAME or file:PATH, and zoo:bmshj2018-hyperprior/1 is none")
+
+
 def test_fixed_parameters_are_never_asked_for(tmp_path: Path) -> None:
     space = written(tmp_path, FIXED)
     dice = Dice(0)
@@ -277,7 +286,7 @@ def test_the_diagonal_is_uniform_ascending_and_rich(space: SearchSpace) -> None:
         assert (spec.encoder.kernel, spec.encoder.activation) == (5, "gdn")
         assert spec.latent.channels == 192
         assert spec.distillation.teacher == "teacher:default"
-        assert spec.distillation.latent == pytest.approx(0.03**0.5)  # geometric middle
+        assert spec.distillation.latent == pytest.approx(0.1**0.5)  # geometric middle
         assert spec.distillation.output == pytest.approx(0.03)
         assert spec.distillation.temperature == pytest.approx(2**0.5)
 

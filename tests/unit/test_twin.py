@@ -468,3 +468,10 @@ def test_who_interrupts_is_told_where_the_finished_ones_are(
     assert rerun(store, "--trial", "0", *more) == 130
     folder = store.study_folder(STUDY) / "reruns" / "0"
     assert capsys.readouterr().err == f"interrupted; what is finished is kept in {folder}\n"
+
+
+def test_a_twin_keeps_who_guides_which_level() -> None:
+    plan = Distillation(teacher="zoo:mbt2018-mean/3", latent=0.2, guides="every")
+    assert twin_of(replace(SPEC, distillation=plan)).distillation == Distillation(
+        teacher="zoo:mbt2018-mean/3", guides="every"
+    )

@@ -26,7 +26,7 @@ NO_FILE = (
 )
 NO_TEACHER = (
     "there is no teacher 'teacher:defualt'\n  fix: use one of teacher:default, teacher:weak, "
-    "teacher:mean_scale or file:PATH; `kdbench teach NAME` trains another\n"
+    "teacher:mean_scale, teacher:small or file:PATH; `kdbench teach NAME` trains another\n"
 )
 DAMAGED = (
     f"{BAD} is damaged or no safetensors file: Error while deserializing header: [...]\n{TEACH}"

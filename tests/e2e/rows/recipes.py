@@ -233,9 +233,9 @@ ROWS = {
         answer="search_spaces/small.yaml:1: encoder.width: got "
         '{"low": 32, "high": 16}; the range is empty: low is above high\n'
         "search_spaces/small.yaml:1: encoder.activation: is missing\n"
+        "search_spaces/small.yaml: training: is missing\n"
         "search_spaces/small.yaml: decoder: is missing\n"
         "search_spaces/small.yaml: hyper: is missing\n"
-        "search_spaces/small.yaml: latent: is missing\n"
-        "search_spaces/small.yaml: training: is missing\n",
+        "search_spaces/small.yaml: latent: is missing\n",
     ),
 }

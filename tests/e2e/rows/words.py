@@ -163,9 +163,9 @@ ROWS = {
         + DAMAGED,
     ),
     "a result of a newer kdbench": Row(
-        broken=edited(f"{TRIAL}/result.json", '"schema": 2', '"schema": 9'),
+        broken=edited(f"{TRIAL}/result.json", '"schema": 3', '"schema": 9'),
         command="show --study tiny",
-        answer=f"HERE/{TRIAL}/result.json has schema 9, this kdbench reads up to 2\n"
+        answer=f"HERE/{TRIAL}/result.json has schema 9, this kdbench reads up to 3\n"
         "  fix: use the newer kdbench that wrote it: `pip install --upgrade kdbench`\n",
     ),
 }

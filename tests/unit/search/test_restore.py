@@ -1,13 +1,16 @@
 """Results are files first: the database can be lost."""
 
+from dataclasses import replace
+
 import pytest
 from optuna.trial import FixedTrial, TrialState
 
 from kdbench.errors import QualityGapError, TrainingError
-from kdbench.records import TrialSpec
+from kdbench.records import Distillation, FamilyCodec, TrialSpec
 from kdbench.search.attributes import COSTS, SPEC_HASH
 from kdbench.search.restore import Answers
 from tests.support import search as stub
+from tests.support.results import SPEC
 from tests.unit.search.lab import Lab, Recorded, names
 
 
@@ -84,3 +87,21 @@ def test_a_number_without_a_folder_stays_taken(lab: Lab) -> None:
     found = lab.begin("trials=1").get_trials()
     assert names(found)[:4] == ["COMPLETE", "FAIL", "FAIL", "COMPLETE"]
     assert found[3].state == TrialState.COMPLETE
+
+
+def test_settings_that_came_later_are_restored_at_their_default_too() -> None:
+    """Such fields are not in the JSON of a spec that has the default."""
+    plan = Distillation(teacher="teacher:tiny", latent=0.3)
+    spec = replace(SPEC, distillation=plan)
+    answers = Answers(spec)
+    assert answers.suggest_categorical("distillation.latent_loss", ["mse", "kl"]) == "mse"
+    assert answers.suggest_float("distillation.features", 0.0, 1.0) == 0.0
+    assert answers.suggest_categorical("distillation.teacher", ["teacher:tiny"]) == "teacher:tiny"
+    alone = Answers(replace(spec, distillation=Distillation()))
+    assert alone.suggest_categorical("distillation.teacher", ["none", "x"]) == "none"
+
+
+def test_the_axes_of_another_packages_family_are_restored() -> None:
+    codec = FamilyCodec(family="elic", axes={"encoder": 24}, offer=SPEC.architecture.offer)
+    spec = TrialSpec(codec=codec, distillation=Distillation(), training=SPEC.training, seed=0)
+    assert Answers(spec).suggest_int("codec.encoder", 16, 32) == 24

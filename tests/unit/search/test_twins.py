@@ -9,6 +9,7 @@ import pytest
 
 from kdbench import twin
 from kdbench.config import StudyConfig
+from kdbench.errors import KdbenchError
 from kdbench.records import BDRate, Bench, Coordinates
 from kdbench.search import crew, launch
 from kdbench.search.front import members
@@ -138,3 +139,20 @@ def test_a_complete_study_that_asks_for_twins_later_starts_workers_for_them(
     assert started == [3]
     launch.search(replace(cfg, twins=0), lab.store, ground=GROUND)
     assert started == [3]
+
+
+def test_a_member_whose_twin_cannot_be_trained_keeps_the_reason_and_the_others_go_on(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def against_twin(trial: StoredTrial, *_: Any, **__: Any) -> Control:
+        raise KdbenchError(f"trial {trial.number} has no rate", fix="another one")
+
+    monkeypatch.setattr(twin, "against_twin", against_twin)
+    study, cfg = searched(lab, "twins=1")
+    left = [trial.number for trial in untwinned(study, cfg, lab.store)]
+    train(lab, study, cfg)
+    for number in left:
+        kept = lab.store.load_trial("demo", number).twin
+        assert kept is not None
+        assert (kept.n_seeds, kept.why_not) == (0, f"trial {number} has no rate")
+    assert untwinned(study, cfg, lab.store) == []
