@@ -167,11 +167,11 @@ ROWS = {
         ),
         command="search --study quick --set anchor=trial:tiny/1",
         answer="trial:tiny/1 has a model for each of 2 rates, and an anchor is one file\n"
-        "  fix: name one of them, file:runs/tiny/trials/1/student-0.safetensors\n",
+        "  fix: name one of them, file:HERE/runs/tiny/trials/1/student-0.safetensors\n",
     ),
     "a teacher whose outputs do not fit": Row(
         command=f"{TEACHER}=teacher:default --set data.cache_gib=0.001",
-        answer="the teacher's outputs on 64 crops need 0.01 GiB, more than `data.cache_gib` = "
+        answer="the teacher's outputs on 64 crops need 0.00 GiB, more than `data.cache_gib` = "
         "0.001\n  fix: lower `data.crops` or raise `data.cache_gib`\n",
     ),
     "crops to teach with that cannot be halved six times": taught(
