@@ -221,27 +221,42 @@ def open_caches(
     on_progress: Callable[[int, int], None] = lambda done, n: None,
 ) -> list[TeacherCache]:
     """The cache of each share, as `TeacherCache.open`; `cache_gib` bounds all of them together."""
-    levels = [_cached(share, rd_lambdas) for share in guiding]
-    layers = [feature_layer if "features" in share.terms else None for share in guiding]
-    sizes = {
-        (share.teacher.sha, layer, *own): size_gib(share.teacher, crops, len(own), layer)
-        for share, own, layer in zip(guiding, levels, layers, strict=True)
-    }
-    require_room(sum(sizes.values()), crops, cache_gib)
+    require_caches_fit(guiding, crops, rd_lambdas, cache_gib=cache_gib, feature_layer=feature_layer)
 
     def opened(i: int, share: Share) -> TeacherCache:
         return TeacherCache.open(
             share.teacher,
             crops,
-            levels[i],
+            _cached(share, rd_lambdas),
             folder,
             cache_gib=cache_gib,
-            feature_layer=layers[i],
+            feature_layer=_layer(share, feature_layer),
             turn=turn,
             on_progress=lambda done, n: on_progress(i * n + done, len(guiding) * n),
         )
 
     return [opened(i, share) for i, share in enumerate(guiding)]
+
+
+def require_caches_fit(
+    guiding: Sequence[Share],
+    crops: CropList,
+    rd_lambdas: Sequence[float],
+    *,
+    cache_gib: float,
+    feature_layer: str | None = None,
+) -> None:
+    """Raises StoreError where the caches of all shares together are larger than `cache_gib`."""
+    sizes: dict[tuple[object, ...], float] = {}
+    for share in guiding:
+        own, layer = _cached(share, rd_lambdas), _layer(share, feature_layer)
+        size = size_gib(share.teacher, crops, len(own), layer)
+        sizes[(share.teacher.sha, layer, *own)] = size
+    require_room(sum(sizes.values()), crops, cache_gib)
+
+
+def _layer(share: Share, feature_layer: str | None) -> str | None:
+    return feature_layer if "features" in share.terms else None
 
 
 def _cached(share: Share, rd_lambdas: Sequence[float]) -> list[float]:

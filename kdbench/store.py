@@ -156,6 +156,11 @@ class TrialFolder:
         return tuple(sorted(found, key=lambda path: int(path.stem.rpartition("-")[2])))
 
     @property
+    def checkpoints(self) -> tuple[Path, ...]:
+        """Of the models in training and, until the trial has a result, of the finished ones."""
+        return tuple(self.path.glob("*.checkpoint"))
+
+    @property
     def trained_energy(self) -> Path:
         """Energy of the trained codec, of members of the front only."""
         return self.path / "energy_trained.json"

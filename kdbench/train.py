@@ -129,9 +129,9 @@ def train(
         seed: Of the quantisation noise.
         device: Where it trains.
         precision: `fp32` or `bf16`, of the transforms only.
-        checkpoint: File to resume from and to write every two minutes; the caller removes it once
-            the codec is kept. A resumed training may have another number of steps; nothing else
-            may differ.
+        checkpoint: File to resume from and to write every two minutes and at the end, so that a
+            finished training costs no step again; the caller removes it once the codec is kept. A
+            resumed training may have another number of steps; nothing else may differ.
         on_progress: Called after each step.
         between_steps: Called after each step; lets a measurer in.
         log_every: Steps between two rows of the log.
@@ -165,6 +165,8 @@ def train(
                 _save(checkpoint, step + 1, trainee, log)
                 saved = time.monotonic()
     trainee.require_finite()
+    if checkpoint is not None and first_step < training.steps:
+        _save(checkpoint, training.steps, trainee, log)
     model.to("cpu", memory_format=torch.contiguous_format)
     model.finalise()
     return log

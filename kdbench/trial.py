@@ -23,6 +23,7 @@ from kdbench.cost import complexity_of, energy_of
 from kdbench.data import ImageSet, validation_crops
 from kdbench.device import environment, fingerprint, supports_bf16
 from kdbench.distill import rate_distortion
+from kdbench.errors import QualityGapError
 from kdbench.evaluate import evaluate_files
 from kdbench.files import append_log, write_atomic
 from kdbench.guides import joined_sha
@@ -87,8 +88,8 @@ def run_trial(
         spec: What to train.
         bench: What the study's trials share.
         gate: Asked after each rung whether to go on.
-        folder: Gets `student.safetensors` (or one file a rate), `log.jsonl`, and a checkpoint
-            while training.
+        folder: Gets `student.safetensors` (or one file a rate), `log.jsonl`, and until there is a
+            result a checkpoint of each model, from which another attempt goes on.
         on_progress: Told what the trial does.
 
     Raises:
@@ -152,7 +153,7 @@ def run_trial(
                 "train": _mean_loss(models, lessons, crops.crops(cache)[:N_LOSS_CROPS]),
                 "validation": _mean_loss(models, lessons, held_out),
             }
-        with watch.part("score"):
+        with watch.part("score"), _last_question(files):
             score = _score(evaluation.curve, spec, photos["evaluation"], bench)
         return TrialResult(
             rd=evaluation.curve,
@@ -179,7 +180,7 @@ def _trained(
     on_progress: Callable[[Progress], None],
     lease: Lease,
 ) -> TrainingLog:
-    """Trains one model of a trial into `path`; its checkpoint is gone once it is kept."""
+    """Trains one model of a trial into `path`; its checkpoint stays until the trial ends."""
     spec = lesson.spec
     checkpoint = path.with_name(path.stem.replace("student", "training") + ".checkpoint")
     with without_rate(model) if spec.training.rate == "none" else nullcontext():
@@ -196,8 +197,23 @@ def _trained(
             between_steps=lambda: lease.yield_if_wanted(bench.device),
         )
     write_atomic(path, codec_bytes(model, {"spec": spec}))
-    checkpoint.unlink(missing_ok=True)
     return log
+
+
+@contextmanager
+def _last_question(files: TrialFolder) -> Iterator[None]:
+    """Removes the checkpoints once it is answered, also by a gap in quality, which stays."""
+    try:
+        yield
+    except QualityGapError:
+        _remove(files.checkpoints)
+        raise
+    _remove(files.checkpoints)
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _score(curve: RDCurve, spec: TrialSpec, images: ImageSet, bench: Bench) -> BDRate | None:

@@ -1,7 +1,9 @@
 """What the machine adds to a study: teachers, crops, anchor, meter, device. Found once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING
 
 import kdbench
 from kdbench import config, families, plugins, recipes
@@ -12,6 +14,10 @@ from kdbench.parameters import NO_TEACHER
 from kdbench.records import Bench, Coordinates, FamilyArchitecture
 from kdbench.store import Store
 from kdbench.yamlfile import Place, Recipe
+
+if TYPE_CHECKING:
+    from kdbench.data import CropList
+    from kdbench.guides import Faculty
 
 THREADS = 1  # of a worker: several workers use the cores better than one with several threads
 
@@ -72,9 +78,10 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
     """What `cfg` finds on this machine; loads torch, reads photos, teachers and anchor.
 
     Raises:
-        KdbenchError: What is missing here: device, photos, teacher, anchor, meter.
+        KdbenchError: What is missing here: device, photos, teacher, anchor, meter; or the teachers'
+            outputs do not fit into `data.cache_gib`.
     """
-    from kdbench.anchor import anchor_sha, codec_files
+    from kdbench.anchor import anchor_sha, codec_files, located
     from kdbench.codecs.weights import load_codec
     from kdbench.device import fingerprint, resolve
     from kdbench.guides import Faculty, coordinates_of, require_layers
@@ -88,6 +95,7 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
             found.shares(
                 cfg.training.rd_lambdas, guides=guides, alone=cfg.training.rate != "variable"
             )
+    located(cfg.anchor, store)  # one file, as a worker must find it
     for anchor in codec_files(cfg.anchor, cache=store.cache, store=store):
         load_codec(anchor)  # a damaged one is better told now than by a worker
     coordinates = {name: found.coordinates for name, found in teachers.items()}
@@ -99,17 +107,34 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
     data, crop_px = cfg.data, cfg.training.crop_px
     photos = study_photos(data.train, data.validation, data.evaluation, crop_px)
     require_trainable(cfg.training.distortion, crop_px)
+    crops = study_crops(photos["train"], data.crops, crop_px)
+    _require_caches_fit(cfg, list(teachers.values()), crops)
     family = None if cfg.space.codec is None else cfg.space.codec.family
     return Ground(
         device=device,
         teachers={name: found.sha for name, found in teachers.items()},
         teacher_coordinates=coordinates,
-        crops=study_crops(photos["train"], data.crops, crop_px).hash,
+        crops=crops.hash,
         anchor=anchor_sha(cfg.anchor, cache=store.cache, store=store),
         meter=_meter(cfg, device),
         fingerprint=fingerprint(device, threads=THREADS),
         codec=None if family is None else plugins.identity(family, plugins.CODECS),
     )
+
+
+def _require_caches_fit(cfg: StudyConfig, teachers: Sequence["Faculty"], crops: "CropList") -> None:
+    """Raises StoreError where what a trial may cache does not fit, before any trial asks for it."""
+    from kdbench.guides import require_caches_fit
+
+    rd_lambdas, layers = cfg.training.rd_lambdas, cfg.space.feature_layers or (None,)
+    for teacher, guides, layer in product(teachers, cfg.space.distillation.guides.values, layers):
+        require_caches_fit(
+            teacher.shares(rd_lambdas, guides=guides),
+            crops,
+            rd_lambdas,
+            cache_gib=cfg.data.cache_gib,
+            feature_layer=layer,
+        )
 
 
 def _require_builds(cfg: StudyConfig) -> None:

@@ -131,13 +131,14 @@ class Objective:
         return self.store.load_trial(self.cfg.name, twin.number).result
 
     def _inherit(self, folder: TrialFolder, twins: list[FrozenTrial]) -> None:
-        """Take over the checkpoint of an earlier attempt at the same spec."""
+        """Take over the checkpoints of earlier attempts at the same spec, of a model the latest."""
         for twin in reversed(twins):
-            earlier = self.store.trial(self.cfg.name, twin.number).path
-            if twin.state == TrialState.FAIL and earlier != folder.path:
-                for checkpoint in earlier.glob("*.checkpoint"):
-                    checkpoint.replace(folder.path / checkpoint.name)
-                    return
+            earlier = self.store.trial(self.cfg.name, twin.number)
+            if twin.state == TrialState.FAIL and earlier.path != folder.path:
+                for checkpoint in earlier.checkpoints:
+                    ours = folder.path / checkpoint.name
+                    if not ours.exists():
+                        checkpoint.replace(ours)
 
     def _train(self, trial: optuna.Trial, spec: TrialSpec, folder: TrialFolder) -> list[float]:
         gate = CostGate(self.cfg.constraints.limits)

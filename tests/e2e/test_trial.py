@@ -5,6 +5,7 @@ import hashlib
 import json
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from kdbench import lesson, trial, zoo
 from kdbench.codecs.weights import codec_bytes, load_codec
 from kdbench.data import load_images
 from kdbench.distill import Distiller
-from kdbench.errors import CodecError, StoreError, TrainingError
+from kdbench.errors import CodecError, QualityGapError, StoreError, TrainingError
 from kdbench.lease import Lease
 from kdbench.records import (
     Bench,
@@ -37,6 +38,7 @@ from kdbench.trial import TrialStopped, run_trial
 from kdbench.twin import against_twin
 from tests.support import attention
 from tests.support.codecs import architecture, trained
+from tests.support.results import curve
 from tests.support.zoo import put_small
 
 RD_LAMBDAS = (0.0002, 0.0015, 0.009)
@@ -163,7 +165,52 @@ def test_its_folder_holds_the_student_and_its_log(ran: _Watched, spec: TrialSpec
     looked = [row["step"] for row in rows if "gradient_shares" in row]
     assert looked == [0, STEPS - 1]
     assert rows[-1]["gradient_shares"] == ran.result.gradient_shares[-1].shares
-    assert not list(ran.files.path.glob("*.checkpoint"))
+    assert not ran.files.checkpoints
+
+
+@pytest.mark.parametrize("stage", ["training", "evaluation"])
+def test_an_interrupted_trial_of_a_model_a_rate_goes_on_with_what_is_finished(
+    stage: str, spec: TrialSpec, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is coded here: each file would be decoded in a process of its own."""
+    coded = SimpleNamespace(curve=curve(), bitstreams_sha="")
+    monkeypatch.setattr(trial, "evaluate_files", lambda *_, **__: coded)
+    monkeypatch.setattr(trial, "_score", lambda *_: None)
+    rates = dataclasses.replace(
+        spec, training=dataclasses.replace(spec.training, rate="per_lambda")
+    )
+    whole, files = _Watched(rates, bench, tmp_path / "whole"), TrialFolder(tmp_path / "0")
+
+    def stop(told: Progress) -> None:
+        if told.stage == stage and (stage == "evaluation" or files.students):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(rates, bench, lambda rung: True, files.path, stop)
+    n_finished = 1 if stage == "training" else len(RD_LAMBDAS)
+    assert len(files.checkpoints) == len(files.students) == n_finished
+    again = _Watched(rates, bench, files.path)
+    steps = [told.step for told in again.told if told.stage == "training"]
+    assert len(steps) == STEPS * (len(RD_LAMBDAS) - n_finished)
+    assert again.result.hashes == whole.result.hashes
+    assert again.result.losses == whole.result.losses
+    assert again.result.gradient_shares == whole.result.gradient_shares
+    assert files.log.read_bytes() == whole.files.log.read_bytes()
+    assert not files.checkpoints
+
+
+def test_a_student_that_no_interval_compares_leaves_no_checkpoint(
+    spec: TrialSpec, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gap(*_: object) -> None:
+        raise QualityGapError("no overlap", fix="train it longer")
+
+    monkeypatch.setattr(trial, "_score", gap)
+    files = TrialFolder(tmp_path / "0")
+    with pytest.raises(QualityGapError):
+        run_trial(spec, bench, lambda rung: True, files.path)
+    assert files.students
+    assert not files.checkpoints
 
 
 def test_its_gate_hears_of_every_cost_before_the_first_step(ran: _Watched) -> None:

@@ -107,6 +107,16 @@ def cut(name: str, n_bytes: int, *, to: str) -> Prepare:
     return lambda folder: (folder / to).write_bytes((folder / name).read_bytes()[:n_bytes])
 
 
+def both(first: Prepare, second: Prepare) -> Prepare:
+    """One after the other."""
+
+    def run(folder: Path) -> None:
+        first(folder)
+        second(folder)
+
+    return run
+
+
 class Trap:
     """Unpickled, it leaves a file behind."""
 

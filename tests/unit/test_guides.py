@@ -10,7 +10,14 @@ import torch
 from kdbench.data import CropList, draw_crops
 from kdbench.errors import CodecError, StoreError
 from kdbench.foreign import OneRate
-from kdbench.guides import coordinates_of, load_teachers, open_caches, shares, teacher_sha
+from kdbench.guides import (
+    coordinates_of,
+    load_teachers,
+    open_caches,
+    require_caches_fit,
+    shares,
+    teacher_sha,
+)
 from kdbench.lesson import _teachers
 from kdbench.levels import Guided, LevelDistiller
 from kdbench.records import Coordinates, TrialSpec
@@ -168,6 +175,9 @@ def test_the_bound_of_the_cache_counts_all_teachers_together(
     with pytest.raises(StoreError, match=r"outputs on 24 crops need 0\.00 GiB, more than"):
         open_caches(teachers, crops, RD_LAMBDAS, tmp_path / "all", cache_gib=bound)
     assert not (tmp_path / "all").exists()
+    require_caches_fit(teachers[:1], crops, RD_LAMBDAS, cache_gib=bound)
+    with pytest.raises(StoreError, match=r"more than `data\.cache_gib`"):
+        require_caches_fit(teachers, crops, RD_LAMBDAS, cache_gib=bound)
 
 
 def test_a_model_alone_and_in_a_range_has_one_cache(tmp_path: Path, crops: CropList) -> None:

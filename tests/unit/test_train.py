@@ -307,6 +307,20 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
     assert path.exists()  # until the caller has kept the codec
 
 
+def test_a_finished_training_is_taken_up_without_a_step(tmp_path: Path) -> None:
+    path = tmp_path / "training.checkpoint"
+    first, again = started(architecture()), started(architecture())
+    expected = _run(first, checkpoint=path)
+    saved = path.read_bytes()
+    told: list[Progress] = []
+    found = _run(again, checkpoint=path, on_progress=told.append)
+    assert told == []
+    assert _same(again, first)
+    assert (found.rows, found.gradient_shares) == (expected.rows, expected.gradient_shares)
+    assert (found.schedules, found.seconds) == (expected.schedules, expected.seconds)
+    assert path.read_bytes() == saved
+
+
 def test_connectors_and_their_unit_are_resumed_too(tmp_path: Path, at_every_step: None) -> None:
     teacher = finished(architecture(hyper=12), seed=3)
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.e2e.rows.row import Row
-from tests.support.desk import Prepare, cut, data, nothing, pickled
+from tests.support.desk import Prepare, both, cut, data, nothing, pickled
 
 GOOD, BAD = "teachers/default.safetensors", "bad.safetensors"
 ON_PHOTOS = "--no-energy --images photos/evaluation"
@@ -159,6 +159,20 @@ ROWS = {
         command="search --study quick --set anchor=trial:tiny/2",
         answer="trial 2 of tiny has no trained student\n"
         "  fix: `kdbench show --study tiny` lists the trials that have\n",
+    ),
+    "an anchor of a model a rate": Row(
+        broken=both(
+            data("runs/tiny/trials/1/student-0.safetensors", b""),
+            data("runs/tiny/trials/1/student-1.safetensors", b""),
+        ),
+        command="search --study quick --set anchor=trial:tiny/1",
+        answer="trial:tiny/1 has a model for each of 2 rates, and an anchor is one file\n"
+        "  fix: name one of them, file:HERE/runs/tiny/trials/1/student-0.safetensors\n",
+    ),
+    "a teacher whose outputs do not fit": Row(
+        command=f"{TEACHER}=teacher:default --set data.cache_gib=0.001",
+        answer="the teacher's outputs on 64 crops need 0.00 GiB, more than `data.cache_gib` = "
+        "0.001\n  fix: lower `data.crops` or raise `data.cache_gib`\n",
     ),
     "crops to teach with that cannot be halved six times": taught(
         "--crop 65",

@@ -8,7 +8,7 @@ from kdbench.search import ground
 from kdbench.search.study import begin
 from kdbench.store import Store
 from tests.e2e.rows.row import Row
-from tests.support.desk import Prepare, data
+from tests.support.desk import Prepare, both, data
 
 SEARCH = "search --study quick"
 ROOT = "  fix: name a folder that can be written with `--root FOLDER` or KDBENCH_ROOT\n"
@@ -38,16 +38,6 @@ def begun(root: str = "runs", url: str | None = None) -> Prepare:
         begin(cfg, store, address, lambda: ground.survey(cfg, store))
 
     return start
-
-
-def both(first: Prepare, second: Prepare) -> Prepare:
-    """One after the other."""
-
-    def run(folder: Path) -> None:
-        first(folder)
-        second(folder)
-
-    return run
 
 
 def storage(url: str, answer: str) -> Row:

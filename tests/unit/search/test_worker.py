@@ -16,6 +16,7 @@ from kdbench.errors import KdbenchError, QualityGapError, StoreError, TrainingEr
 from kdbench.records import Bench, Progress, TrialResult, TrialSpec
 from kdbench.search.attributes import COSTS
 from kdbench.search.dead import enqueue_again
+from kdbench.store import TrialFolder
 from tests.support import search as stub
 from tests.support.search import Gate, Report
 from tests.unit.search.lab import Lab, Recorded, names
@@ -314,13 +315,15 @@ def test_an_interrupted_trial_is_marked_and_its_spec_is_tried_again(
     assert lab.states().count("complete") == 4
 
 
-def test_a_second_attempt_goes_on_from_the_checkpoint_of_the_first(lab: Lab) -> None:
+def test_a_second_attempt_goes_on_from_the_checkpoints_of_the_first(lab: Lab) -> None:
+    """Of every model of it, finished or not."""
     lab.begin("trials=1")
 
     def dies(
         spec: TrialSpec, bench: Bench, gate: Gate, folder: Path, on_progress: Report
     ) -> TrialResult:
-        (folder / "training.checkpoint").write_text("step 7")
+        (folder / "training-0.checkpoint").write_text("finished")
+        (folder / "training-1.checkpoint").write_text("step 7")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -330,13 +333,16 @@ def test_a_second_attempt_goes_on_from_the_checkpoint_of_the_first(lab: Lab) -> 
     def run(
         spec: TrialSpec, bench: Bench, gate: Gate, folder: Path, on_progress: Report
     ) -> TrialResult:
-        if (folder / "training.checkpoint").exists():
-            seen[spec.encoder.width] = (folder / "training.checkpoint").read_text()
+        for path in TrialFolder(folder).checkpoints:
+            seen[spec.encoder.width, path.name] = path.read_text()
         return stub.run(spec, bench, gate, folder, on_progress)
 
     lab.begin("trials=5")
     lab.work(run)
-    assert seen == {16: "step 7"}
+    assert seen == {
+        (16, "training-0.checkpoint"): "finished",
+        (16, "training-1.checkpoint"): "step 7",
+    }
 
 
 def test_a_trial_declared_dead_while_its_worker_was_paused_does_not_end_the_worker(
