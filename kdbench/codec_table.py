@@ -7,7 +7,7 @@ prints the tables from what is.
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kdbench.bench import CodecFigures, load_anchor
 from kdbench.config import CodecList, codec_list_from_settings, codec_list_settings
@@ -15,9 +15,6 @@ from kdbench.errors import KdbenchError, StoreError
 from kdbench.files import load, write_json
 from kdbench.records import MEASUREMENT_PROTOCOL
 from kdbench.store import Store, StoredStudy
-
-if TYPE_CHECKING:
-    pass
 
 Watch = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -51,8 +48,14 @@ def load_codec_table(store: Store, study: str) -> CodecTable:
         StoreError: No such study, or a damaged file.
         KdbenchError: It was measured by other procedures than today's.
     """
-    settings = store.load_study(study).settings
-    cfg = codec_list_from_settings(settings, f"study.json of {study}")
+    stored = store.load_study(study)
+    if (then := stored.fixed.get("protocol")) != str(MEASUREMENT_PROTOCOL):
+        raise KdbenchError(
+            f"study {study!r} was measured by procedure {then}, this kdbench has "
+            f"{MEASUREMENT_PROTOCOL}",
+            fix="begin another one with this kdbench: `--set name=NAME`",
+        )
+    cfg = codec_list_from_settings(stored.settings, f"study.json of {study}")
     found = {}
     for i, name in enumerate(cfg.codecs):
         path = store.codec_file(study, i)
@@ -105,6 +108,7 @@ def measure(cfg: CodecList, store: Store, *, device: str | None = None, watch: W
     for i, name in enumerate(cfg.codecs):
         path = store.codec_file(cfg.name, i)
         if path.is_file():
+            _require_same_codec(name, load(path, CodecFigures), store)
             continue
         with watch(name) as told:
             write_json(path, bench_codec(name, images, bench, store, on_progress=told))
@@ -122,6 +126,16 @@ def _begin(cfg: CodecList, store: Store) -> None:
         raise StoreError(
             f"study {cfg.name!r} in {store.study_folder(cfg.name)} began with other settings",
             fix="go on with the settings it began with, or begin another one: `--set name=NAME`",
+        )
+
+
+def _require_same_codec(name: str, kept: CodecFigures, store: Store) -> None:
+    from kdbench.anchor import anchor_sha
+
+    if kept.sha != anchor_sha(name, cache=store.cache, store=store):
+        raise StoreError(
+            f"{name} is another one than that which this study measured",
+            fix="begin another study, `--set name=NAME`, or bring the first one back",
         )
 
 

@@ -1,7 +1,9 @@
 """Every study of the paper runs, in small, and prints the paper's tables."""
 
+import io
 import json
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,17 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("paper")
     make_photos(folder / "photos")
     return folder
+
+
+@pytest.fixture(scope="module")
+def channels(desk: Path) -> str:
+    """What the search of `paper_channels` prints; another study measures its student."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
+        patch.chdir(desk)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        assert cli.main(command("paper_channels")) == 0
+    return out.getvalue()
 
 
 @pytest.fixture(autouse=True)
@@ -68,19 +81,18 @@ def test_a_study_of_the_paper_is_in_full_what_science_says(study: str) -> None:
     assert full.training.rd_lambdas[-1] == 0.025
 
 
-def test_channels(capsys: Capture) -> None:
-    out = searched("paper_channels", capsys)
+def test_channels(channels: str) -> None:
     found = trial("paper_channels")
     assert found.result.bd_rate is None
     assert len(found.result.rd.points) == 1
     assert found.result.complexity.params == 265_667
-    assert "trial 0            265,667" in out
-    assert "trial 0             1.02" in out
+    assert "trial 0            265,667" in channels
+    assert "trial 0             1.02" in channels
     _, card = load_codec(found.folder.student)
     assert card["spec"]["training"]["rd_lambdas"] == [0.025]
 
 
-def test_resources_after_channels(capsys: Capture) -> None:
+def test_resources(channels: str, capsys: Capture) -> None:
     out = searched("paper_resources", capsys)
     assert "2 of 2 codecs measured, compared with teacher:default" in out
     assert "trial:paper_channels/0    265,667" in out
@@ -136,3 +148,18 @@ def test_codecs(capsys: Capture) -> None:
     assert "3 of 3 codecs measured" in out
     for name in ("jpeg", "jpeg2000", "webp"):
         assert f"\n{name}" in out
+
+
+def test_codecs_that_are_kept_are_those_of_today(capsys: Capture) -> None:
+    searched("paper_codecs", capsys)
+    folder = Path("runs/paper_codecs")
+    kept, study = folder / "codecs" / "0.json", folder / "study.json"
+    before = kept.read_text(), study.read_text()
+    kept.write_text(before[0].replace('"sha": "jpeg"', '"sha": "abc"'))
+    assert cli.main(command("paper_codecs")) == 1
+    assert "jpeg is another one than that which this study measured" in capsys.readouterr().err
+    kept.write_text(before[0])
+    study.write_text(before[1].replace('"protocol": "1"', '"protocol": "0"'))
+    assert cli.main(["show", "--study", "paper_codecs"]) == 1
+    assert "was measured by procedure 0, this kdbench has 1" in capsys.readouterr().err
+    study.write_text(before[1])
