@@ -15,10 +15,10 @@ from kdbench.codecs.succeed import succeed
 from kdbench.codecs.weights import codec_bytes, round_kernels
 from kdbench.data import ImageSet, Role, disjoint, joined, load_images, sample_batch
 from kdbench.device import supports_bf16
-from kdbench.errors import ConfigError, StoreError
+from kdbench.errors import CodecError, ConfigError, StoreError
 from kdbench.files import require_writable, write_atomic
 from kdbench.records import Architecture, Progress, Training, plain
-from kdbench.teacher import load_teacher
+from kdbench.teacher import Teacher, load_teacher
 from kdbench.train import Batch, TrainingLog, levels_of_step, step_rng, to_tensor, train
 
 N_START_CROPS = 64
@@ -81,7 +81,7 @@ def teach(
     scale_start(model, crops)
     if start is not None:
         earlier = load_teacher(start)
-        earlier.levels_for(training.rd_lambdas)
+        _require_same_levels(earlier, training)
         succeed(model, earlier.model)
         card = dict(card) | {"start": {"teacher": start, "sha": earlier.sha}}
 
@@ -109,6 +109,15 @@ def teach(
     _finish(model, training, photos, log, out=out, card=card, precision=precision, seed=seed)
     checkpoint.unlink(missing_ok=True)
     return out
+
+
+def _require_same_levels(earlier: Teacher, training: Training) -> None:
+    if tuple(training.rd_lambdas) != earlier.rd_lambdas:
+        theirs = " ".join(f"{v:g}" for v in earlier.rd_lambdas)
+        raise CodecError(
+            f"{earlier.name} has other levels than this training",
+            fix=f"name its levels: `--rd-lambdas {theirs}`",
+        )
 
 
 def command_line(

@@ -205,3 +205,12 @@ def test_a_codec_of_other_widths_or_levels_is_no_start(photos: ImageSet, tmp_pat
     with pytest.raises(CodecError, match=r"cannot start from one of .*mean_scale"):
         succeed(Hyperprior(architecture()), finished(architecture(prior="mean_scale")))
     assert not (tmp_path / "new.safetensors").exists()
+
+
+def test_a_start_of_other_levels_is_refused_with_the_flag_that_names_them(
+    photos: ImageSet, tmp_path: Path
+) -> None:
+    other = save_teacher(tmp_path / "o.safetensors", architecture(), rd_lambdas=(0.001, 0.25))
+    with pytest.raises(CodecError, match="has other levels than this training") as refused:
+        _teach(photos, tmp_path / "new.safetensors", start=f"file:{other}")
+    assert refused.value.fix == "name its levels: `--rd-lambdas 0.001 0.25`"
