@@ -105,9 +105,7 @@ def test_every_case_is_run_once_from_every_seed() -> None:
     every = list(distillation.runs(None))
     assert len(every) == len(set(every))
     assert set(every) == {
-        run
-        for steps in (distillation.SHORTEST, distillation.SHORT, distillation.LONG)
-        for run in distillation.runs(steps)
+        run for steps in (distillation.SHORT, distillation.LONG) for run in distillation.runs(steps)
     }
     assert {run.case for run in every} == set(distillation.CASES)
 
