@@ -14,29 +14,36 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from benchmarks.publish import add_out, markdown, publish
+from kdbench import train as training
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.start import klt_start, scale_start
 from kdbench.codecs.succeed import succeed
 from kdbench.codecs.weights import codec_bytes, round_kernels
 from kdbench.data import ImageSet, load_images, sample_batch
 from kdbench.device import supports_bf16
+from kdbench.distill import RateDistortion, rate_distortion
 from kdbench.evaluate import evaluate_learned
 from kdbench.files import write_atomic, write_json
+from kdbench.metrics import MSE, Metric
 from kdbench.rd import bd_rate
 from kdbench.records import Architecture, Hyper, Latent, RDCurve, Training, Transform
 from kdbench.teach import N_START_CROPS, load_training_photos
 from kdbench.teacher import load_teacher
-from kdbench.train import Batch, levels_of_step, step_rng, to_tensor, train
+from kdbench.train import Batch, levels_of_step, step_rng, to_tensor
 
 RD_LAMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025)
 CALIBRATION_STEPS = 20
@@ -53,6 +60,11 @@ class Way:
         low_levels_twice: The two lowest levels are drawn twice as often.
         average: Decay of an exponential average of the weights, which is kept; 0 for none.
         start: A teacher whose weights it begins with.
+        linear: The rate falls in a straight line, not in a cosine.
+        gradient_noise: Deviation of noise on each gradient, in parts of its own at the first step;
+            falls with (1 + step)^-0.275 (Neelakantan et al. 2015, arXiv 1511.06807).
+        equal_levels: Each level's loss counts in proportion to rd_lambda^-0.5, mean 1: high levels,
+            whose losses are larger, count less.
     """
 
     batch: int = 8
@@ -63,6 +75,9 @@ class Way:
     low_levels_twice: bool = False
     average: float = 0.0
     start: str = ""
+    linear: bool = False
+    gradient_noise: float = 0.0
+    equal_levels: bool = False
 
     def shape(self, progress: float) -> tuple[int, int]:
         """Crops a batch and their side [px] after a share `progress` of the steps."""
@@ -82,6 +97,9 @@ WAYS: dict[str, Way] = {
     "one level first": Way(one_level_first=True),
     "low levels twice": Way(low_levels_twice=True),
     "average 0.99": Way(average=0.99),
+    "rate falls linearly": Way(linear=True),
+    "gradient noise 0.1": Way(gradient_noise=0.1),
+    "levels count alike": Way(equal_levels=True),
     "from teacher:default": Way(start="teacher:default"),
     "from teacher:default, rate 0.001": Way(start="teacher:default", learning_rate=1e-3),
 }
@@ -122,29 +140,78 @@ def trained(way: Way, photos: ImageSet, steps: int) -> tuple[Hyperprior, float]:
         x = sample_batch(photos, rng, n, px)
         return Batch(to_tensor(x, "cpu"), levels(way, progress, rng, n), None)
 
+    if way.gradient_noise:
+        add_noise(model, way.gradient_noise)
     began = time.process_time()
-    train(
-        model,
-        batches,
-        Training(
-            steps=steps,
-            batch=way.batch,
-            crop_px=way.crop_px,
-            rd_lambdas=RD_LAMBDAS,
-            learning_rate=way.learning_rate,
-        ),
-        distiller=None,
-        seed=0,
-        device="cpu",
-        precision="bf16" if supports_bf16("cpu") else "fp32",
-        between_steps=average.take if average else lambda: None,
-    )
+    with ExitStack() as changed:
+        if way.linear:
+            changed.enter_context(patch.object(training, "learning_rate", linear_rate))
+        if way.equal_levels:
+            changed.enter_context(patch.object(training, "rate_distortion", equal_loss))
+        training.train(
+            model,
+            batches,
+            Training(
+                steps=steps,
+                batch=way.batch,
+                crop_px=way.crop_px,
+                rd_lambdas=RD_LAMBDAS,
+                learning_rate=way.learning_rate,
+            ),
+            distiller=None,
+            seed=0,
+            device="cpu",
+            precision="bf16" if supports_bf16("cpu") else "fp32",
+            between_steps=average.take if average else lambda: None,
+        )
     seconds = time.process_time() - began
     if average:
         average.give()
     round_kernels(model)
     model.finalise()
     return model, seconds
+
+
+def linear_rate(step: int, plan: Training) -> float:
+    """The warm-up of `train.learning_rate`, then a line to zero."""
+    warm = min(1.0, (step + 1) / min(training.WARMUP_STEPS, max(1, plan.steps // 4)))
+    return plan.learning_rate * warm * (1 - step / plan.steps)
+
+
+def equal_loss(
+    out: dict[str, Tensor], x: Tensor, rd_lambda: Tensor, metric: Metric = MSE
+) -> RateDistortion:
+    """`rate_distortion` with each sample weighted by rd_lambda^-0.5, mean 1 over the levels."""
+    weights = rd_lambda**-0.5 / float(np.mean(np.array(RD_LAMBDAS) ** -0.5))
+    found = [
+        rate_distortion(_row(out, i), x[i : i + 1], rd_lambda[i : i + 1], metric)
+        for i in range(len(x))
+    ]
+    bpp, mse, loss = (
+        torch.stack([w * getattr(one, name) for w, one in zip(weights, found, strict=True)]).mean()
+        for name in ("bpp", "mse", "loss")
+    )
+    return RateDistortion(bpp, mse, loss)
+
+
+def _row(out: dict[str, Any], i: int) -> dict[str, Any]:
+    likelihoods = {name: p[i : i + 1] for name, p in out["likelihoods"].items()}
+    return {"x_hat": out["x_hat"][i : i + 1], "likelihoods": likelihoods}
+
+
+def add_noise(model: nn.Module, part: float) -> None:
+    """Noise on every gradient, `part` of its deviation at first and less from step to step."""
+
+    def noisy(steps: Iterator[int]) -> Callable[[Tensor], Tensor]:
+        def add(grad: Tensor) -> Tensor:
+            size = part * (1 + next(steps)) ** -0.275 * grad.square().mean().sqrt()
+            noise: Tensor = size * torch.randn_like(grad)
+            return grad + noise
+
+        return add
+
+    for parameter in model.parameters():
+        parameter.register_hook(noisy(count()))  # type: ignore[no-untyped-call]
 
 
 def levels(way: Way, progress: float, rng: Any, n: int) -> Tensor:
