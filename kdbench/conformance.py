@@ -26,7 +26,7 @@ from kdbench.codecs.bitfile import (
     expectation,
     to_tensor,
 )
-from kdbench.codecs.building import FAILURES, build, start_family
+from kdbench.codecs.building import build, start_family
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.codecs.start import klt_start, scale_start
@@ -36,6 +36,7 @@ from kdbench.data import draw_crops, load_images
 from kdbench.distill import rate_distortion
 from kdbench.errors import CodecError, KdbenchError, TrainingError
 from kdbench.evaluate import evaluate_learned
+from kdbench.plugins import FAILURES
 from kdbench.records import (
     AnyArchitecture,
     Architecture,

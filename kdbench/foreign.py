@@ -30,10 +30,6 @@ from kdbench.records import Offer
 
 STRIDES = {"y": 16, "z": 64, "scales": 16, "means": 16, "x_hat": 1}
 PROBE_PX = 64  # the smallest crop a study may have
-_FAILURES = (
-    *(RuntimeError, ValueError, TypeError, KeyError),
-    *(IndexError, AttributeError, NotImplementedError, AssertionError),
-)
 FIX = "docs/method.md says what a teacher must be"
 
 
@@ -107,7 +103,7 @@ def from_plugin(name: str) -> tuple[OneRate, ...]:
     point = plugins.find(name)
     try:
         brought = point.load()()
-    except (*_FAILURES, ImportError, OSError) as why:
+    except plugins.FAILURES as why:
         raise CodecError(
             f"{name} ({point.value}) cannot be loaded: {type(why).__name__}: {_first_line(why)}",
             fix="repair or update the package that brings it",
@@ -177,7 +173,7 @@ def heard(name: str, model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     try:
         with _listening(model, found):
             found["x_hat"] = model(x)["x_hat"]
-    except _FAILURES as why:
+    except plugins.FAILURES as why:
         raise CodecError(
             f"{name} cannot code images of {x.shape[-1]}x{x.shape[-2]} px: "
             f"{type(why).__name__}: {_first_line(why)}",

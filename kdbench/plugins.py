@@ -19,8 +19,8 @@ GROUP = "kdbench.teachers"
 CODECS = "kdbench.codecs"
 METRICS = "kdbench.metrics"
 _NOUNS = {GROUP: "a teacher", CODECS: "a codec family", METRICS: "a metric"}
-_FAILURES = (
-    *(ImportError, OSError, RuntimeError, ValueError, TypeError, SyntaxError),
+FAILURES = (  # of somebody else's code
+    *(ImportError, OSError, RuntimeError, ValueError, TypeError, SyntaxError, ZeroDivisionError),
     *(KeyError, IndexError, AttributeError, NameError, NotImplementedError, AssertionError),
 )
 
@@ -57,7 +57,7 @@ def load(name: str, group: str) -> Any:
     point = find(name, group)
     try:
         return point.load()
-    except _FAILURES as why:
+    except FAILURES as why:
         reason = (str(why).splitlines() or ["no reason given"])[0]
         raise CodecError(
             f"{_NOUNS[group].partition(' ')[2]} {name} ({point.value}) cannot be loaded: "

@@ -11,13 +11,10 @@ from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.errors import CodecError, KdbenchError
 from kdbench.families import Family
+from kdbench.plugins import FAILURES
 from kdbench.records import AnyArchitecture, Architecture, FamilyArchitecture, FamilyCodec
 
 T = TypeVar("T")
-FAILURES = (  # of somebody else's code
-    *(RuntimeError, ValueError, TypeError, KeyError, IndexError),
-    *(AttributeError, NotImplementedError, AssertionError, ZeroDivisionError),
-)
 
 
 def build(architecture: AnyArchitecture) -> LearnedCodec:
