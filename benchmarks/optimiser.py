@@ -32,10 +32,11 @@ from kdbench.data import CropList, validation_crops
 from kdbench.device import keep_freed_memory
 from kdbench.distill import rate_distortion
 from kdbench.lesson import Lesson, study_crops, study_photos
+from kdbench.losses import Pixels, estimated_loss
 from kdbench.records import Bench, Distillation, TrialSpec
 from kdbench.soap import Soap
 from kdbench.train import CLIP_NORM, learning_rate
-from kdbench.trial import Pixels, estimated_loss, precision_of
+from kdbench.trial import precision_of
 
 OURS = "kdbench SOAP"
 RD_LAMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025)

@@ -50,6 +50,25 @@ class Sampler:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ladder:
+    """Where a trial must be among the best to go on (see `search.ladder`).
+
+    Attributes:
+        rungs: Shares of `training.steps`, ascending, between 0 and 1.
+        eta: One of so many goes on.
+        stop: False asks and remembers, and stops nobody: for `kdbench replay`.
+    """
+
+    rungs: tuple[float, ...]
+    eta: int = 3
+    stop: bool = True
+
+    def steps(self, n_steps: int) -> tuple[int, ...]:
+        """The rungs of a training of `n_steps`, in steps."""
+        return tuple(round(share * n_steps) for share in self.rungs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Constraints:
     """Upper bounds on cost; a spec above one is infeasible and is not trained. None: no bound."""
 
@@ -80,6 +99,7 @@ class StudyConfig:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         twins: Seeds that student and twin of each distilled member of the front are trained from
             when the search ends; 0 trains none.
+        ladder: Stops trials on their way; None trains all of them to the end.
     """
 
     name: str
@@ -97,6 +117,7 @@ class StudyConfig:
     device: str = "auto"
     seed: int = 0
     twins: int = 0
+    ladder: Ladder | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +195,15 @@ def _rd_lambdas(values: Sequence[float]) -> str | None:
     return None if ascending else "must ascend, each value once"
 
 
+def _rungs(values: Sequence[float]) -> str | None:
+    if not values:
+        return "needs at least one value"
+    if not all(0 < value < 1 for value in values):
+        return "every value must lie between 0 and 1: shares of training.steps"
+    ascending = all(low < high for low, high in pairwise(values))
+    return None if ascending else "must ascend, each value once"
+
+
 def _device(value: str) -> str | None:
     kind, colon, index = value.partition(":")
     known = value in {"auto", "cpu", "cuda"} or (kind == "cuda" and colon and index.isdecimal())
@@ -218,6 +248,8 @@ RULES: Mapping[str, recipes.Rule] = {
     "energy.meter": _meter,
     "energy.window_s": above_zero,
     "energy.windows": at_least(1),
+    "ladder.rungs": _rungs,
+    "ladder.eta": at_least(2),
 }
 
 
@@ -247,6 +279,25 @@ def _agree(study: StudyConfig, recipe: Recipe) -> None:
         recipe.report(("energy", "meter"), f"{needs_energy[0]} needs a meter", value="none")
     if study.training.distortion != "mse":
         _agree_with_distortion(study, recipe)
+    if study.ladder is not None:
+        _agree_with_ladder(study, study.ladder, recipe)
+
+
+def _agree_with_ladder(study: StudyConfig, ladder: Ladder, recipe: Recipe) -> None:
+    """Every rung is a step of its own, of one training, and says something of an objective."""
+    n_steps, steps = study.training.steps, ladder.steps(study.training.steps)
+    if len({0, *steps, n_steps}) < len(steps) + 2:
+        rule = (
+            f"lie at the steps {', '.join(map(str, steps))} of {n_steps}; each must be a step of "
+            "its own, before the last: take fewer rungs, or more training.steps"
+        )
+        recipe.report(("ladder", "rungs"), rule, value=list(ladder.rungs))
+    if study.training.rate == "per_lambda" and len(study.training.rd_lambdas) > 1:
+        rule = "needs rate: variable; with one model a rate there is no training to stop early"
+        recipe.report(("ladder",), rule)
+    if not {"bd_rate_pct", "validation_loss"} & set(study.objectives):
+        rule = "needs bd_rate_pct or validation_loss among the objectives: costs do not change"
+        recipe.report(("ladder",), rule)
 
 
 def _agree_with_distortion(study: StudyConfig, recipe: Recipe) -> None:
@@ -507,6 +558,7 @@ def bench(study: StudyConfig, *, cache: Path, device: str, threads: int = 1) -> 
         precision=study.training.precision,
         threads=threads,
         cache=str(cache),
+        rungs=() if study.ladder is None else study.ladder.steps(study.training.steps),
     )
 
 

@@ -652,6 +652,7 @@ class Bench:
         precision: Of the transforms in training: `fp32`, `bf16`, or `auto` (bf16 where the device
             multiplies it in hardware). Evaluation is fp32 always.
         cache: Folder for what trials share: teacher outputs, anchor curves, measured energies.
+        rungs: Training steps after which a trial asks whether to go on.
     """
 
     data: Data
@@ -661,6 +662,7 @@ class Bench:
     precision: Literal["auto", "fp32", "bf16"]
     threads: int
     cache: str
+    rungs: tuple[int, ...] = later(())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -669,13 +671,16 @@ class Rung:
 
     Attributes:
         stage: `cost` before any training (values: `params`, `kmac_per_px`,
-            `decoder_kmac_per_px`, `energy_j_per_mpx`, ...).
+            `decoder_kmac_per_px`, `energy_j_per_mpx`, ...); `training` after some of it (value:
+            `validation_loss` of the middle level, see `losses`).
         step: Training steps done so far.
+        seconds: Wall seconds of the trial until then.
     """
 
     stage: Literal["cost", "training"]
     step: int
     values: Mapping[str, float]
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

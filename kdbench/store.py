@@ -7,7 +7,8 @@ runs/<study>/workers/<i>.json  what worker i does just now
 runs/<study>/trials/<n>/       spec.json, then result.json or failure.json; log.jsonl;
                                student.safetensors, or student-<i>.safetensors of rate i where
                                each has its own; of the front's members energy_trained.json and,
-                               where the study asks for twins, twin.json
+                               where the study asks for twins, twin.json; rungs.json of studies
+                               with a ladder
 runs/<study>/codecs/<i>.json   figures of codec i, of a study that lists codecs
 runs/<study>/reruns/<k>/<n>/   what `rerun` trained again: one run of trial n, or with --seeds and
                                --twin a folder for each training
@@ -26,9 +27,17 @@ from typing import Any, Literal
 from kdbench.errors import StoreError
 from kdbench.files import cached as cached  # noqa: PLC0414 (offered here too)
 from kdbench.files import damaged, load, require_writable, write_json, write_once
-from kdbench.records import SCHEMA, CodecEnergy, Progress, TrialResult, TrialSpec, TwinFigures
+from kdbench.records import (
+    SCHEMA,
+    CodecEnergy,
+    Progress,
+    Rung,
+    TrialResult,
+    TrialSpec,
+    TwinFigures,
+)
 
-State = Literal["complete", "infeasible", "failed", "running"]
+State = Literal["complete", "stopped", "infeasible", "failed", "running"]
 CACHE = "cache"
 STUDY_NAME = re.compile(rf"(?!{CACHE}$)[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
@@ -54,11 +63,12 @@ class Failure:
     """Why a trial has no result.
 
     Attributes:
-        state: `infeasible` if the student breaks a rule of the study, `failed` if the trial broke.
+        state: `infeasible` if the student breaks a rule of the study, `stopped` if others were
+            better at a rung of the ladder, `failed` if the trial broke.
         values: What was known by then, e.g. the costs that a constraint refused.
     """
 
-    state: Literal["infeasible", "failed"]
+    state: Literal["stopped", "infeasible", "failed"]
     problem: str
     fix: str
     values: Mapping[str, float] = field(default_factory=dict)
@@ -96,6 +106,14 @@ class _EnergyFile:
     """Energy of a trained student."""
 
     energy: CodecEnergy
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RungsFile:
+    """What a trial showed on its way."""
+
+    rungs: tuple[Rung, ...]
     schema: int = SCHEMA
 
 
@@ -156,6 +174,11 @@ class TrialFolder:
         return tuple(sorted(found, key=lambda path: int(path.stem.rpartition("-")[2])))
 
     @property
+    def rungs(self) -> Path:
+        """What it showed at each rung, of studies with a ladder."""
+        return self.path / "rungs.json"
+
+    @property
     def checkpoints(self) -> tuple[Path, ...]:
         """Of the models in training and, until the trial has a result, of the finished ones."""
         return tuple(self.path.glob("*.checkpoint"))
@@ -179,6 +202,7 @@ class StoredTrial:
         trained_energy: Measured again after training; `result.energy` is from before. None of
             trials that were not on the front when their search ended.
         twin: The student against its twin, likewise, where the study asks for twins.
+        rungs: What it showed on its way, of studies with a ladder.
     """
 
     folder: TrialFolder
@@ -187,6 +211,7 @@ class StoredTrial:
     failure: Failure | None = None
     trained_energy: CodecEnergy | None = None
     twin: TwinFigures | None = None
+    rungs: tuple[Rung, ...] = ()
 
     @property
     def number(self) -> int:
@@ -210,7 +235,7 @@ class StoredTrial:
 
     @property
     def reason(self) -> str | None:
-        """Why an infeasible or failed trial has no result."""
+        """Why a stopped, infeasible or failed trial has no result."""
         return None if self.failure is None else self.failure.problem
 
 
@@ -327,6 +352,10 @@ class Store:
         """Keep what a trial found; from here on it is complete."""
         write_json(self.trial(study, number).result, result)
 
+    def save_rungs(self, study: str, number: int, rungs: tuple[Rung, ...]) -> None:
+        """Keep what a trial showed at the rungs it has reached."""
+        write_json(self.trial(study, number).rungs, _RungsFile(rungs=rungs))
+
     def save_failure(self, study: str, number: int, failure: Failure) -> None:
         """Keep why a trial has no result."""
         write_json(self.trial(study, number).failure, failure)
@@ -395,6 +424,15 @@ def keep_spec(folder: TrialFolder, spec: TrialSpec) -> bool:
     return write_once(folder.spec, _SpecFile(hash=spec.hash, spec=spec))
 
 
+def load_rungs(folder: TrialFolder) -> tuple[Rung, ...]:
+    """What a trial showed on its way; nothing where it has been at no rung.
+
+    Raises:
+        StoreError: A damaged file.
+    """
+    return load(folder.rungs, _RungsFile).rungs if folder.rungs.is_file() else ()
+
+
 def _load_trial(folder: TrialFolder) -> StoredTrial:
     stored = load(folder.spec, _SpecFile)
     if stored.schema == SCHEMA and stored.spec.hash != stored.hash:
@@ -408,4 +446,5 @@ def _load_trial(folder: TrialFolder) -> StoredTrial:
         failure=load(folder.failure, Failure) if broke and not done else None,
         trained_energy=load(again, _EnergyFile).energy if again.is_file() else None,
         twin=load(folder.twin, _TwinFile).twin if folder.twin.is_file() else None,
+        rungs=load_rungs(folder),
     )

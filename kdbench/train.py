@@ -117,6 +117,8 @@ def train(
     checkpoint: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
     between_steps: Callable[[], object] = lambda: None,
+    rungs: Sequence[int] = (),
+    at_rung: Callable[[int], object] = lambda _: None,
     log_every: int = 20,
 ) -> TrainingLog:
     """Trains `model` in place and finalises it (tables built, eval mode).
@@ -134,6 +136,9 @@ def train(
             resumed training may have another number of steps; nothing else may differ.
         on_progress: Called after each step.
         between_steps: Called after each step; lets a measurer in.
+        rungs: Numbers of steps after which a checkpoint is written and `at_rung` is called.
+        at_rung: Told the steps done; may raise to end the training, and is called again by a
+            training that resumes there.
         log_every: Steps between two rows of the log.
 
     Raises:
@@ -152,6 +157,9 @@ def train(
     earlier_s = log.seconds
     model.train()
     with listening("the student", model, trainee.feature_layer) as trainee.tap:
+        if first_step in rungs:
+            at_rung(first_step)
+            model.train()
         for step in range(first_step, training.steps):
             row = trainee.step(step, batches(step), log)
             if step % log_every == 0 or step == training.steps - 1:
@@ -161,9 +169,13 @@ def train(
             )
             between_steps()
             log.seconds = earlier_s + time.monotonic() - began
-            if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_S:
+            is_rung = step + 1 in rungs
+            if checkpoint is not None and (is_rung or time.monotonic() - saved > CHECKPOINT_S):
                 _save(checkpoint, step + 1, trainee, log)
                 saved = time.monotonic()
+            if is_rung:
+                at_rung(step + 1)
+                model.train()
     trainee.require_finite()
     if checkpoint is not None and first_step < training.steps:
         _save(checkpoint, training.steps, trainee, log)

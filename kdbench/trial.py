@@ -22,14 +22,13 @@ from kdbench.codecs.weights import codec_bytes, file_sha
 from kdbench.cost import complexity_of, energy_of
 from kdbench.data import ImageSet, validation_crops
 from kdbench.device import environment, fingerprint, supports_bf16
-from kdbench.distill import rate_distortion
 from kdbench.errors import QualityGapError
 from kdbench.evaluate import evaluate_files
 from kdbench.files import append_log, write_atomic
 from kdbench.guides import joined_sha
 from kdbench.lease import Lease, host_lease
 from kdbench.lesson import Lesson, study_crops, study_photos
-from kdbench.metrics import find as find_metric
+from kdbench.losses import estimated_loss, rung_values
 from kdbench.rateless import without_rate
 from kdbench.rd import bd_rate, require_interval
 from kdbench.records import (
@@ -48,7 +47,8 @@ from kdbench.train import TrainingLog, train
 
 Gate = Callable[[Rung], bool]
 Pixels = npt.NDArray[np.uint8]
-N_LOSS_CROPS = 64  # of training and of validation, for the overfitting figure
+N_LOSS_CROPS = 64  # of training, for the overfitting figure
+N_HELD_OUT = 16  # crops of each validation photo
 
 
 class TrialStopped(Exception):  # noqa: N818  # not an error: the gate's answer
@@ -98,6 +98,7 @@ def run_trial(
             not overlap the anchor's enough for an interval, `TrainingError` if the loss became NaN.
     """
     watch, lease, cache = Stopwatch(), host_lease(), Path(bench.cache)
+    began = time.monotonic()
     files = TrialFolder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _deterministic(bench.threads):
@@ -121,6 +122,7 @@ def run_trial(
             energy = _energy_of_started(middle, photos["evaluation"], bench, lease)
         if energy is not None:
             _ask(gate, Rung(stage="cost", step=0, values=cost_values(complexity, energy)))
+        held_out = validation_crops(photos["validation"], spec.training.crop_px, N_HELD_OUT)
         with watch.part("training"), lease.shared():
             logs = [
                 _trained(
@@ -130,6 +132,7 @@ def run_trial(
                     files.student_of(i, len(models)),
                     on_progress=on_progress,
                     lease=lease,
+                    at_rung=_asker(gate, model, each, held_out, began),
                 )
                 for i, (each, model) in enumerate(zip(lessons, models, strict=True))
             ]
@@ -148,7 +151,6 @@ def run_trial(
                 distortion=spec.training.distortion,
                 on_progress=coded,
             )
-            held_out = validation_crops(photos["validation"], spec.training.crop_px, 16)
             losses = {
                 "train": _mean_loss(models, lessons, crops.crops(cache)[:N_LOSS_CROPS]),
                 "validation": _mean_loss(models, lessons, held_out),
@@ -179,6 +181,7 @@ def _trained(
     *,
     on_progress: Callable[[Progress], None],
     lease: Lease,
+    at_rung: Callable[[int], None],
 ) -> TrainingLog:
     """Trains one model of a trial into `path`; its checkpoint stays until the trial ends."""
     spec = lesson.spec
@@ -195,6 +198,8 @@ def _trained(
             checkpoint=checkpoint,
             on_progress=on_progress,
             between_steps=lambda: lease.yield_if_wanted(bench.device),
+            rungs=bench.rungs,
+            at_rung=at_rung,
         )
     write_atomic(path, codec_bytes(model, {"spec": spec}))
     return log
@@ -240,6 +245,8 @@ def cost_values(complexity: Complexity, energy: CodecEnergy | None) -> dict[str,
     }
     if energy is not None:
         values["energy_j_per_mpx"] = energy.j_per_mpx
+        values["encode_j_per_mpx"] = energy.encode.mean_j_per_mpx
+        values["decode_j_per_mpx"] = energy.decode.mean_j_per_mpx
     return values
 
 
@@ -250,30 +257,22 @@ def precision_of(bench: Bench) -> str:
     return "bf16" if supports_bf16(bench.device) else "fp32"
 
 
-@torch.no_grad()
-def estimated_loss(model: LearnedCodec, crops: Pixels, spec: TrialSpec) -> float:
-    """The loss without distillation on uint8 `crops` (n, 3, H, W), mean over levels, estimated.
-
-    Of an auto-encoder, which nobody asked for few bits, the distortion alone.
-    """
-    model.to("cpu").eval()
-    rd_lambdas, metric = spec.training.rd_lambdas, find_metric(spec.training.distortion)
-    x = torch.from_numpy(np.array(crops)).float() / 255
-    total = 0.0
-    for level, rd_lambda in enumerate(rd_lambdas):
-        for chunk in torch.split(x, 16):
-            levels = torch.full((len(chunk),), level)
-            out = model(chunk, levels)
-            rd_lambda_of = torch.full((len(chunk),), rd_lambda)
-            found = rate_distortion(out, chunk, rd_lambda_of, metric)
-            loss = found.distortion if spec.training.rate == "none" else found.loss
-            total += float(loss) * len(chunk)
-    return total / (len(x) * len(rd_lambdas))
-
-
 def _mean_loss(models: Sequence[LearnedCodec], lessons: Sequence[Lesson], crops: Pixels) -> float:
     pairs = zip(models, lessons, strict=True)
     return fmean(estimated_loss(model, crops, lesson.spec) for model, lesson in pairs)
+
+
+def _asker(
+    gate: Gate, model: LearnedCodec, lesson: Lesson, held_out: Pixels, began: float
+) -> Callable[[int], None]:
+    """Asks the gate after so many steps of `model`."""
+
+    def ask(step: int) -> None:
+        values = rung_values(model, held_out, lesson.spec)
+        seconds = time.monotonic() - began
+        _ask(gate, Rung(stage="training", step=step, values=values, seconds=seconds))
+
+    return ask
 
 
 def _ask(gate: Gate, rung: Rung) -> None:

@@ -104,7 +104,9 @@ def render(
 
 
 def _best(found: Overview) -> str:
-    others = [f"{n} {state}" for state in ("infeasible", "failed") if (n := found.n(state))]
+    others = [
+        f"{n} {state}" for state in ("stopped", "infeasible", "failed") if (n := found.n(state))
+    ]
     if not found.front:
         return ", ".join(["no trial complete yet", *others])
     results = found.front_results

@@ -59,7 +59,9 @@ def codec_table_text(found: CodecTable, *, width: int) -> str:
 
 def _headline(found: Overview) -> str:
     others = ", ".join(
-        f"{n} {state}" for state in ("infeasible", "failed", "running") if (n := found.n(state))
+        f"{n} {state}"
+        for state in ("stopped", "infeasible", "failed", "running")
+        if (n := found.n(state))
     )
     n_complete = found.n("complete")
     lines = [

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdbench.records import plain
 from kdbench.search.attributes import BUDGET, DUPLICATE_OF, INTERRUPTED, SPEC_HASH
+from kdbench.search.objectives import UNFINISHED
 
 ASKS_PER_TRIAL = 4  # a study whose every suggestion is infeasible or broken ends
 
@@ -66,10 +67,19 @@ def n_complete(study: optuna.Study) -> int:
 
 
 def n_asked(trials: list[FrozenTrial]) -> int:
-    """Trials that were begun; neither interrupted ones nor those left to a twin that ran."""
+    """Trials that were begun, and came to nothing or to a result.
+
+    Not counted: interrupted ones, those left to a twin that ran, those that the ladder stopped.
+    """
     begun = [trial for trial in trials if trial.state != TrialState.WAITING]
     return sum(
         INTERRUPTED not in trial.user_attrs
         and not (trial.state == TrialState.FAIL and DUPLICATE_OF in trial.user_attrs)
+        and not is_stopped(trial)
         for trial in begun
     )
+
+
+def is_stopped(trial: FrozenTrial) -> bool:
+    """Whether the ladder stopped it; not of another one's spec, which cost nothing."""
+    return trial.constraints.get(UNFINISHED, 0.0) > 0 and DUPLICATE_OF not in trial.user_attrs

@@ -18,6 +18,7 @@ from kdbench.search.budget import (
     Budget,
     Verdict,
     complete_specs,
+    is_stopped,
     n_complete,
     set_budget,
 )
@@ -43,6 +44,7 @@ class Snapshot:
 
     Attributes:
         trials: Complete trials at which it ends.
+        n_stopped: Trials that were not among the best at a rung.
         n_failed: Trials that broke or were interrupted.
         ended: What ended it; None while it runs.
         notices: What a user should know, each told once: workers that died, trials given up.
@@ -51,6 +53,7 @@ class Snapshot:
     study: str
     trials: int
     n_complete: int
+    n_stopped: int
     n_infeasible: int
     n_failed: int
     n_workers: int
@@ -173,7 +176,8 @@ class _Watch:
             study=self._cfg.name,
             trials=self._cfg.trials,
             n_complete=len(complete_specs(self._trials)),
-            n_infeasible=states.count(TrialState.PRUNED),
+            n_stopped=(n_stopped := sum(map(is_stopped, own))),
+            n_infeasible=states.count(TrialState.PRUNED) - n_stopped,
             n_failed=states.count(TrialState.FAIL),
             n_workers=self._n_workers,
             seconds=now - self._began,

@@ -28,6 +28,20 @@ def objective_values(objectives: Sequence[str], result: TrialResult) -> list[flo
     return values
 
 
+def on_the_way(objectives: Sequence[str], values: Mapping[str, float]) -> list[float]:
+    """The objectives of a trial that is not finished, as far as they are known, in their order.
+
+    The quality of the finished student is not: its `validation_loss` at a rung stands in its place.
+    What an evaluation times is left out.
+
+    Args:
+        objectives: Of the study.
+        values: What a rung showed, costs among it.
+    """
+    names = ["validation_loss" if name == "bd_rate_pct" else name for name in objectives]
+    return [values[name] for name in dict.fromkeys(names) if name in values]
+
+
 def costs_of(result: TrialResult) -> dict[str, float]:
     """What a study may limit, by the names of its constraints; energy only where it is known."""
     complexity = result.complexity

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from kdbench.config import StudyConfig
 from kdbench.parameters import NO_TEACHER
 from kdbench.records import FamilyCodec, TrialSpec
-from kdbench.search.attributes import COSTS, INTERRUPTED, SPEC_HASH
+from kdbench.search.attributes import COSTS, INTERRUPTED, RUNGS, SPEC_HASH
 from kdbench.search.ground import Ground
 from kdbench.search.objectives import broken, costs_of, objective_values, violations
 from kdbench.store import Store, StoredTrial
@@ -84,12 +84,20 @@ def _told(stored: StoredTrial | None, cfg: StudyConfig, ground: Ground) -> Froze
         stands_on={},
     )
     attributes: dict[str, Any] = {SPEC_HASH: stored.spec.hash}
+    if stored.rungs:
+        attributes[RUNGS] = {str(rung.step): dict(rung.values) for rung in stored.rungs}
     constraints, limits, values = None, cfg.constraints.limits, None
     state = TrialState.FAIL
     if stored.result is not None:
         state = TrialState.COMPLETE
         values = objective_values(cfg.objectives, stored.result)
         constraints = violations(limits, costs_of(stored.result))
+    elif stored.failure is not None and stored.failure.state == "stopped":
+        costs = stored.failure.values
+        state = TrialState.PRUNED
+        left = 1 - stored.rungs[-1].step / cfg.training.steps
+        constraints = violations(limits, costs, unfinished=left)
+        attributes[COSTS] = dict(costs)
     elif stored.failure is not None and stored.failure.state == "infeasible":
         costs = stored.failure.values
         state = TrialState.PRUNED

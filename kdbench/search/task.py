@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -14,15 +14,15 @@ from optuna.trial import FrozenTrial, TrialState
 from kdbench.config import StudyConfig
 from kdbench.errors import KdbenchError, QualityGapError, StoreError
 from kdbench.records import Bench, Progress, Rung, TrialResult, TrialSpec, content_hash
-from kdbench.search.attributes import BY, COSTS, DUPLICATE_OF, INTERRUPTED, SPEC_HASH
+from kdbench.search.attributes import BY, COSTS, DUPLICATE_OF, INTERRUPTED, RUNGS, SPEC_HASH
 from kdbench.search.dead import host
-from kdbench.search.gate import CostGate
+from kdbench.search.gate import TrialGate
 from kdbench.search.ground import Ground, bench
 from kdbench.search.interrupt import Interrupt
 from kdbench.search.locks import Lock
 from kdbench.search.objectives import costs_of, objective_values, violations
 from kdbench.search.reporter import Reporter
-from kdbench.store import Failure, Store, TrialFolder
+from kdbench.store import Failure, Store, TrialFolder, load_rungs
 
 Gate = Callable[[Rung], bool]
 Report = Callable[[Progress], None]
@@ -71,7 +71,7 @@ class Objective:
         """The objectives of one trial.
 
         Raises:
-            TrialPruned: It is infeasible.
+            TrialPruned: It is infeasible, or others did better at a rung.
             TrialFailed: It broke.
             TwinRuns: Another worker is at it.
             KeyboardInterrupt: Somebody wants us to stop.
@@ -89,7 +89,7 @@ class Objective:
         folder = self.store.begin_trial(self.cfg.name, trial.number, spec)
         self._inherit(folder, twins)
         self.report.begin(trial.number, "start")
-        return self._train(trial, spec, folder)
+        return self._train(trial, spec, folder, self._gate(trial, twins))
 
     def _sample(self, trial: optuna.Trial) -> TrialSpec:
         """Its seed is the study's: students differ in what was suggested and in nothing else."""
@@ -109,7 +109,7 @@ class Objective:
                 trial.set_user_attr(DUPLICATE_OF, twin.number)
                 _set_constraints(trial, twin.constraints, twin.user_attrs.get(COSTS))
                 if twin.state == TrialState.PRUNED:
-                    raise optuna.TrialPruned(f"as infeasible as trial {twin.number}")
+                    raise optuna.TrialPruned(f"the spec of trial {twin.number}")
                 return list(twin.values)
             if (kept := self._kept(twin)) is not None:
                 trial.set_user_attr(DUPLICATE_OF, twin.number)
@@ -140,8 +140,9 @@ class Objective:
                     if not ours.exists():
                         checkpoint.replace(ours)
 
-    def _train(self, trial: optuna.Trial, spec: TrialSpec, folder: TrialFolder) -> list[float]:
-        gate = CostGate(self.cfg.constraints.limits)
+    def _train(
+        self, trial: optuna.Trial, spec: TrialSpec, folder: TrialFolder, gate: TrialGate
+    ) -> list[float]:
         try:
             with self.interrupt.allowed():
                 result = self.run(
@@ -162,7 +163,27 @@ class Objective:
         _set_constraints(trial, violations(gate.limits, costs_of(result)))
         return values
 
-    def _without_result(self, trial: optuna.Trial, gate: CostGate, why: Exception) -> NoReturn:
+    def _gate(self, trial: optuna.Trial, twins: list[FrozenTrial]) -> TrialGate:
+        """Asks the other trials, and keeps what this one shows for them."""
+
+        def keep(rungs: tuple[Rung, ...]) -> None:
+            self.store.save_rungs(self.cfg.name, trial.number, rungs)
+            trial.set_user_attr(RUNGS, {str(rung.step): rung.values for rung in rungs})
+
+        attempts = [self.store.trial(self.cfg.name, twin.number) for twin in twins]
+        earlier = [load_rungs(attempt) for attempt in attempts]
+        return TrialGate(
+            limits=self.cfg.constraints.limits,
+            objectives=self.cfg.objectives,
+            ladder=self.cfg.ladder,
+            others=lambda step: _shown_by_others(trial, step),
+            keep=keep,
+            rungs=max(earlier, key=len, default=()),
+        )
+
+    def _without_result(self, trial: optuna.Trial, gate: TrialGate, why: Exception) -> NoReturn:
+        if gate.stopped_at is not None:
+            self._stopped(trial, gate, gate.stopped_at)
         if gate.refusals:
             rules = ", ".join(f"{name}_max" for name in gate.limits)
             fix = f"loosen {rules} in the study's constraints, or narrow its space"
@@ -181,8 +202,21 @@ class Objective:
         self._save_failure("failed", failed.problem, failed.fix, gate.costs)
         raise failed from why
 
+    def _stopped(self, trial: optuna.Trial, gate: TrialGate, rung: Rung) -> NoReturn:
+        n_steps = self.cfg.training.steps
+        problem = (
+            f"stopped after {rung.step} of {n_steps} steps: of {gate.n_there} trials that came so "
+            "far others did better"
+        )
+        self._save_failure("stopped", problem, "nothing to do, the search goes on", rung.values)
+        for checkpoint in self.store.trial(self.cfg.name, trial.number).checkpoints:
+            checkpoint.unlink()
+        left = 1 - rung.step / n_steps
+        _set_constraints(trial, violations(gate.limits, gate.costs, unfinished=left), gate.costs)
+        raise optuna.TrialPruned(problem)
+
     def _infeasible(
-        self, trial: optuna.Trial, gate: CostGate, problem: str, fix: str, *, overlaps: bool
+        self, trial: optuna.Trial, gate: TrialGate, problem: str, fix: str, *, overlaps: bool
     ) -> NoReturn:
         self._save_failure("infeasible", problem, fix, gate.costs)
         shares = violations(gate.limits, gate.costs, overlaps=overlaps)
@@ -194,10 +228,16 @@ class Objective:
         self._save_failure("failed", INTERRUPTED, fix, {})
         trial.set_user_attr(INTERRUPTED, True)
 
-    def _save_failure(self, state: str, problem: str, fix: str, costs: Mapping[str, float]) -> None:
+    def _save_failure(
+        self,
+        state: Literal["stopped", "infeasible", "failed"],
+        problem: str,
+        fix: str,
+        costs: Mapping[str, float],
+    ) -> None:
         assert self.number is not None
         failure = Failure(
-            state="infeasible" if state == "infeasible" else "failed",
+            state=state,
             problem=problem,
             fix=fix,
             values={name: cost for name, cost in costs.items() if math.isfinite(cost)},
@@ -213,6 +253,17 @@ def _set_constraints(
         trial.set_user_attr(COSTS, dict(costs))
     for key, share in shares.items():
         trial.set_constraint(key, share)
+
+
+def _shown_by_others(trial: optuna.Trial, step: int) -> list[dict[str, float]]:
+    """Costs and values of every other spec that has been at a rung, its latest attempt."""
+    found: dict[str, dict[str, float]] = {}
+    for other in trial.study.get_trials(deepcopy=False):
+        shown = other.user_attrs.get(RUNGS, {}).get(str(step))
+        if shown is not None:
+            found[other.user_attrs[SPEC_HASH]] = shown
+    found.pop(trial.user_attrs[SPEC_HASH], None)
+    return list(found.values())
 
 
 def _twins(trial: optuna.Trial, spec: TrialSpec) -> list[FrozenTrial]:

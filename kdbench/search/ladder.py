@@ -1,0 +1,65 @@
+"""Which trials go on: at each rung the best 1/eta of all that reached it (MO-ASHA, stopping form).
+
+Optuna prunes no trial of several objectives, so this stands in its place. A trial that reaches a
+rung is compared with every trial that has been there, finished or not: it goes on if it is among
+the best by non-dominated rank, within a rank by what it adds to the hypervolume (Schmucker et al.
+2021, arXiv 2106.12639, whose promotions become decisions to stop, so that nobody waits).
+
+The first trials of a study find few to be compared with: of n the best `ceil(n / eta)` go on.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from kdbench.rd import hypervolume, non_dominated
+
+Values = Sequence[float]
+MARGIN = 0.1  # of an axis's range, between the worst value and the hypervolume's corner
+
+
+def goes_on(own: Values, others: Sequence[Values], eta: int) -> bool:
+    """Whether a trial is among the best 1/eta at a rung.
+
+    Args:
+        own: What it showed there, everything minimised.
+        others: What every other trial showed that has been there.
+        eta: One of so many goes on, and always one.
+    """
+    places = math.ceil((len(others) + 1) / eta)
+    return place([own, *others], 0) < places
+
+
+def place(values: Sequence[Values], i: int) -> int:
+    """How many of `values` are better than the one at `i`: by rank, then by hypervolume."""
+    fronts = ranks(values)
+    better = sum(rank < fronts[i] for rank in fronts)
+    peers = [k for k, rank in enumerate(fronts) if rank == fronts[i]]
+    added = contributions([values[k] for k in peers], _corner(values))
+    return better + sum(gain > added[peers.index(i)] for gain in added)
+
+
+def ranks(values: Sequence[Values]) -> list[int]:
+    """Non-dominated rank of each: 0 of the front, 1 of what would be one without it, and so on."""
+    found, left, rank = [0] * len(values), list(range(len(values))), 0
+    while left:
+        on_front = non_dominated([values[k] for k in left])
+        for k, best in zip(left, on_front, strict=True):
+            found[k] = rank if best else found[k]
+        left = [k for k, best in zip(left, on_front, strict=True) if not best]
+        rank += 1
+    return found
+
+
+def contributions(front: Sequence[Values], corner: Values) -> list[float]:
+    """Hypervolume below `corner` that would be lost without each."""
+    whole = hypervolume(front, corner)
+    return [whole - hypervolume([*front[:k], *front[k + 1 :]], corner) for k in range(len(front))]
+
+
+def _corner(values: Sequence[Values]) -> list[float]:
+    """A little worse than the worst on every axis, so that the ends of a front count, too."""
+    rows = np.asarray(values, dtype=np.float64)
+    worst, span = rows.max(axis=0), np.ptp(rows, axis=0)
+    return [float(v) for v in worst + MARGIN * np.where(span > 0, span, 1.0)]
