@@ -16,7 +16,8 @@ import numpy as np
 from kdbench.rd import hypervolume, non_dominated
 
 Values = Sequence[float]
-MARGIN = 0.1  # of an axis's range, between the worst value and the hypervolume's corner
+MARGIN = 0.1  # of an axis's range, from its worst value to the corner: the ends of a front count
+TOLERANCE = 1e-9  # of the volume of all
 
 
 def goes_on(own: Values, others: Sequence[Values], eta: int) -> bool:
@@ -33,11 +34,11 @@ def goes_on(own: Values, others: Sequence[Values], eta: int) -> bool:
 
 def place(values: Sequence[Values], i: int) -> int:
     """How many of `values` are better than the one at `i`: by rank, then by hypervolume."""
-    fronts = ranks(values)
+    fronts, scaled = ranks(values), _scaled(values)
     better = sum(rank < fronts[i] for rank in fronts)
     peers = [k for k, rank in enumerate(fronts) if rank == fronts[i]]
-    added = contributions([values[k] for k in peers], _corner(values))
-    return better + sum(gain > added[peers.index(i)] for gain in added)
+    added = contributions([scaled[k] for k in peers], [1 + MARGIN] * len(values[i]))
+    return better + sum(gain > added[peers.index(i)] + TOLERANCE for gain in added)
 
 
 def ranks(values: Sequence[Values]) -> list[int]:
@@ -58,8 +59,9 @@ def contributions(front: Sequence[Values], corner: Values) -> list[float]:
     return [whole - hypervolume([*front[:k], *front[k + 1 :]], corner) for k in range(len(front))]
 
 
-def _corner(values: Sequence[Values]) -> list[float]:
-    """A little worse than the worst on every axis, so that the ends of a front count, too."""
+def _scaled(values: Sequence[Values]) -> list[list[float]]:
+    """Each axis from 0, the best, to 1, the worst; to 0 where all are equal."""
     rows = np.asarray(values, dtype=np.float64)
-    worst, span = rows.max(axis=0), np.ptp(rows, axis=0)
-    return [float(v) for v in worst + MARGIN * np.where(span > 0, span, 1.0)]
+    best, span = rows.min(axis=0), np.ptp(rows, axis=0)
+    scaled: list[list[float]] = ((rows - best) / np.where(span > 0, span, 1.0)).tolist()
+    return scaled

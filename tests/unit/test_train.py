@@ -1,7 +1,7 @@
 """The training loop: it learns, resumes, repeats itself and says when it diverges."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +15,15 @@ from kdbench.codecs.bitfile import decode_image, encode_image
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.distill import Distiller, Targets
 from kdbench.errors import StoreError, TrainingError
-from kdbench.records import Architecture, Distillation, Progress, Schedule, Training
+from kdbench.losses import estimated_loss, rung_values
+from kdbench.records import (
+    Architecture,
+    Distillation,
+    Progress,
+    Schedule,
+    Training,
+    TrialSpec,
+)
 from kdbench.train import (
     FINAL_RATE,
     Batch,
@@ -37,6 +45,19 @@ def _training(steps: int = 8, learning_rate: float = 3e-3) -> Training:
     )
 
 
+def _spec() -> TrialSpec:
+    own = architecture()
+    return TrialSpec(
+        encoder=own.encoder,
+        decoder=own.decoder,
+        hyper=own.hyper,
+        latent=own.latent,
+        distillation=Distillation(),
+        training=_training(),
+        seed=0,
+    )
+
+
 def _batch(step: int, targets: Callable[[Tensor, Tensor], Targets] | None = None) -> Batch:
     rng = step_rng(0, step)
     indices = rng.choice(N_CROPS, 4, replace=False)
@@ -53,6 +74,8 @@ def _run(
     seed: int = 0,
     checkpoint: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    rungs: Sequence[int] = (),
+    at_rung: Callable[[int], object] = lambda _: None,
 ) -> TrainingLog:
     return train(
         model,
@@ -64,6 +87,8 @@ def _run(
         precision="fp32",
         checkpoint=checkpoint,
         on_progress=on_progress,
+        rungs=rungs,
+        at_rung=at_rung,
         log_every=1,
     )
 
@@ -270,6 +295,48 @@ def test_what_a_step_draws_depends_on_seed_and_step_alone() -> None:
     assert step_rng(3, 7).integers(1 << 30) == step_rng(3, 7).integers(1 << 30)
     draws = {int(step_rng(seed, step).integers(1 << 62)) for seed in range(5) for step in range(5)}
     assert len(draws) == 25
+
+
+# --- rungs -------------------------------------------------------------------------------------
+
+
+def test_a_look_at_a_rung_changes_nothing(tmp_path: Path) -> None:
+    spec, held_out = _spec(), crops(4)
+    plain, watched = started(architecture()), started(architecture())
+    _run(plain)
+    seen: list[float] = []
+
+    def look(step: int) -> None:
+        seen.append(rung_values(watched, held_out, spec)["validation_loss"])
+
+    _run(watched, rungs=(2, 5), at_rung=look)
+    assert len(set(seen)) == 2
+    assert _same(plain, watched)
+
+
+def test_what_a_rung_shows_is_the_loss_of_the_middle_level() -> None:
+    model, spec = finished(architecture()), _spec()
+    found = rung_values(model, crops(4), spec)
+    assert found == {"validation_loss": estimated_loss(model, crops(4), spec, [1])}
+
+
+def test_a_training_that_stopped_at_a_rung_asks_again_there(
+    tmp_path: Path,
+) -> None:
+    """Killed after the checkpoint, before the answer: it trains no step twice."""
+    path, whole = tmp_path / "training.checkpoint", started(architecture())
+    _run(whole, rungs=(2, 5))
+
+    def stop(step: int) -> None:
+        raise _InterruptedError
+
+    with pytest.raises(_InterruptedError):
+        _run(started(architecture()), checkpoint=path, rungs=(2, 5), at_rung=stop)
+    again, asked, told = started(architecture()), list[int](), list[Progress]()
+    _run(again, checkpoint=path, rungs=(2, 5), at_rung=asked.append, on_progress=told.append)
+    assert asked == [2, 5]
+    assert told[0].step == 3
+    assert _same(again, whole)
 
 
 # --- checkpoints -------------------------------------------------------------------------------
