@@ -558,7 +558,6 @@ def bench(study: StudyConfig, *, cache: Path, device: str, threads: int = 1) -> 
         precision=study.training.precision,
         threads=threads,
         cache=str(cache),
-        rungs=() if study.ladder is None else study.ladder.steps(study.training.steps),
     )
 
 

@@ -11,6 +11,7 @@ from kdbench.store import Store, StoredTrial
 
 if TYPE_CHECKING:
     from kdbench.records import Bench
+    from kdbench.report.overview import Overview
     from kdbench.seeds import Watch
 
 Views = tuple[Callable[[], Mapping[str, Any]], Callable[[int], str]]  # as JSON; as text of a width
@@ -19,11 +20,16 @@ Views = tuple[Callable[[], Mapping[str, Any]], Callable[[int], str]]  # as JSON;
 class _Again(NamedTuple):
     """Stored trials of one study, and what they are trained again with."""
 
-    study: str
+    overview: "Overview"
     trials: list[StoredTrial]
     bench: "Bench"
     anchor_sha: str | None
     store: Store
+
+    @property
+    def study(self) -> str:
+        """Its name."""
+        return self.overview.study
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
@@ -57,13 +63,14 @@ def _again(store: Store, arguments: Namespace) -> _Again:
     from kdbench.report.overview import choose, overview
 
     study = arguments.study
-    trials = [store.load_trial(study, n) for n in choose(overview(store, study), arguments.trial)]
+    found = overview(store, study)
+    trials = [store.load_trial(study, n) for n in choose(found, arguments.trial)]
     stored = store.load_study(study)
     config = from_settings(stored.settings, f"study.json of {study}")
     device = resolve(arguments.device or config.device)
     setting = bench(config, cache=store.cache, device=device)
     setting = replace(setting, anchor=located(config.anchor, store))
-    return _Again(study, trials, setting, stored.fixed.get("anchor"), store)
+    return _Again(found, trials, setting, stored.fixed.get("anchor"), store)
 
 
 def _same_again(again: _Again, arguments: Namespace) -> Views:
@@ -88,6 +95,7 @@ def _same_again(again: _Again, arguments: Namespace) -> Views:
 
 
 def _fresh_seeds(again: _Again, arguments: Namespace) -> Views:
+    from kdbench.report.confirm import confirm, confirmation_text
     from kdbench.report.controls import seeds_text
     from kdbench.report.json_view import seeds_json
     from kdbench.rerun import require_curve
@@ -107,7 +115,14 @@ def _fresh_seeds(again: _Again, arguments: Namespace) -> Views:
             )
             for trial in again.trials
         ]
-    return lambda: seeds_json(found, again.study), lambda width: seeds_text(found, width)
+
+    def text(width: int) -> str:
+        alone = seeds_text(found, width)
+        if len(found) == 1:
+            return alone
+        return f"{alone}\n{confirmation_text(confirm(found, again.overview), width)}"
+
+    return lambda: seeds_json(found, again.overview), text
 
 
 def _twins(again: _Again, arguments: Namespace) -> Views:

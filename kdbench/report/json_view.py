@@ -13,9 +13,11 @@ from kdbench.records import (
     Complexity,
     EnergyReading,
     RDCurve,
+    Rung,
     TwinFigures,
     plain,
 )
+from kdbench.report.confirm import confirm
 from kdbench.report.controls import curse, verdicts
 from kdbench.report.overview import Overview
 from kdbench.rerun import Reproduction
@@ -59,6 +61,7 @@ def trial_json(found: Overview, trial: StoredTrial) -> Json:
         "state": trial.state,
         "on_front": trial.number in found.front,
         "objectives": found.values(trial),
+        "rungs": [_rung(rung) for rung in trial.rungs],
         "energy": energy_json(result.energy) if result else None,
         "energy_trained": energy_json(trial.trained_energy),
         "twin": trial.twin and _twin_figures(trial.twin),
@@ -76,6 +79,10 @@ def trial_json(found: Overview, trial: StoredTrial) -> Json:
         "reason": trial.reason,
         "fix": trial.failure.fix if trial.failure else None,
     }
+
+
+def _rung(rung: Rung) -> Json:
+    return {"step": rung.step, "values": plain(rung.values), "seconds": rung.seconds}
 
 
 def bench_json(
@@ -147,10 +154,11 @@ def rerun_json(runs: Sequence[Reproduction], study: str) -> Json:
     }
 
 
-def seeds_json(found: Sequence[FreshSeeds], study: str) -> Json:
+def seeds_json(found: Sequence[FreshSeeds], study: Overview) -> Json:
     """What `rerun --seeds --json` prints."""
     return {
-        "study": study,
+        "study": study.study,
+        "confirmation": plain(confirm(found, study)) if len(found) > 1 else None,
         "seeds": [
             {
                 "number": fresh.number,

@@ -145,9 +145,7 @@ class Objective:
     ) -> list[float]:
         try:
             with self.interrupt.allowed():
-                result = self.run(
-                    spec, bench(self.cfg, self.ground, self.store), gate, folder.path, self.report
-                )
+                result = self.run(spec, self._bench, gate, folder.path, self.report)
             values = objective_values(self.cfg.objectives, result)
             content_hash([values, result])  # refuses NaN and infinity
         except KeyboardInterrupt:
@@ -162,6 +160,13 @@ class Objective:
         self.store.save_result(self.cfg.name, trial.number, result)
         _set_constraints(trial, violations(gate.limits, costs_of(result)))
         return values
+
+    @property
+    def _bench(self) -> Bench:
+        """Of a trial that asks at every rung, as no later training of its spec does."""
+        ladder, n_steps = self.cfg.ladder, self.cfg.training.steps
+        rungs = () if ladder is None else ladder.steps(n_steps)
+        return replace(bench(self.cfg, self.ground, self.store), rungs=rungs)
 
     def _gate(self, trial: optuna.Trial, twins: list[FrozenTrial]) -> TrialGate:
         """Asks the other trials, and keeps what this one shows for them."""

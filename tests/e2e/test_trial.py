@@ -168,6 +168,31 @@ def test_its_folder_holds_the_student_and_its_log(ran: _Watched, spec: TrialSpec
     assert not ran.files.checkpoints
 
 
+def test_a_trial_that_goes_on_at_each_rung_finds_what_it_finds_without(
+    ran: _Watched, spec: TrialSpec, bench: Bench, tmp_path: Path
+) -> None:
+    asked = _Watched(spec, dataclasses.replace(bench, rungs=(2, 5)), tmp_path / "0")
+    rungs = [rung for rung in asked.rungs if rung.stage == "training"]
+    assert [rung.step for rung in rungs] == [2, 5]
+    assert all(rung.values.keys() == {"validation_loss"} for rung in rungs)
+    assert 0 < rungs[0].seconds < rungs[1].seconds
+    assert asked.result.hashes == ran.result.hashes
+    assert asked.result.losses == ran.result.losses
+    assert asked.files.log.read_bytes() == ran.files.log.read_bytes()
+
+
+def test_a_trial_that_is_stopped_at_a_rung_goes_on_from_there(
+    ran: _Watched, spec: TrialSpec, bench: Bench, tmp_path: Path
+) -> None:
+    watched = dataclasses.replace(bench, rungs=(2, 5))
+    with pytest.raises(TrialStopped, match="step 5"):
+        run_trial(spec, watched, lambda rung: rung.step != 5, tmp_path / "0")
+    again = _Watched(spec, watched, tmp_path / "0")
+    assert [rung.step for rung in again.rungs if rung.stage == "training"] == [5]
+    assert [told.step for told in again.told if told.stage == "training"] == [6, 7, 8, 9, 10]
+    assert again.result.hashes == ran.result.hashes
+
+
 @pytest.mark.parametrize("stage", ["training", "evaluation"])
 def test_an_interrupted_trial_of_a_model_a_rate_goes_on_with_what_is_finished(
     stage: str, spec: TrialSpec, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -132,6 +132,28 @@ def test_a_killed_worker_is_started_again_and_its_trial_too(search: Search) -> N
     assert search.store.load_trial("demo", killed.trial).reason == "its worker died"
 
 
+def test_a_ladder_survives_the_death_of_a_worker(search: Search) -> None:
+    ladder = ("--set", "ladder={rungs: [0.2, 0.5], eta: 2}", "--set", "trials=6")
+    process = search.start("--workers", "2", *ladder, STUB_SECONDS="0.5")
+    until(lambda: len(search.workers()) == 2)
+    os.kill(search.workers()[0], signal.SIGKILL)
+    code, printed = finish(process)
+    assert code == 0
+    assert printed.endswith("ended: complete, 6 complete\n")
+    trials = search.trials()
+    assert search.states()["RUNNING"] == 0
+    assert search.states()["PRUNED"] > 0
+    decided = [
+        trial.user_attrs["spec_hash"]
+        for trial in trials
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        and "duplicate_of" not in trial.user_attrs
+    ]
+    assert len(decided) == len(set(decided))
+    for trial in search.store.trials("demo"):
+        assert trial.state != "stopped" or trial.rungs
+
+
 def test_a_worker_that_is_killed_twice_is_given_up(search: Search) -> None:
     process = search.start("--workers", "1", **LONG)
     killed: set[int] = set()

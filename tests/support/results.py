@@ -19,6 +19,7 @@ from kdbench.records import (
     Operation,
     RDCurve,
     RDPoint,
+    Rung,
     Source,
     Training,
     Transform,
@@ -182,3 +183,21 @@ def make_study(
     )
     store.save_failure(STUDY, 4, broke)
     return store
+
+
+def add_stopped(store: Store) -> None:
+    """Trial 6, which the ladder stopped at its second rung."""
+    store.begin_trial(STUDY, 6, spec(6))
+    values = {"params": 180_000.0, "kmac_per_px": 1.8, "energy_j_per_mpx": 6.0}
+    rungs = tuple(
+        Rung(stage="training", step=step, values={**values, "validation_loss": loss}, seconds=step)
+        for step, loss in ((80, 2.0), (240, 1.75))
+    )
+    store.save_rungs(STUDY, 6, rungs)
+    stopped = Failure(
+        state="stopped",
+        problem="stopped after 240 of 800 steps: of 5 trials that came so far others did better",
+        fix="nothing to do, the search goes on",
+        values=rungs[-1].values,
+    )
+    store.save_failure(STUDY, 6, stopped)

@@ -123,6 +123,28 @@ ROWS = {
         "energy.meter=rapl",
         'energy.meter: got "rapl"; must be one of: replay, powercap, nvml, auto, codecarbon, none',
     ),
+    "rungs that do not ascend": overridden(
+        "ladder={rungs: [0.5, 0.2]}",
+        "ladder.rungs: got [0.5, 0.2]; must ascend, each value once",
+    ),
+    "rungs in steps": overridden(
+        "ladder={rungs: [100, 300]}",
+        "ladder.rungs: got [100, 300]; every value must lie between 0 and 1: shares of "
+        "training.steps",
+    ),
+    "an eta that stops nobody": overridden(
+        "ladder={rungs: [0.5], eta: 1}", "ladder.eta: got 1; must be at least 2"
+    ),
+    "a budget smaller than the first rung": overridden(
+        "ladder={rungs: [0.001, 0.5]}",
+        "ladder.rungs: got [0.001, 0.5]; lie at the steps 0, 20 of 40; each must be a step of its "
+        "own, before the last: take fewer rungs, or more training.steps",
+    ),
+    "a ladder for one model a rate": Row(
+        command="search --study quick --set 'ladder={rungs: [0.5]}' --set training.rate=per_lambda",
+        answer="--set: ladder: needs rate: variable; with one model a rate there is no training "
+        f"to stop early\n{FIX}",
+    ),
     "a limit of zero": overridden(
         "constraints.params_max=0", "constraints.params_max: got 0; must be above 0"
     ),

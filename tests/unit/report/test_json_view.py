@@ -14,9 +14,17 @@ from jsonschema import Draft202012Validator
 from kdbench.bench import Comparison
 from kdbench.report.json_view import bench_json, rerun_json, seeds_json, study_json, twin_json
 from kdbench.report.overview import overview
+from kdbench.report.tables import show_text
 from kdbench.rerun import reproduction
 from tests.support import twins
-from tests.support.results import OBJECTIVES, STUDY, TEACHER, make_study, result
+from tests.support.results import (
+    OBJECTIVES,
+    STUDY,
+    TEACHER,
+    add_stopped,
+    make_study,
+    result,
+)
 
 SCHEMAS = Path(__file__).parents[3] / "docs" / "schemas"
 NO_BD_RATE = Comparison(anchor="teacher:default", bd_rate=None, why_not="no common quality")
@@ -136,8 +144,24 @@ def test_twins_are_told_with_figures_verdicts_and_costs() -> None:
     assert untold["training_s"]["student"] is None
 
 
-def test_fresh_seeds_are_told_with_those_that_broke() -> None:
-    document = sent(seeds_json([twins.fresh(), twins.elsewhere()], STUDY))
+def test_a_stopped_trial_is_told_with_what_it_showed(tmp_path: Path) -> None:
+    store = make_study(tmp_path)
+    add_stopped(store)
+    document = sent(study_json(overview(store, STUDY)))
+    validator("show").validate(document)
+    told = document["trials"][6]
+    assert (told["state"], [rung["step"] for rung in told["rungs"]]) == ("stopped", [80, 240])
+    assert told["objectives"] == {"bd_rate_pct": None, "kmac_per_px": 1.8, "energy_j_per_mpx": 6.0}
+    shown = show_text(overview(store, STUDY), all_trials=True, width=100)
+    assert "1 stopped" in shown
+    assert re.search(r"6  stopped +stopped after 240 of 800 steps", shown)
+
+
+def test_fresh_seeds_are_told_with_those_that_broke(tmp_path: Path) -> None:
+    study = overview(make_study(tmp_path), STUDY)
+    document = sent(seeds_json([twins.fresh(), twins.elsewhere()], study))
+    assert document["confirmation"]["n_seeds"] == 3
+    assert sent(seeds_json([twins.fresh()], study))["confirmation"] is None
     lucky, moved = document["seeds"]
     assert lucky["winners_curse_pct"] == pytest.approx(9.0 - 12.9)
     assert [run["bd_rate"] is None for run in lucky["runs"]] == [False, False, True]
@@ -152,9 +176,13 @@ def keys_of(document: Any) -> set[str]:
     return set().union(*map(keys_of, document)) if isinstance(document, list) else set()
 
 
-def test_the_documentation_names_every_key_of_twins_and_seeds() -> None:
+def test_the_documentation_names_every_key_of_twins_and_seeds(tmp_path: Path) -> None:
     text = (SCHEMAS.parent / "json.md").read_text()
-    told = keys_of(twin_json([twins.helped()], STUDY)) | keys_of(seeds_json([twins.fresh()], STUDY))
+    study = overview(make_study(tmp_path), STUDY)
+    moved = replace(twins.elsewhere(), changed={})
+    seeds = seeds_json([twins.fresh(), moved], study)
+    told = keys_of(twin_json([twins.helped()], STUDY)) | keys_of(seeds)
+    told -= set(seeds["confirmation"]["beaten_by"])  # numbers
     assert [key for key in sorted(told) if not re.search(rf"\b{key}\b", text)] == []
 
 
