@@ -56,7 +56,7 @@ class Ladder:
     Attributes:
         rungs: Shares of `training.steps`, ascending, between 0 and 1.
         eta: One of so many goes on.
-        stop: False asks and remembers, and stops nobody: for `kdbench replay`.
+        stop: False asks and remembers, and stops nobody: shows how a ladder would have decided.
     """
 
     rungs: tuple[float, ...]
@@ -191,8 +191,7 @@ def _rd_lambdas(values: Sequence[float]) -> str | None:
         return "needs at least one value"
     if any(above_zero(value) for value in values):
         return "every value must be above 0"
-    ascending = all(low < high for low, high in pairwise(values))
-    return None if ascending else "must ascend, each value once"
+    return _ascending(values)
 
 
 def _rungs(values: Sequence[float]) -> str | None:
@@ -200,6 +199,10 @@ def _rungs(values: Sequence[float]) -> str | None:
         return "needs at least one value"
     if not all(0 < value < 1 for value in values):
         return "every value must lie between 0 and 1: shares of training.steps"
+    return _ascending(values)
+
+
+def _ascending(values: Sequence[float]) -> str | None:
     ascending = all(low < high for low, high in pairwise(values))
     return None if ascending else "must ascend, each value once"
 

@@ -11,8 +11,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from kdbench.anchor import anchor_curve
@@ -28,7 +26,7 @@ from kdbench.files import append_log, write_atomic
 from kdbench.guides import joined_sha
 from kdbench.lease import Lease, host_lease
 from kdbench.lesson import Lesson, study_crops, study_photos
-from kdbench.losses import estimated_loss, rung_values
+from kdbench.losses import Pixels, estimated_loss, rung_values
 from kdbench.rateless import without_rate
 from kdbench.rd import bd_rate, require_interval
 from kdbench.records import (
@@ -46,7 +44,6 @@ from kdbench.store import TrialFolder
 from kdbench.train import TrainingLog, train
 
 Gate = Callable[[Rung], bool]
-Pixels = npt.NDArray[np.uint8]
 N_LOSS_CROPS = 64  # of training, for the overfitting figure
 N_HELD_OUT = 16  # crops of each validation photo
 

@@ -12,11 +12,9 @@ from statistics import fmean
 
 import numpy as np
 
-from kdbench.objectives import OBJECTIVES
 from kdbench.rd import non_dominated
-from kdbench.records import TrialResult
 from kdbench.report.details import LABEL
-from kdbench.report.overview import Overview
+from kdbench.report.overview import Overview, objective_rows
 from kdbench.report.text import wrapped
 from kdbench.report.units import UNKNOWN, figure, percent
 from kdbench.seeds import FreshSeeds
@@ -51,10 +49,12 @@ class Confirmation:
 
 def confirm(found: Sequence[FreshSeeds], study: Overview) -> Confirmation:
     """What `found`, trials of `study` trained from fresh seeds, say together."""
-    fresh = {each.number: _mean_values(each, study.objectives) for each in found}
-    recorded = {n: _values(result, study.objectives) for n, result in study.results.items()}
-    rows = {n: row for n, row in {**recorded, **fresh}.items() if row is not None}
-    known = [number for number in fresh if number in rows]
+    numbers = [each.number for each in found]
+    fresh = {each.number: _mean_row(each, study.objectives) for each in found}
+    recorded = objective_rows(study.results, study.objectives)
+    others = {number: row for number, row in recorded.items() if number not in fresh}
+    rows = others | {number: row for number, row in fresh.items() if row is not None}
+    known = [number for number in numbers if number in rows]
     beaten_by = {
         number: tuple(other for other in rows if _beats(rows[other], rows[number]))
         for number in known
@@ -66,7 +66,7 @@ def confirm(found: Sequence[FreshSeeds], study: Overview) -> Confirmation:
         n_seeds=max(len(each.runs) for each in found),
         stay=tuple(number for number in known if not beaten_by[number]),
         beaten_by={number: others for number, others in beaten_by.items() if others},
-        unknown=tuple(number for number in fresh if number not in rows),
+        unknown=tuple(number for number in numbers if number not in rows),
         curse_pct=fmean(pct for pct in lost if pct is not None) if known else None,
         curse_low_pct=low,
         curse_high_pct=high,
@@ -114,16 +114,10 @@ def _beats(other: Sequence[float], own: Sequence[float]) -> bool:
     return non_dominated([own, other]) == [False, True]
 
 
-def _values(result: TrialResult, objectives: Sequence[str]) -> list[float] | None:
-    values = [OBJECTIVES[name](result) for name in objectives]
-    known = [value for value in values if value is not None]
-    return known if len(known) == len(values) else None
-
-
-def _mean_values(fresh: FreshSeeds, objectives: Sequence[str]) -> list[float] | None:
-    rows = [_values(run.result, objectives) for run in fresh.runs if run.result is not None]
-    known = [row for row in rows if row is not None]
-    return [fmean(column) for column in zip(*known, strict=True)] if known else None
+def _mean_row(fresh: FreshSeeds, objectives: Sequence[str]) -> list[float] | None:
+    results = {run.spec.seed: run.result for run in fresh.runs if run.result is not None}
+    rows = objective_rows(results, objectives).values()
+    return [fmean(column) for column in zip(*rows, strict=True)] if rows else None
 
 
 def _interval(values: Sequence[float]) -> tuple[float | None, float | None]:

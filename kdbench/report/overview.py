@@ -101,7 +101,7 @@ def front(results: Mapping[int, TrialResult], objectives: Sequence[str]) -> tupl
     A result that lacks an objective is not on the front: nothing says that it is beaten, and
     nothing that it is not.
     """
-    rows = _rows(results, objectives)
+    rows = objective_rows(results, objectives)
     kept = non_dominated(list(rows.values()))
     numbers = [number for number, keep in zip(rows, kept, strict=True) if keep]
     return tuple(sorted(numbers, key=lambda number: (rows[number], number)))
@@ -124,7 +124,9 @@ def dead_terms(result: TrialResult) -> dict[str, float]:
     }
 
 
-def _rows(results: Mapping[int, TrialResult], objectives: Sequence[str]) -> dict[int, list[float]]:
+def objective_rows(
+    results: Mapping[int, TrialResult], objectives: Sequence[str]
+) -> dict[int, list[float]]:
     """The objectives of every result that has them all."""
     rows: dict[int, list[float]] = {}
     for number, result in results.items():
@@ -172,7 +174,7 @@ def choose(found: Overview, which: str) -> list[int]:
             fix=f"use best:OBJECTIVE with one of, nearest first: {', '.join(near)}",
         )
     column = found.objectives.index(objective)
-    rows = _rows(found.front_results, found.objectives)
+    rows = objective_rows(found.front_results, found.objectives)
     return [min(found.front, key=lambda number: rows[number][column])]
 
 
@@ -189,7 +191,7 @@ def _existing(found: Overview, number: int) -> int:
 
 
 def _knee(found: Overview) -> int:
-    rows = _rows(found.front_results, found.objectives)
+    rows = objective_rows(found.front_results, found.objectives)
     columns = list(zip(*rows.values(), strict=True))
     lows = [min(column) for column in columns]
     spans = [(max(column) - low) or 1.0 for column, low in zip(columns, lows, strict=True)]
