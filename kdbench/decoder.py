@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TextIO
@@ -33,7 +34,7 @@ import torch
 from kdbench.codecs.base import Image
 from kdbench.codecs.bitfile import decode_image
 from kdbench.codecs.weights import load_codec
-from kdbench.device import keep_freed_memory, resolve, synchronise
+from kdbench.device import keep_freed_memory, resolve, return_freed_memory, synchronise
 from kdbench.errors import CodecError, KdbenchError
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -78,6 +79,11 @@ class Decoder:
         )
 
     @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    @property
     def is_of_use(self) -> bool:
         """Whether it lives, is ours, and was started in the environment that is there now."""
         ours = self._owner == os.getpid() and self._environment == dict(os.environ)
@@ -105,10 +111,8 @@ class Decoder:
         process = self._process
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
-            try:
+            with suppress(BrokenPipeError):  # a request that it did not read
                 pipe.close()
-            except BrokenPipeError:  # a request that it did not read
-                pass
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
@@ -189,6 +193,7 @@ def serve(requests: TextIO, replies: TextIO) -> None:
             reply = {"problem": why.problem}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
+        return_freed_memory()
 
 
 def _decode_folder(path: Path, folder: Path, device: str, parent: int) -> Decoded:

@@ -74,7 +74,7 @@ class _Tally:
         self.sha.update(data)
 
     def _ms_ssim(self, image: Image, decoded: Image) -> float | None:
-        """None under 161 px a side; what belongs to the photo is kept while photos stay the same."""
+        """None under 161 px a side; what belongs to the photo is kept until another one comes."""
         if image is not self._photo:
             is_large = min(image.shape[:2]) >= MS_SSIM_MIN_PX
             self._photo, self._similarity = image, Similarity(image) if is_large else None

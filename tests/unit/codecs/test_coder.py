@@ -1,4 +1,4 @@
-"""The shorter way to the range coder: CompressAI's bytes, symbols and indexes, whatever is coded."""
+"""The shorter way to the range coder: CompressAI's bytes, symbols and indexes, always."""
 
 import copy
 import math
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from kdbench.codecs.coder import FactorisedPrior, GaussianPrior
 
+Both = tuple[GaussianPrior, GaussianConditional]
 CHANNELS = 6
 LARGE = 2.0**22  # from a table's end so many escapes of four bits
 
 
-def gaussians(*, raised: bool = False) -> tuple[GaussianPrior, GaussianConditional]:
+def gaussians(*, raised: bool = False) -> Both:
     """Ours and CompressAI's, with its 64 scales, `raised` as `LearnedCodec.finalise` does."""
     both = GaussianPrior(None), GaussianConditional(None)
     for prior in both:
@@ -41,9 +42,8 @@ def bottlenecks(seed: int) -> tuple[FactorisedPrior, EntropyBottleneck]:
     return ours, theirs
 
 
-def require_same_coding(
-    ours: GaussianPrior, theirs: GaussianConditional, y: Tensor, scales: Tensor, means: Tensor | None
-) -> None:
+def require_same_coding(both: Both, y: Tensor, scales: Tensor, means: Tensor | None) -> None:
+    ours, theirs = both
     indexes = theirs.build_indexes(scales)
     assert torch.equal(ours.build_indexes(scales), indexes)
     strings = theirs.compress(y, indexes, means)
@@ -65,20 +65,20 @@ def require_same_coding(
 def test_latents_are_coded_to_the_bytes_of_compressai(
     seed: int, batch: int, side: int, spread: float, has_means: bool
 ) -> None:
-    """Symbols within their tables and, where they are spread wider than their scales, far beyond."""
+    """Symbols within their tables and, where `spread` is above 1, far beyond."""
     torch.manual_seed(seed)
     shape = (batch, CHANNELS, side, side + 1)
     scales = torch.exp(torch.empty(shape).uniform_(math.log(0.05), math.log(300)))
     y = spread * scales * torch.randn(shape)
     means = 3 * torch.randn(shape) if has_means else None
-    require_same_coding(*gaussians(raised=bool(seed % 2)), y, scales, means)
+    require_same_coding(gaussians(raised=bool(seed % 2)), y, scales, means)
 
 
 @pytest.mark.parametrize("value", [0.5, -0.5, 1.5, LARGE, -LARGE, LARGE + 1])
 def test_ties_and_escapes_are_coded_alike(value: float) -> None:
     y = torch.full((1, CHANNELS, 4, 4), value)
     y[0, 0, 0, 0] = -value
-    require_same_coding(*gaussians(), y, torch.full_like(y, 0.2), None)
+    require_same_coding(gaussians(), y, torch.full_like(y, 0.2), None)
 
 
 def test_an_index_is_of_the_first_scale_that_is_not_below() -> None:
@@ -93,7 +93,9 @@ def test_an_index_is_of_the_first_scale_that_is_not_below() -> None:
     assert found[0, 0, : len(table)].tolist() == list(range(len(table)))
 
 
-@given(seed=st.integers(0, 2**31), side=st.integers(1, 5), spread=st.sampled_from([0.1, 4.0, 900.0]))
+@given(
+    seed=st.integers(0, 2**31), side=st.integers(1, 5), spread=st.sampled_from([0.1, 4.0, 900.0])
+)
 @settings(max_examples=20, deadline=None)
 def test_hyper_latents_are_coded_to_the_bytes_of_compressai(
     seed: int, side: int, spread: float
@@ -102,7 +104,9 @@ def test_hyper_latents_are_coded_to_the_bytes_of_compressai(
     z = spread * torch.randn(2, CHANNELS, side, side)
     strings = theirs.compress(z)
     assert ours.compress(z) == strings
-    assert torch.equal(ours.decompress(strings, (side, side)), theirs.decompress(strings, (side, side)))
+    assert torch.equal(
+        ours.decompress(strings, (side, side)), theirs.decompress(strings, (side, side))
+    )
 
 
 def test_tables_that_change_are_noticed() -> None:
@@ -142,7 +146,7 @@ def test_what_cannot_be_coded_is_an_error_as_in_compressai() -> None:
         ours.compress(y, indexes[..., :1])
     with pytest.raises(ValueError, match="2 strings do not belong"):
         ours.decompress([b"", b""], indexes)
-    with pytest.raises(ValueError, match="means .* do not belong"):
+    with pytest.raises(ValueError, match=r"means .* do not belong"):
         ours.decompress([b""], indexes, means=torch.zeros(1, CHANNELS, 2, 1))
     with pytest.raises(ValueError, match="Uninitialized CDFs"):
         GaussianPrior(None).compress(y, indexes)
