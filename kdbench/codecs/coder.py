@@ -126,12 +126,12 @@ class FactorisedPrior(EntropyBottleneck, _Coding):  # type: ignore[misc]
 
     def compress(self, x: Tensor) -> list[bytes]:  # type: ignore[override]
         """One string a sample of (B, C, ...)."""
-        strings: list[bytes] = super().compress(x)
+        strings: list[bytes] = EntropyBottleneck.compress(self, x)
         return strings
 
     def decompress(self, strings: list[bytes], size: Sequence[int]) -> Tensor:  # type: ignore[override]
         """(B, C, *size), rounded where it lies from its channel's median."""
-        decoded: Tensor = super().decompress(strings, size)
+        decoded: Tensor = EntropyBottleneck.decompress(self, strings, size)
         return decoded
 
 
