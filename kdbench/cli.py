@@ -32,6 +32,7 @@ ENDED = {
     "timeout": "the time is up; the same command goes on",
     "asks": "ended early: as many trials were begun as may be, four for each asked for or all that "
     "are listed, and too few were complete; `kdbench show --all` tells why",
+    "exhausted": "the grid is through: every combination of the space has been tried",
 }
 
 
@@ -95,15 +96,12 @@ def search(arguments: Namespace) -> int:
         return _measure(config, store, arguments)
     from kdbench.report.live import watching
     from kdbench.search.launch import search as launch
+    from kdbench.search.vain import in_vain
 
     with watching(store, config.name, config.trials, silent=arguments.json) as on_event:
         end = launch(config, store, storage=_storage(arguments), on_event=on_event)
-    if end.n_complete == 0 and end.ended == "asks":
-        raise KdbenchError(
-            f"study {config.name!r} ended without one complete trial",
-            fix=f"`kdbench show --study {config.name} --all` tells why; loosen its constraints or "
-            "change its space, under another name (`--set name=NAME`)",
-        )
+    if end.n_complete == 0 and end.ended in ("asks", "exhausted"):
+        raise in_vain(config, store)
     if end.ended in ENDED:
         print(ENDED[end.ended], file=sys.stderr)
     return _show(store, config.name, all_trials=False, as_json=arguments.json)
