@@ -160,6 +160,32 @@ def _show(store: "Store", study: str, *, all_trials: bool, as_json: bool) -> int
     return 0
 
 
+def replay(arguments: Namespace) -> int:
+    """Searches again among the finished trials of a study, on paper: samplers and ladders."""
+    from kdbench.report.overview import overview
+    from kdbench.report.progress import counting
+    from kdbench.report.replays import replay_json, replay_text
+    from kdbench.report.text import width_here
+    from kdbench.search.recorded import recorded
+    from kdbench.search.replay import policies
+    from kdbench.search.replay import replay as simulated
+
+    store, study, budget = _store(arguments), arguments.study, arguments.budget
+    overview(store, study)  # refuses trials whose figures do not compare
+    found = recorded(store, study)
+    chosen = policies(found, arguments.samplers, arguments.etas)
+    with counting("searches", silent=arguments.json) as count:
+        outcomes = simulated(
+            found.table, chosen, seeds=arguments.seeds, budget=budget, on_progress=count
+        )
+    what = (study, found.table, found.left_out, outcomes)
+    if arguments.json:
+        _print_json(replay_json(*what, budget=budget))
+    else:
+        print(replay_text(*what, budget=budget, width=width_here()), end="")
+    return 0
+
+
 def rerun(arguments: Namespace) -> int:
     """Trains stored specs again: as they were, from fresh seeds, or beside their twins."""
     from kdbench.report.text import width_here
@@ -343,6 +369,7 @@ FUNCTIONS: Mapping[str, Callable[[Namespace], int]] = {
     "search": search,
     "worker": worker,
     "show": show,
+    "replay": replay,
     "rerun": rerun,
     "bench": bench,
     "teach": teach,

@@ -22,7 +22,7 @@ from optuna.samplers import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from kdbench.config import SamplerName, StudyConfig
+from kdbench.config import StudyConfig
 from kdbench.records import Coordinates, content_hash
 from kdbench.search.attributes import COSTS
 from kdbench.search.axes import distributions
@@ -63,7 +63,7 @@ def make_sampler(
 
 
 def drawing_sampler(
-    name: SamplerName,
+    name: str,
     *,
     seed: int,
     n_startup: int,
