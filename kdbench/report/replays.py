@@ -1,6 +1,6 @@
 """What `kdbench replay` prints: each policy's seconds to the table's front, and what it missed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kdbench.records import SCHEMA, plain
@@ -28,8 +28,8 @@ def replay_text(
             each.policy.name,
             _cell(each.hypervolume, 100),
             _cell(each.front_found, 100),
-            _cell(each.stopped),
-            _cell(each.wrongly_stopped),
+            _cell(each.stopped, write="{:.1f}".format),
+            _cell(each.wrongly_stopped, write="{:.1f}".format),
             _cell(each.seconds),
         ]
         for each in outcomes
@@ -119,11 +119,17 @@ def _soon(each: Outcome, pct: int) -> str:
     return cell if reached == 1 else f"{cell}\n{100 * reached:.0f} % did"
 
 
-def _cell(estimate: Estimate, scale: float = 1.0, *, unknown: str = UNKNOWN) -> str:
+def _cell(
+    estimate: Estimate,
+    scale: float = 1.0,
+    *,
+    unknown: str = UNKNOWN,
+    write: Callable[[float], str] = figure,
+) -> str:
     """The figure, its interval below where there is one."""
 
     def text(value: float | None) -> str:
-        return unknown if value is None else figure(scale * value) if value else "0"
+        return unknown if value is None else write(scale * value) if value else "0"
 
     if estimate.low is None and estimate.high is None:
         return text(estimate.value)
