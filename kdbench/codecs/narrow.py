@@ -51,7 +51,7 @@ def _fixed(part: nn.Sequential) -> list[object]:
     """What a slice leaves as it is, of each layer; None of a layer that cannot be sliced."""
     found: list[object] = []
     for i, layer in enumerate(part):
-        shape = None
+        shape: tuple[object, ...] | None = None
         if i % 2 == 0 and type(layer) in (nn.Conv2d, nn.ConvTranspose2d) and layer.groups == 1:
             shape = (type(layer), layer.kernel_size, layer.stride, layer.padding)
         elif i % 2 == 1 and type(layer) is GDN:

@@ -66,8 +66,8 @@ def with_dead_channels(teacher: Hyperprior, dead: list[int]) -> Hyperprior:
     with torch.no_grad():
         for part, side in ((model.g_a, 0), (model.g_s, 1)):
             for layer in part[:-1:2]:
-                layer.weight.transpose(0, side)[dead] = 0.0  # type: ignore[operator,union-attr]
-                layer.bias[dead] = 0.0  # type: ignore[index,operator]
+                layer.weight.transpose(0, side)[dead] = 0.0  # type: ignore[operator]
+                layer.bias[dead] = 0.0  # type: ignore[operator]
     return model
 
 
@@ -110,13 +110,10 @@ def test_channels_that_are_always_0_are_left_out_at_no_loss(teacher: Hyperprior,
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("width", [32, 48])
-def test_a_slice_of_a_real_teacher_starts_closer_than_a_klt(width: int, x: Tensor) -> None:
+def test_a_slice_of_a_real_teacher_starts_closer_than_a_klt(x: Tensor) -> None:
     teacher = load_teacher("teacher:default").model
     levels = tuple(range(teacher.architecture.n_levels))
-    plan = replace(
-        teacher.architecture, encoder=Transform(width=width), decoder=Transform(width=width)
-    )
+    plan = replace(teacher.architecture, encoder=Transform(width=48), decoder=Transform(width=48))
     slices, klt = (
         aligned(teacher, plan, x, shares, levels=levels) for shares in ((0.5, 0.5), NEVER)
     )
