@@ -3,17 +3,19 @@
     python -m benchmarks.table --start ours --out ours.jsonl      about a minute a row on one core
     python -m benchmarks.table --start noise --out noise.jsonl
 
-A row is a student of the default study's setting (`kd_pareto`: crops, steps, levels, photos, hyper
-and M of the teacher): encoder and decoder width and learning rate vary, everything else is fixed. Each is
-trained to its end and looked at on the way, at the shares `RUNGS` of its steps, as a ladder would look.
+A row is a student of the default study's setting (`kd_pareto`: crops, steps, levels, photos, M and
+hyper of the teacher): encoder and decoder width and learning rate vary, everything else is fixed.
+Each is trained to its end and looked at on the way, at the shares `RUNGS` of its steps, as a ladder
+would look.
 
 `--start ours` is what kdbench does; `--start noise` is CompressAI's initialisation with latents
 matched one to one, and the hyperprior from noise, too: what a script without a start does. Both go
-through kdbench's loop (SOAP, one cosine), which flatters the script. For the script a row has, besides,
-the CPU time of a step of the naive loop with a live teacher (`benchmarks.step`), of the same student.
+through kdbench's loop (SOAP, one cosine), which flatters the script. For the script a row has,
+besides, the CPU time of a step of the naive loop with a live teacher (`benchmarks.step`).
 
 Seconds are CPU seconds of this process and its children, part by part, so that other work on the
-machine changes little. Rows are written as they are found, in an order that is shuffled once; started again, it goes on.
+machine changes little. Rows are written as they are found, in an order that is shuffled once;
+started again, it goes on.
 """
 
 import argparse
@@ -213,7 +215,7 @@ class Trainer:
             require_interval(score, self.photos["evaluation"].n)
         except QualityGapError:
             return {"bd_rate_pct": None}
-        return {"bd_rate_pct": score.bd_rate_pct}
+        return {"bd_rate_pct": score.pct}
 
     def _short(self, spec: TrialSpec, share: float) -> dict[str, Any]:
         """The same student with so small a share of the steps, the rate falling to its end."""
