@@ -10,9 +10,9 @@ R + rd_lambda 255^2 D. The table compares what one could look at:
     own cosine                     the middle level of a training that ends at the rung, its rate
                                    falling to the end: what a trial that stops there could have been
 
-and what a ladder of that one rung would have done: the share of all steps that it saves, and the
-share of the true front (BD-rate, decoder kMAC/px) that it stops; means over `SHUFFLES` orders in which
-the students come. `eta` n: the best 1/n go on (`search.ladder`); `front`: who is on the front of
+and what a ladder of that one rung would have done: the share of all steps that it saves, and of the
+true front (BD-rate, decoder kMAC/px) that it stops; means over `SHUFFLES` orders in which the
+students come. `eta` n: the best 1/n go on (`search.ladder`); `front`: who is on the front of
 that rung goes on, too. Intervals: 95 %, bootstrap over students.
 """
 
@@ -34,12 +34,19 @@ from kdbench.search.ladder import goes_on
 ACCEPTED = 0.8
 N_RESAMPLES = 1000
 SHUFFLES = 200
+
+
+def is_best(own: Sequence[float], others: Sequence[Sequence[float]]) -> bool:
+    """Whether nobody that came before dominates it."""
+    return non_dominated([own, *others])[0]
+
+
 Rule = Callable[[Sequence[float], Sequence[Sequence[float]]], bool]
 RULES: dict[str, Rule] = {
     "eta 2": lambda own, others: goes_on(own, others, 2),
     "eta 3": lambda own, others: goes_on(own, others, 3),
     "eta 3, front": lambda own, others: is_best(own, others) or goes_on(own, others, 3),
-    "front": lambda own, others: is_best(own, others),
+    "front": is_best,
 }
 Row = Mapping[str, Any]
 LOOKS: dict[str, Callable[[Sequence[float]], float]] = {
@@ -82,11 +89,6 @@ def looks(rows: Sequence[Row]) -> dict[tuple[int, str], list[float]]:
             middle = LOOKS["middle"](short["losses"])
             found.setdefault((short["step"], OWN_COSINE), []).append(middle)
     return found
-
-
-def is_best(own: Sequence[float], others: Sequence[Sequence[float]]) -> bool:
-    """Whether nobody that came before dominates it."""
-    return non_dominated([own, *others])[0]
 
 
 def ladder_of_one(
@@ -138,7 +140,7 @@ def figures(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def table(found: Sequence[Mapping[str, Any]], n_steps: int) -> str:
-    """Step, share, look, tau with interval, verdict; of each rule steps saved, front stopped [%]."""
+    """Step, share, look, tau with interval, verdict; of each rule what it saves and stops [%]."""
     rows = [
         [
             f"{at['step']} ({at['step'] / n_steps:.2f})",
