@@ -93,7 +93,9 @@ def as_table(
                 number=i,
                 params=dict(zip(AXES, row["params_of"], strict=True)),
                 objectives=(fmean(row["validation_losses"]), row[COST]),
-                seconds=seconds_of(row, naive_step_s=naive and naive[tuple(row["params_of"])]),
+                seconds=seconds_of(
+                    row, naive_step_s=None if naive is None else naive[tuple(row["params_of"])]
+                ),
                 rungs=shown(row) if naive is None else (),
             )
             for i, row in enumerate(rows)
@@ -259,7 +261,8 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--anchor-s", type=float, required=True, help="CPU s of the anchor's curve")
     add_out(parser, "search")
     arguments = parser.parse_args(given)
-    ours, noise = load_rows(arguments.ours), load_rows(arguments.noise)
+    ours: Sequence[Found] = load_rows(arguments.ours)
+    noise: Sequence[Found] = load_rows(arguments.noise)
     common = [tuple(row["params_of"]) for row in noise if tuple(row["params_of"]) in by_key(ours)]
     if len(common) < 3:
         parser.error(f"the tables have {len(common)} students in common: 3 or more are needed")

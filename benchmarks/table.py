@@ -36,6 +36,7 @@ import torch
 from benchmarks.setting import bench_in
 from benchmarks.step import NaiveLoop, deterministic, live
 from kdbench.anchor import anchor_curve
+from kdbench.codecs.align import SHARES, Shares
 from kdbench.codecs.building import build
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.learned import LearnedCodec
@@ -117,7 +118,7 @@ def specs(steps: int) -> list[TrialSpec]:
 class FromNoise(Lesson):
     """A lesson whose student starts from CompressAI's initialisation."""
 
-    def started(self) -> LearnedCodec:
+    def started(self, least_shares: Shares = SHARES) -> LearnedCodec:
         spec = self.spec
         torch.manual_seed(spec.seed)
         model = build(spec.architecture)
