@@ -144,7 +144,7 @@ def _narrow_hidden(
         if not is_whole:
             refine(layer, h, before[i][:, channels])  # type: ignore[arg-type]
         h = in_chunks(layer, h)
-        _rescale(activation, theirs[2 * i + 1], channels, h, before[i])  # type: ignore[arg-type]
+        _rescale(activation, theirs[2 * i + 1], channels, h, before[i])
         h = in_chunks(activation, h)
         is_whole = is_whole and len(channels) == before[i].shape[1]
         seen = channels
