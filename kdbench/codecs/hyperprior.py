@@ -30,11 +30,11 @@ With one level there are no gains, and with the prior `scale` the class equals C
 from typing import NamedTuple
 
 import torch
-from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from compressai.layers import GDN
 from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 
+from kdbench.codecs.coder import FactorisedPrior, GaussianPrior
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.records import Architecture, Transform
 
@@ -78,8 +78,8 @@ class Hyperprior(LearnedCodec):
         M, H = architecture.latent.channels, architecture.hyper.width
         Z = architecture.hyper.z_channels
         self.architecture = architecture
-        self.entropy_bottleneck = EntropyBottleneck(Z)
-        self.gaussian_conditional = GaussianConditional(None)
+        self.entropy_bottleneck = FactorisedPrior(Z)
+        self.gaussian_conditional = GaussianPrior(None)
         self.g_a = nn.Sequential(
             conv(3, enc.width, kernel_size=enc.kernel),
             _activation(enc, inverse=False),
