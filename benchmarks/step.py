@@ -24,8 +24,7 @@ import argparse
 import copy
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from benchmarks.publish import add_out, markdown, publish
 from benchmarks.setting import BLOCK, Batches, bench_in, spec_of, typical_ms
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.data import CropList
+from kdbench.device import deterministic
 from kdbench.distill import (
     Distiller,
     Targets,
@@ -199,7 +199,7 @@ def measure(spec: TrialSpec, bench: Bench, crops: CropList, teacher: Teacher) ->
                 times.add(loop, began)
         began = now()
 
-    with deterministic(on=True):
+    with deterministic():
         began = now()
         train(
             student,
@@ -220,17 +220,6 @@ def cache_ms_per_crop(spec: TrialSpec, bench: Bench, crops: CropList) -> float:
     began = time.process_time()
     Lesson.open(spec, bench, crops, lambda _: None)
     return 1000 * (time.process_time() - began) / crops.n
-
-
-@contextmanager
-def deterministic(*, on: bool) -> Iterator[None]:
-    """Deterministic kernels inside, or not; the caller's choice after."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(on)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Sums of squared differences with the gradient written out: three passes over the maps, then one."""
+"""Sums of squared differences, with the gradient written out."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 
 def squared_error(a: Tensor, b: Tensor) -> Tensor:
-    """sum (a - b)^2 of each sample, (B,) of (B, ...)."""
+    """Squared differences of each sample of (B, ...), summed, (B,)."""
     summed: Tensor = _SquaredError.apply(a, b)
     return summed
 

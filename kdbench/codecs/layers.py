@@ -13,14 +13,14 @@ Measured by `python -m benchmarks.step`, 28 November 2026.
 from typing import Any
 
 import torch
-from compressai.layers import GDN as PlainGDN
+from compressai import layers
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
 
-class GDN(PlainGDN):  # type: ignore[misc]  # CompressAI has no types
+class GDN(layers.GDN):  # type: ignore[misc]  # CompressAI has no types
     """CompressAI's GDN; its state dict too."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,11 +30,7 @@ class GDN(PlainGDN):  # type: ignore[misc]  # CompressAI has no types
             return plain
         x = _as_autocast(x)
         with torch.autocast(x.device.type, enabled=False):
-            beta, gamma = self.beta_reparam, self.gamma_reparam
-            bounds = beta.lower_bound.bound, gamma.lower_bound.bound
-            normalised: Tensor = _Normalise.apply(
-                x, self.beta, self.gamma, *bounds, gamma.pedestal, self.inverse
-            )
+            normalised: Tensor = _Normalise.apply(x, self.beta, self.gamma, self)
             return normalised
 
 
@@ -43,11 +39,11 @@ class Deconv(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, stride H, stride W)."""
-        if not self.training or output_size is not None:
+        if not self.training or output_size is not None or self.bias is None:
             return super().forward(x, output_size)
         inputs = [_as_autocast(each) for each in (x, self.weight, self.bias)]
         with torch.autocast(x.device.type, enabled=False):
-            out: Tensor = _Deconvolve.apply(*inputs, self.stride, self.padding, self.output_padding)
+            out: Tensor = _Deconvolve.apply(*inputs, self)
             return out
 
 
@@ -86,24 +82,16 @@ class _Normalise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        beta: Tensor,
-        gamma: Tensor,
-        beta_bound: Tensor,
-        gamma_bound: Tensor,
-        pedestal: Tensor,
-        inverse: bool,
-    ) -> Tensor:
-        root_beta, root_gamma = torch.max(beta, beta_bound), torch.max(gamma, gamma_bound)
-        offset = (root_beta.square() - pedestal).to(x.dtype)
-        weights = (root_gamma.square() - pedestal).to(x.dtype)
+    def forward(ctx: Any, x: Tensor, beta: Tensor, gamma: Tensor, layer: GDN) -> Tensor:
+        root_beta = torch.max(beta, layer.beta_reparam.lower_bound.bound)
+        root_gamma = torch.max(gamma, layer.gamma_reparam.lower_bound.bound)
+        offset = (root_beta.square() - layer.beta_reparam.pedestal).to(x.dtype)
+        weights = (root_gamma.square() - layer.gamma_reparam.pedestal).to(x.dtype)
         n = functional.conv2d(x.square(), weights[:, :, None, None], offset)
-        r = n.sqrt_() if inverse else n.rsqrt_()
+        r = n.sqrt_() if layer.inverse else n.rsqrt_()
         y = x * r
         ctx.save_for_backward(x, r, y, weights, beta, root_beta, gamma, root_gamma)
-        ctx.inverse = inverse
+        ctx.inverse = layer.inverse
         return y
 
     @staticmethod
@@ -115,12 +103,14 @@ class _Normalise(torch.autograd.Function):
         u = (grads[0] * x).div_(r) if ctx.inverse else (grad_x * y).mul_(r)
         grad_x.addcmul_(x, functional.conv2d(u, weights.T[:, :, None, None]), value=sign)
         summed = sign * u.sum((0, 2, 3)).to(beta.dtype)
-        crossed = conv2d_weight(x.square(), (*weights.shape, 1, 1), u)[:, :, 0, 0]
+        crossed = conv2d_weight(  # type: ignore[no-untyped-call]
+            x.square(), (*weights.shape, 1, 1), u
+        )[:, :, 0, 0]
         return (
             grad_x,
             _bounded_gradient(beta, root_beta, summed),
             _bounded_gradient(gamma, root_gamma, sign * crossed.to(gamma.dtype)),
-            *[None] * 4,
+            None,
         )
 
 
@@ -134,24 +124,18 @@ class _Deconvolve(torch.autograd.Function):
     """A transposed convolution; its gradients are those of the convolution it transposes."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        stride: tuple[int, ...],
-        padding: tuple[int, ...],
-        output_padding: tuple[int, ...],
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layer: Deconv) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.padding = stride, padding
-        return functional.conv_transpose2d(x, weight, bias, stride, padding, output_padding)
+        ctx.how = {"stride": layer.stride, "padding": layer.padding}
+        return functional.conv_transpose2d(
+            x, weight, bias, output_padding=layer.output_padding, **ctx.how
+        )
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        grad, how = grads[0], {"stride": ctx.stride, "padding": ctx.padding}
-        grad_x = functional.conv2d(grad, weight, **how) if ctx.needs_input_grad[0] else None
-        grad_weight = conv2d_weight(grad, weight.shape, x, **how)
-        return grad_x, grad_weight, grad.sum((0, 2, 3)), None, None, None
+        grad = grads[0]
+        grad_x = functional.conv2d(grad, weight, **ctx.how) if ctx.needs_input_grad[0] else None
+        grad_weight = conv2d_weight(grad, weight.shape, x, **ctx.how)  # type: ignore[no-untyped-call]
+        return grad_x, grad_weight, grad.sum((0, 2, 3)), None
