@@ -32,9 +32,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kdbench.codecs.coder import FactorisedPrior, GaussianPrior
 from kdbench.codecs.layers import GDN, conv, deconv
 from kdbench.codecs.learned import LearnedCodec
-from kdbench.codecs.likelihoods import NoisyFactorised, NoisyGaussian
 from kdbench.records import Architecture, Transform
 
 
@@ -88,8 +88,8 @@ class Hyperprior(LearnedCodec):
         M, H = architecture.latent.channels, architecture.hyper.width
         Z = architecture.hyper.z_channels
         self.architecture = architecture
-        self.entropy_bottleneck = NoisyFactorised(Z)
-        self.gaussian_conditional = NoisyGaussian(None)
+        self.entropy_bottleneck = FactorisedPrior(Z)
+        self.gaussian_conditional = GaussianPrior(None)
         self.g_a = nn.Sequential(
             conv(3, enc.width, kernel_size=enc.kernel),
             _activation(enc, inverse=False),
