@@ -123,7 +123,7 @@ class _Coding(EntropyModel):  # type: ignore[misc]  # CompressAI has no types
         return state
 
 
-class FactorisedPrior(NoisyFactorised, _Coding):  # type: ignore[misc]
+class FactorisedPrior(NoisyFactorised, _Coding):
     """CompressAI's `EntropyBottleneck`; same state-dict names and bytes, `likelihoods` to train."""
 
     def compress(self, x: Tensor) -> list[bytes]:  # type: ignore[override]
@@ -137,7 +137,7 @@ class FactorisedPrior(NoisyFactorised, _Coding):  # type: ignore[misc]
         return decoded
 
 
-class GaussianPrior(NoisyGaussian, _Coding):  # type: ignore[misc]
+class GaussianPrior(NoisyGaussian, _Coding):
     """CompressAI's `GaussianConditional`; same names, bytes and indexes, `likelihoods` to train."""
 
     def build_indexes(self, scales: Tensor) -> Tensor:
