@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from benchmarks.setting import bench_in
-from benchmarks.step import NaiveLoop, deterministic, live
+from benchmarks.step import NaiveLoop, live
 from kdbench.anchor import anchor_curve
 from kdbench.codecs.align import SHARES, Shares
 from kdbench.codecs.building import build
@@ -43,6 +43,7 @@ from kdbench.codecs.learned import LearnedCodec
 from kdbench.codecs.weights import codec_bytes
 from kdbench.cost import complexity_of
 from kdbench.data import validation_crops
+from kdbench.device import deterministic
 from kdbench.distill import Distiller
 from kdbench.errors import KdbenchError, QualityGapError
 from kdbench.evaluate import evaluate_files

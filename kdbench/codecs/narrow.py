@@ -53,9 +53,9 @@ def _fixed(part: nn.Sequential) -> list[object]:
     found: list[object] = []
     for i, layer in enumerate(part):
         shape: tuple[object, ...] | None = None
-        if i % 2 == 0 and type(layer) in (nn.Conv2d, nn.ConvTranspose2d) and layer.groups == 1:
+        if i % 2 == 0 and isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.groups == 1:
             shape = (type(layer), layer.kernel_size, layer.stride, layer.padding)
-        elif i % 2 == 1 and type(layer) is GDN:
+        elif i % 2 == 1 and isinstance(layer, GDN):
             shape = (GDN, layer.inverse)
         found.append(shape)
     return found
