@@ -58,7 +58,7 @@ class NoisyFactorised(EntropyBottleneck):  # type: ignore[misc]
             plain: tuple[Tensor, Tensor] = super().forward(x, False)
             return plain
         by_channel = x.transpose(0, 1)
-        noisy = self.quantize(by_channel.reshape(len(by_channel), 1, -1), "noise")
+        noisy = self.quantize(by_channel.reshape(len(by_channel), 1, -1).contiguous(), "noise")
         with torch.autocast(x.device.type, enabled=False):
             likelihoods = _FactorisedBins.apply(
                 noisy,
