@@ -197,12 +197,14 @@ class Search:
     Attributes:
         steps: Seconds since its begin and share of the table's hypervolume, at each gain.
         begun, stopped: Places of rows in the table, in the order they came.
+        ended_s: When each of `begun` ended [s].
         front_share: Part of the true front that it finished.
         seconds: Of all that was begun.
     """
 
     steps: tuple[tuple[float, float], ...]
     begun: tuple[int, ...]
+    ended_s: tuple[float, ...]
     stopped: tuple[int, ...]
     wrongly_stopped: tuple[int, ...]
     front_share: float

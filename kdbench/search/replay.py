@@ -152,6 +152,7 @@ class _Simulation:
         table, clock = self.table, self.table.setup_s
         steps: list[tuple[float, float]] = []
         begun: list[int] = []
+        ended_s: list[float] = []
         finished: list[int] = []
         stopped: list[int] = []
         while self.left:
@@ -165,6 +166,7 @@ class _Simulation:
             self.left.remove(i)
             begun.append(i)
             clock += spent
+            ended_s.append(clock)
             self._tell(row, at, attributes)
             if at is not None:
                 stopped.append(i)
@@ -176,6 +178,7 @@ class _Simulation:
         return Search(
             steps=tuple(steps),
             begun=tuple(begun),
+            ended_s=tuple(ended_s),
             stopped=tuple(stopped),
             wrongly_stopped=tuple(i for i in stopped if i in table.front),
             front_share=len(table.front.intersection(finished)) / len(table.front),

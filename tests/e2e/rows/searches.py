@@ -34,8 +34,8 @@ def unfinished(what: str, *numbers: int) -> Row:
 ROWS = {
     "a sampler that nobody knows": overridden(
         "sampler.name=nsga",
-        'sampler.name: got "nsga"; must be one of: nsga3, nsga2, random, grid, gp, tpe, qmc, '
-        "listed",
+        'sampler.name: got "nsga"; must be one of: nsga3, nsga2, gp, grid, random, listed, '
+        "tpe, qmc",
     ),
     "a grid of any number": Row(
         command="search --study quick --set sampler.name=grid --set "
@@ -62,7 +62,7 @@ ROWS = {
     "a replay of a sampler that nobody knows": Row(
         command=f"{REPLAY} --samplers tpe,nsga",
         answer="there is no sampler 'nsga' to replay\n"
-        "  fix: name some of, nearest first: nsga3, nsga2, random, gp, tpe, qmc\n",
+        "  fix: name some of, nearest first: nsga3, nsga2, gp, random, tpe, qmc\n",
     ),
     "a replay of a sampler twice": usage(
         f"{REPLAY} --samplers tpe,tpe", "argument --samplers: tpe is there twice"

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from kdbench.errors import KdbenchError
-from kdbench.parameters import Choice, FloatRange
+from kdbench.parameters import Choice, FloatRange, Parameter
 from kdbench.search import replay as replays
 from kdbench.search.ladder import goes_on
 from kdbench.search.recorded import Recording
@@ -53,8 +53,10 @@ def test_a_search_without_a_ladder_takes_every_row_once_and_finds_all(sampler: s
     search = simulate(found, Policy(sampler=sampler), seed=0)
     assert sorted(search.begun) == list(range(24))
     assert search.seconds == pytest.approx(found.seconds)
-    assert (search.share, search.front_share) == (pytest.approx(1.0), 1.0)
-    assert search.stopped == ()
+    assert search.share == pytest.approx(1.0)
+    assert (search.front_share, search.stopped) == (1.0, ())
+    spent = np.cumsum([found.rows[i].seconds for i in search.begun])
+    assert list(search.ended_s) == pytest.approx((found.setup_s + spent).tolist())
 
 
 def test_gp_can_be_asked_for() -> None:
@@ -132,7 +134,7 @@ def told(
         studies.append(create(**more))
         return studies[-1]
 
-    monkeypatch.setattr(replays.optuna, "create_study", remember)
+    monkeypatch.setattr("kdbench.search.replay.optuna.create_study", remember)
     search = simulate(found, policy, seed=0)
     trials = studies[0].get_trials()
     return search, [trial for trial in trials if trial.state != TrialState.FAIL]
@@ -165,7 +167,7 @@ def test_generations_come_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_nearest_row_counts_the_axes_that_it_has() -> None:
-    axes = {
+    axes: dict[str, Parameter] = {
         "width": Choice(values=(8, 16, 24)),
         "side": Choice(values=("a", "b", "c")),
         "rate": FloatRange(low=1e-4, high=1e-2, log=True),
@@ -258,6 +260,7 @@ def search(*steps: tuple[float, float], stopped: int = 0) -> Search:
     return Search(
         steps=steps,
         begun=(),
+        ended_s=(),
         stopped=tuple(range(stopped)),
         wrongly_stopped=(),
         front_share=0.5,
@@ -270,8 +273,10 @@ def test_what_half_of_the_searches_never_had_has_no_seconds() -> None:
     found += [search((20.0, 0.6)) for _ in range(4)]
     outcome = summary(RANDOM, found)
     assert outcome.seconds_to[50].value == 20.0
-    assert (outcome.seconds_to[90].value, outcome.reached[90]) == (None, pytest.approx(3 / 7))
-    assert (outcome.seconds_to[95].value, outcome.reached[95]) == (None, 0.0)
+    assert outcome.seconds_to[90].value is None
+    assert outcome.reached[90] == pytest.approx(3 / 7)
+    assert outcome.seconds_to[95].value is None
+    assert outcome.reached[95] == 0.0
     assert outcome.seconds_to[90].low in (50.0, 51.0, 52.0)
     assert outcome.seconds_to[90].high is None
 
