@@ -114,7 +114,14 @@ def test_a_table_has_two_rows_at_least(n: int) -> None:
 def test_a_search_reaches_a_share_when_it_first_has_it() -> None:
     steps = ((10.0, 0.4), (20.0, 0.9), (40.0, 1.0))
     found = Search(
-        steps=steps, begun=(), stopped=(), wrongly_stopped=(), front_share=1.0, seconds=50.0
+        steps=steps,
+        begun=(),
+        stopped=(),
+        wrongly_stopped=(),
+        refused=(),
+        wrongly_refused=(),
+        front_share=1.0,
+        seconds=50.0,
     )
     asked = [found.seconds_to(share) for share in (0.1, 0.5, 0.9, 0.95, 1.0)]
     assert asked == [10.0, 20.0, 20.0, 40.0, 40.0]
