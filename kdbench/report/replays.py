@@ -22,10 +22,10 @@ def replay_text(
 ) -> str:
     """Two tables, a row a policy: how soon, and what was there at the end."""
     heads = ["policy", *(f"{pct} %" for pct in SHARES_PCT)]
-    soon = [[each.policy.name, *(_soon(each, pct) for pct in SHARES_PCT)] for each in outcomes]
+    soon = [[_policy(each), *(_soon(each, pct) for pct in SHARES_PCT)] for each in outcomes]
     end = [
         [
-            each.policy.name,
+            _policy(each),
             _cell(each.hypervolume, 100),
             _cell(each.front_found, 100),
             _cell(each.stopped, write="{:.1f}".format),
@@ -38,7 +38,7 @@ def replay_text(
     n = outcomes[0].n_seeds
     refused = [
         [
-            each.policy.name,
+            _policy(each),
             _cell(each.refused, write="{:.1f}".format),
             _cell(each.wrongly_refused, write="{:.1f}".format),
         ]
@@ -122,6 +122,11 @@ def _head(
             f"{n_seeds} search{'es' * (n_seeds != 1)} of each policy",
         ]
     )
+
+
+def _policy(each: Outcome) -> str:
+    """Its name; what refuses stands below, for narrow terminals."""
+    return each.policy.name.replace(", cost", "\ncost")
 
 
 def _soon(each: Outcome, pct: int) -> str:

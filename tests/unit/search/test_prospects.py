@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from kdbench.records import Bench, TrialResult, TrialSpec
 from kdbench.search import prospects
 from kdbench.search.attributes import COSTS
-from kdbench.search.prospects import MIN_FINISHED, Hopeless, hopeless, optimistic
+from kdbench.search.prospects import MIN_FINISHED, Floats, Hopeless, hopeless, optimistic
 from tests.support import search as stub
 from tests.support.search import Gate, Report
 from tests.unit.search.lab import Lab, Recorded, names
@@ -108,8 +108,8 @@ def test_the_bound_is_that_of_the_textbook(monkeypatch: pytest.MonkeyPatch) -> N
     known, values, own = rng.normal(size=(15, 3)), rng.normal(size=15), rng.normal(size=3)
     scale = 1.5 * known.std(axis=0)
 
-    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        made: np.ndarray = np.exp(-0.5 * (((a[:, None] - b) / scale) ** 2).sum(axis=2))
+    def kernel(a: Floats, b: Floats) -> Floats:
+        made: Floats = np.exp(-0.5 * (((a[:, None] - b) / scale) ** 2).sum(axis=2))
         return made
 
     among = kernel(known, known) + 0.2 * np.eye(15)
