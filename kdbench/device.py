@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import kdbench
 from kdbench.errors import DeviceError
@@ -122,17 +123,47 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def deterministic(*, on: bool = True) -> Iterator[None]:
+    """Deterministic kernels inside, or not; the caller's settings after.
+
+    torch would then fill all new memory with NaN, too, to show reads of what nobody wrote; that
+    took 6 to 10 % of a training step (28 November 2026) and changes no result.
+    """
+    import torch
+
+    before = torch.are_deterministic_algorithms_enabled()
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(on)
+    memory.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        memory.fill_uninitialized_memory = filled
+
+
 def keep_freed_memory() -> None:
     """Lets this process keep the memory it frees, where the C library is glibc.
 
     A training step frees and asks again for tensors of megabytes; by default each goes back to the
-    kernel and is zeroed page by page when it returns, 15 % of a step at N=64 (22 November 2026).
+    kernel and is zeroed page by page when it returns, 15 % of a step at N=64 (22 November 2026),
+    30 % of decoding a photo at N=16 (28 November).
     """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    for option, value in ((M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, (1 << 31) - 1)):
-        libc.mallopt(option, value)
+    if (libc := _glibc()) is not None:
+        for option, value in ((M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, (1 << 31) - 1)):
+            libc.mallopt(option, value)
+
+
+def return_freed_memory() -> None:
+    """Gives back what `keep_freed_memory` has kept, before a process idles."""
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def supports_bf16(device: str) -> bool:

@@ -208,6 +208,7 @@ class Search:
     Attributes:
         steps: Seconds since its begin and share of the table's hypervolume, at each gain.
         begun, stopped, refused: Places of rows in the table, in the order they came.
+        ended_s: When each of `begun` ended [s].
         wrongly_stopped, wrongly_refused: Those of them on the true front.
         front_share: Part of the true front that it finished.
         seconds: Of all that was begun.
@@ -215,6 +216,7 @@ class Search:
 
     steps: tuple[tuple[float, float], ...]
     begun: tuple[int, ...]
+    ended_s: tuple[float, ...]
     stopped: tuple[int, ...]
     wrongly_stopped: tuple[int, ...]
     refused: tuple[int, ...]

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from kdbench.codecs.hyperprior import Hyperprior, quantised
 from kdbench.codecs.inherit import can_inherit, inherit_hyperprior
-from kdbench.codecs.regression import solve_conv, solve_deconv
+from kdbench.codecs.narrow import LEAST_SHARE, can_narrow, narrow_analysis, narrow_synthesis
+from kdbench.codecs.regression import in_chunks, solve_conv, solve_deconv
 
-CHUNK = 32  # crops at a time through g_a: bounds the memory of its first layer
+Shares = tuple[float, float]
+SHARES: Shares = (LEAST_SHARE, LEAST_SHARE)  # of g_a, of g_s
 
 
 def strongest_channels(teacher: Hyperprior, y: Tensor, level: int, n: int) -> Tensor:
@@ -43,6 +45,7 @@ def align(
     features: Tensor,
     levels: Sequence[int],
     channels: Tensor,
+    least_shares: Shares = SHARES,
 ) -> None:
     """Moves a KLT-started `student` into the teacher's coordinates, in place.
 
@@ -54,27 +57,59 @@ def align(
         features: KLT coefficients of `crops` after three layers, (B, C, 2h, 2w), of `klt_start`.
         levels: The teacher's level for each of the student's.
         channels: The teacher's channels the student takes, (M_s,).
+        least_shares: Of the teacher's width, from which on g_a and g_s are slices.
     """
-    decoded = _decoded(teacher, y, levels[-1])
-    has_gains = student.architecture.n_levels > 1
-    analysed = y if has_gains else y * teacher.gain(levels[-1])
-    decoded = decoded if has_gains else decoded / teacher.inverse_gain(levels[-1])
-    last: nn.Conv2d = student.g_a[-1]  # type: ignore[assignment]
-    chunks = torch.split(crops, CHUNK)
-    solve_conv(last, torch.cat([student.g_a[:-1](x) for x in chunks]), analysed[:, channels])
+    if can_narrow(student.g_a, teacher.g_a, least_shares[0]):
+        narrow_analysis(
+            student.g_a,
+            teacher.g_a,
+            crops=crops,
+            latents=y,
+            importance=teacher.gain(levels[len(levels) // 2]),
+            channels=channels,
+        )
+    else:
+        last: nn.Conv2d = student.g_a[-1]  # type: ignore[assignment]
+        solve_conv(last, in_chunks(student.g_a[:-1], crops), y[:, channels])
+    if can_narrow(student.g_s, teacher.g_s, least_shares[1]):
+        decoded = torch.empty_like(y)
+        for i, level in enumerate(levels):  # all of them, in turn: some are mostly noise
+            decoded[i :: len(levels)] = _decoded(teacher, y[i :: len(levels)], level)
+        narrow_synthesis(student.g_s, teacher.g_s, decoded=decoded, crops=crops, channels=channels)
+    else:
+        decoded = _decoded(teacher, y, levels[-1])
+        _synthesis_from(decoded[:, channels], features, student)
+    rows = torch.tensor(list(levels))
+    if student.architecture.n_levels > 1:
+        student.log_gain.copy_(_log(teacher, "log_gain", rows)[:, channels])
+        student.log_inverse_gain.copy_(_log(teacher, "log_inverse_gain", rows)[:, channels])
+    else:
+        _fold_gains(student, teacher, levels[0], channels)
+    if can_inherit(student.architecture.hyper, teacher.architecture.hyper):
+        gained = torch.cat([y * teacher.gain(level) for level in levels])
+        inherit_hyperprior(student, teacher, gained, channels)
+
+
+def _synthesis_from(decoded: Tensor, features: Tensor, student: Hyperprior) -> None:
+    """Solves the first layer of g_s from latents (B, M_s, h, w) to the KLT features."""
     decoder = student.architecture.decoder
     n = min(features.shape[1], decoder.width - (decoder.activation == "relu"))
     first: nn.ConvTranspose2d = student.g_s[0]  # type: ignore[assignment]
     lift = first.bias[:n].clone()  # type: ignore[index]
-    solve_deconv(first, decoded[:, channels], features[:, :n])
+    solve_deconv(first, decoded, features[:, :n])
     first.bias[:n] += lift  # type: ignore[index]  # of a ReLU decoder
-    rows = torch.tensor(list(levels))
-    if has_gains:
-        student.log_gain.copy_(_log(teacher, "log_gain", rows)[:, channels])
-        student.log_inverse_gain.copy_(_log(teacher, "log_inverse_gain", rows)[:, channels])
-    if can_inherit(student.architecture.hyper, teacher.architecture.hyper):
-        gained = torch.cat([y * teacher.gain(level) for level in levels])
-        inherit_hyperprior(student, teacher, gained, channels)
+
+
+def _fold_gains(student: Hyperprior, teacher: Hyperprior, level: int, channels: Tensor) -> None:
+    """Puts the gains of `level` into the last layer of g_a and the first of g_s."""
+    m = teacher.architecture.latent.channels
+    gains = (teacher.gain(level), teacher.inverse_gain(level))
+    gain, inverse = (values.expand(1, m, 1, 1)[0, channels, :, :, None] for values in gains)
+    last: nn.Conv2d = student.g_a[-1]  # type: ignore[assignment]
+    first: nn.ConvTranspose2d = student.g_s[0]  # type: ignore[assignment]
+    last.weight.mul_(gain)
+    last.bias.mul_(gain.flatten())  # type: ignore[union-attr]
+    first.weight.mul_(inverse)
 
 
 def _decoded(teacher: Hyperprior, y: Tensor, level: int) -> Tensor:

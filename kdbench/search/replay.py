@@ -170,6 +170,7 @@ class _Simulation:
         table, clock = self.table, self.table.setup_s
         steps: list[tuple[float, float]] = []
         begun: list[int] = []
+        ended_s: list[float] = []
         finished: list[int] = []
         stopped: list[int] = []
         refused: list[int] = []
@@ -185,6 +186,7 @@ class _Simulation:
             self.left.remove(i)
             begun.append(i)
             clock += spent
+            ended_s.append(clock)
             self._tell(row, at, why, attributes)
             if why is not None or at is not None:
                 (stopped if why is None else refused).append(i)
@@ -196,6 +198,7 @@ class _Simulation:
         return Search(
             steps=tuple(steps),
             begun=tuple(begun),
+            ended_s=tuple(ended_s),
             stopped=tuple(stopped),
             wrongly_stopped=tuple(i for i in stopped if i in table.front),
             refused=tuple(refused),

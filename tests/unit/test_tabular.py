@@ -116,6 +116,7 @@ def test_a_search_reaches_a_share_when_it_first_has_it() -> None:
     found = Search(
         steps=steps,
         begun=(),
+        ended_s=(),
         stopped=(),
         wrongly_stopped=(),
         refused=(),
