@@ -12,7 +12,7 @@ g_s or both are slices; the product takes those of half of the teacher's width o
 import argparse
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.publish import add_out, markdown, publish
 from benchmarks.setting import bench_in, spec_of
-from kdbench.codecs.align import Shares
+from kdbench.codecs.align import SHARES, Shares
 from kdbench.codecs.building import build
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.data import CropList, validation_crops
@@ -31,7 +31,7 @@ from kdbench.lesson import Lesson, study_crops, study_photos
 from kdbench.losses import Pixels, estimated_loss
 from kdbench.records import Bench, Distillation, Transform, TrialSpec
 from kdbench.train import train
-from kdbench.trial import precision_of
+from kdbench.trial import N_HELD_OUT, precision_of
 
 NEVER = 2.0
 KLT = "KLT"
@@ -52,11 +52,29 @@ class Room:
     crops: CropList
     unseen: Pixels
 
-    def taught(self, spec: TrialSpec, least_shares: Shares) -> dict[str, float]:
+    @classmethod
+    def in_folder(cls, folder: Path, n_crops: int) -> "Room":
+        """On the built-in photos and one thread, with the teacher's cache in `folder`."""
+        torch.set_num_threads(1)
+        keep_freed_memory()
+        photos = study_photos("builtin", "builtin", "builtin", 128)
+        return cls(
+            bench=bench_in(folder, n_crops),
+            crops=study_crops(photos["train"], n_crops, 128),
+            unseen=validation_crops(photos["validation"], 128, N_HELD_OUT),
+        )
+
+    def taught(
+        self,
+        spec: TrialSpec,
+        least_shares: Shares = SHARES,
+        prepare: Callable[[LearnedCodec], None] = lambda _: None,
+    ) -> dict[str, float]:
         """Losses of the student before and after its training, and the CPU seconds of both."""
         lesson = Lesson.open(spec, self.bench, self.crops, lambda _: None)
         began = time.process_time()
         model = lesson.started(least_shares)
+        prepare(model)
         started = time.process_time()
         loss_at_start = self._loss(model, spec)
         begun = time.process_time()
@@ -165,14 +183,9 @@ def main() -> None:
     parser.add_argument("--teacher", default="teacher:default")
     add_out(parser, "inherit")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    photos = study_photos("builtin", "builtin", "builtin", 128)
-    crops = study_crops(photos["train"], arguments.crops, 128)
-    unseen = validation_crops(photos["validation"], 128, 16)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="kdbench-inherit-") as folder:
-        room = Room(bench=bench_in(Path(folder), crops.n), crops=crops, unseen=unseen)
+        room = Room.in_folder(Path(folder), arguments.crops)
         for steps in arguments.steps:
             for encoder, decoder in map(student, arguments.students):
                 for rate in arguments.rates:
@@ -189,7 +202,8 @@ def main() -> None:
                             seed=seed,
                         )
                         rows += compare(room, spec, arguments.starts)
-    publish(arguments, table(rows), {"trainings": rows, "precision": precision_of(room.bench)})
+                precision = precision_of(room.bench)
+                publish(arguments, table(rows), {"trainings": rows, "precision": precision})
 
 
 if __name__ == "__main__":
