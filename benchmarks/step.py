@@ -18,7 +18,8 @@ Naive is CompressAI's own layers and entropy models, fp32, channels first, Adam.
 distillation are kdbench's, which flatters it. All keep freed memory
 (`device.keep_freed_memory` counts for a whole process), which flatters the others. A figure is the
 median over blocks of ten steps of the mean of each, since SOAP refreshes its eigenvectors in every
-tenth; the first block is left out. Wall time, and CPU time of the process, which other work on the machine changes less.
+tenth; the first block is left out. Wall time, and CPU time of the process, which other work on the
+machine changes less.
 
 Beside the times stand the multiply-accumulates of a student's step, counted as three forward passes
 (one forward, two backward), as a share of what one thread here does in a large matrix product.

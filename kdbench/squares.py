@@ -19,7 +19,8 @@ class _SquaredError(torch.autograd.Function):
         difference = a - b
         ctx.save_for_backward(difference)
         axes = tuple(range(1, difference.ndim))
-        return torch.linalg.vector_norm(difference, dim=axes).square_()  # a pass less than squares
+        norms: Tensor = torch.linalg.vector_norm(difference, dim=axes)  # a pass less than squares
+        return norms.square_()
 
     @staticmethod
     @once_differentiable
