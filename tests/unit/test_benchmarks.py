@@ -28,7 +28,9 @@ from benchmarks import (
     step,
     trial_parts,
 )
+from kdbench.codecs.building import build
 from kdbench.codecs.weights import codec_bytes
+from kdbench.complexity import measure_complexity
 from kdbench.data import load_images
 from kdbench.distill import Distiller, Targets
 from kdbench.files import write_json
@@ -266,6 +268,33 @@ def test_the_naive_loop_learns_from_the_loss_that_kdbench_trains_on() -> None:
     assert float(naive) == pytest.approx(float(sum(terms.values())), rel=1e-5)
     losses = [loop.step(i) for i in range(8)]
     assert losses[-1] < losses[0]
+
+
+def test_the_naive_loop_is_made_of_compressai_s_layers_and_computes_the_same() -> None:
+    student = started(architecture(), seed=1)
+    naive = step.plain(student)
+    kinds = [{type(module) for module in model.modules()} for model in (student, naive)]
+    assert set(step.PLAIN) <= kinds[0]  # a layer that is no longer used would be compared unseen
+    assert not {kind for kind in kinds[1] if kind in step.PLAIN}
+    x, out = as_tensor(crops(2)), []
+    for model in (student, naive):
+        torch.manual_seed(0)
+        out.append(model.train()(x)["x_hat"])
+    torch.testing.assert_close(*out)
+
+
+def test_the_untaught_loop_learns() -> None:
+    spec = setting.spec_of(8, 20, "tiny", RD_LAMBDAS)
+    batch = Batch(as_tensor(crops(2)), torch.tensor([0, 1]), None)
+    loop = step.UntaughtLoop(spec, lambda _: batch)
+    losses = [loop.step(i) for i in range(8)]
+    assert losses[-1] < losses[0]
+
+
+def test_a_step_counts_three_forward_passes() -> None:
+    spec = setting.spec_of(8, 20, "tiny", RD_LAMBDAS)
+    macs = measure_complexity(build(spec.architecture)).kmac_per_px * 1000 * 8 * 128 * 128
+    assert step.step_gflop(spec) == pytest.approx(6 * macs / 1e9)
 
 
 # --- inherit -------------------------------------------------------------------------------------
