@@ -72,7 +72,7 @@ AXES: dict[str, tuple[float, ...]] = {
     "learning_rate": (1.5e-3, 4e-3),
 }
 RUNGS = (1 / 27, 1 / 9, 1 / 3, 2 / 3)
-SHORT = (1 / 9, 1 / 3)  # trained with a cosine of their own besides
+SHORT = (1 / 9,)  # trained with a cosine of its own besides
 RD_LAMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025)
 STARTS = ("ours", "noise")
 

@@ -57,8 +57,8 @@ class NoisyFactorised(EntropyBottleneck):  # type: ignore[misc]
         if not (self.training if training is None else training):
             plain: tuple[Tensor, Tensor] = super().forward(x, False)
             return plain
-        by_channel = x.transpose(0, 1)
-        noisy = self.quantize(by_channel.reshape(len(by_channel), 1, -1), "noise")
+        by_channel = x.transpose(0, 1).contiguous()  # the order in which CompressAI draws noise
+        noisy = self.quantize(by_channel.view(len(by_channel), 1, -1), "noise")
         with torch.autocast(x.device.type, enabled=False):
             likelihoods = _FactorisedBins.apply(
                 noisy,
