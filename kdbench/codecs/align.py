@@ -7,6 +7,7 @@ some hundred crops, with ridge regression:
 
     last of g_a     its own features -> the teacher's y          (all taps of the kernel)
     first of g_s    the teacher's decoded y -> the KLT features that the rest of g_s inverts
+                    (of two layers, or separable: every layer, `codecs.fitting`)
 
 The gains are the teacher's, and so is its hyperprior (`codecs.inherit`), for it reads and predicts
 the same latents. A student of one rate has no gains: its two layers take the teacher's of that
@@ -19,9 +20,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from kdbench.codecs.fitting import fit_synthesis, is_written, solve
 from kdbench.codecs.hyperprior import Hyperprior, quantised
 from kdbench.codecs.inherit import can_inherit, inherit_hyperprior
-from kdbench.codecs.regression import solve_conv, solve_deconv
+from kdbench.codecs.regression import solve_deconv
 
 CHUNK = 32  # crops at a time through g_a: bounds the memory of its first layer
 
@@ -59,15 +61,16 @@ def align(
     has_gains = student.architecture.n_levels > 1
     analysed = y if has_gains else y * teacher.gain(levels[-1])
     decoded = decoded if has_gains else decoded / teacher.inverse_gain(levels[-1])
-    last: nn.Conv2d = student.g_a[-1]  # type: ignore[assignment]
-    chunks = torch.split(crops, CHUNK)
-    solve_conv(last, torch.cat([student.g_a[:-1](x) for x in chunks]), analysed[:, channels])
+    _align_analysis(student, teacher, crops, analysed[:, channels])
     decoder = student.architecture.decoder
-    n = min(features.shape[1], decoder.width - (decoder.activation == "relu"))
-    first: nn.ConvTranspose2d = student.g_s[0]  # type: ignore[assignment]
-    lift = first.bias[:n].clone()  # type: ignore[index]
-    solve_deconv(first, decoded[:, channels], features[:, :n])
-    first.bias[:n] += lift  # type: ignore[index]  # of a ReLU decoder
+    if not is_written(decoder):
+        fit_synthesis(student.g_s, decoder, decoded[:, channels], crops)
+    else:
+        n = min(features.shape[1], decoder.width - (decoder.activation == "relu"))
+        first: nn.ConvTranspose2d = student.g_s[0]  # type: ignore[assignment]
+        lift = first.bias[:n].clone()  # type: ignore[index]
+        solve_deconv(first, decoded[:, channels], features[:, :n])
+        first.bias[:n] += lift  # type: ignore[index]  # of a ReLU decoder
     rows = torch.tensor(list(levels))
     if has_gains:
         student.log_gain.copy_(_log(teacher, "log_gain", rows)[:, channels])
@@ -75,6 +78,12 @@ def align(
     if can_inherit(student.architecture.hyper, teacher.architecture.hyper):
         gained = torch.cat([y * teacher.gain(level) for level in levels])
         inherit_hyperprior(student, teacher, gained, channels)
+
+
+def _align_analysis(student: Hyperprior, teacher: Hyperprior, crops: Tensor, y: Tensor) -> None:
+    """Solves the last layer of g_a for the latents `y` (B, M_s, h, w)."""
+    chunks = torch.split(crops, CHUNK)
+    solve(student.g_a[-1], torch.cat([student.g_a[:-1](x) for x in chunks]), y)
 
 
 def _decoded(teacher: Hyperprior, y: Tensor, level: int) -> Tensor:

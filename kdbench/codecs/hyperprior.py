@@ -31,12 +31,12 @@ from typing import NamedTuple
 
 import torch
 from compressai.entropy_models import EntropyBottleneck, GaussianConditional
-from compressai.layers import GDN
 from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 
 from kdbench.codecs.learned import LearnedCodec
-from kdbench.records import Architecture, Transform
+from kdbench.codecs.transforms import analysis, synthesis
+from kdbench.records import Architecture
 
 
 def rounded(values: Tensor) -> Tensor:
@@ -56,13 +56,6 @@ def quantised(y: Tensor, means: Tensor | None) -> Tensor:
     return rounded(y) if means is None else rounded(y - means) + means
 
 
-def _activation(transform: Transform, *, inverse: bool) -> nn.Module:
-    if transform.activation == "relu":
-        return nn.ReLU()
-    gdn: nn.Module = GDN(transform.width, inverse=inverse)
-    return gdn
-
-
 class Hyperprior(LearnedCodec):
     """Variable-rate hyperprior with encoder, decoder and hyper widths of their own.
 
@@ -74,30 +67,13 @@ class Hyperprior(LearnedCodec):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        enc, dec = architecture.encoder, architecture.decoder
         M, H = architecture.latent.channels, architecture.hyper.width
         Z = architecture.hyper.z_channels
         self.architecture = architecture
         self.entropy_bottleneck = EntropyBottleneck(Z)
         self.gaussian_conditional = GaussianConditional(None)
-        self.g_a = nn.Sequential(
-            conv(3, enc.width, kernel_size=enc.kernel),
-            _activation(enc, inverse=False),
-            conv(enc.width, enc.width, kernel_size=enc.kernel),
-            _activation(enc, inverse=False),
-            conv(enc.width, enc.width, kernel_size=enc.kernel),
-            _activation(enc, inverse=False),
-            conv(enc.width, M, kernel_size=enc.kernel),
-        )
-        self.g_s = nn.Sequential(
-            deconv(M, dec.width, kernel_size=dec.kernel),
-            _activation(dec, inverse=True),
-            deconv(dec.width, dec.width, kernel_size=dec.kernel),
-            _activation(dec, inverse=True),
-            deconv(dec.width, dec.width, kernel_size=dec.kernel),
-            _activation(dec, inverse=True),
-            deconv(dec.width, 3, kernel_size=dec.kernel),
-        )
+        self.g_a = analysis(architecture.encoder, M)
+        self.g_s = synthesis(architecture.decoder, M)
         self.h_a = nn.Sequential(
             conv(2 * M if self.has_means else M, H, stride=1, kernel_size=3),
             nn.ReLU(inplace=True),

@@ -1,11 +1,17 @@
 """One layer solved for by ridge regression: given its inputs, the weights that give its outputs."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdbench.codecs.transforms import SeparableConv, SeparableDeconv
+
 RIDGE = 1e-3  # of the mean eigenvalue
 CHUNK = 32  # images at a time: bounds the memory of the unfolded inputs
+MAX_VALUES = 1 << 25  # of the unfolded inputs of a transposed convolution
 
 
 @torch.no_grad()
@@ -30,40 +36,110 @@ def solve_conv(layer: nn.Conv2d, inputs: Tensor, outputs: Tensor) -> None:
 
 
 @torch.no_grad()
-def solve_deconv(layer: nn.ConvTranspose2d, inputs: Tensor, outputs: Tensor) -> None:
+def solve_deconv(
+    layer: nn.ConvTranspose2d, inputs: Tensor, outputs: Tensor, *, settled: bool = False
+) -> None:
     """Sets weight and bias of the first output channels of `layer` in place.
 
-    One solve for each of the four output phases: output 2m + p of a stride-2 transposed convolution
-    sees input m + s through tap k where s = (p + pad - k) / 2 is whole, s in -1, 0, 1.
+    One solve for each of the S^2 output phases: output S m + p of a transposed convolution of stride
+    S sees input m + s through tap k where s = (p + pad - k) / S is whole, s in -1, 0, 1. The phases
+    share one bias, the mean of theirs.
 
     Args:
-        layer: Stride 2, kernel 3 or 5.
+        layer: Up to 2.5 strides wide.
         inputs: (B, C_in, H, W).
-        outputs: (B, n, 2 H, 2 W), n at most the layer's output channels.
+        outputs: (B, n, S H, S W), n at most the layer's output channels.
+        settled: Solves for the weights again once the bias is what it is; where inputs have a
+            constant among them, the phases would else rely on biases of their own.
     """
-    n_in, n, side = inputs.shape[1], outputs.shape[1], layer.kernel_size[0]
-    pad = side // 2
-    patches = functional.unfold(inputs, 3, padding=1)  # (B, C_in 9, H W), 9 = (s_row, s_column)
-    rows = _with_one(patches.transpose(1, 2).flatten(0, 1))
-    gram = rows.T @ rows
+    n_in, n, side, stride = inputs.shape[1], outputs.shape[1], layer.kernel_size[0], layer.stride[0]
+    pad = int(layer.padding[0])
+    phases = [(p, q) for p in range(stride) for q in range(stride)]
+    gram, cross = torch.zeros(()), [torch.zeros(())] * len(phases)
+    chunk = max(1, MAX_VALUES // (9 * inputs[0].numel()))
+    for x, target in zip(torch.split(inputs, chunk), torch.split(outputs, chunk), strict=True):
+        patches = functional.unfold(x, 3, padding=1)  # (B, C_in 9, H W), 9 = (s_row, s_column)
+        rows = _with_one(patches.transpose(1, 2).flatten(0, 1))
+        gram = gram + rows.T @ rows
+        for i, (p, q) in enumerate(phases):
+            cross[i] = cross[i] + rows.T @ _pixels(target[:, :, p::stride, q::stride])
     at = torch.arange(n_in)[:, None] * 9
-    bias = torch.zeros(n)
+    one = torch.tensor([len(gram) - 1])
     layer.weight[:, :n] = 0.0
-    for p in (0, 1):
-        for q in (0, 1):
-            taps = [
-                (k, j, 3 * ((p + pad - k) // 2 + 1) + (q + pad - j) // 2 + 1)
-                for k in range((p + pad) % 2, side, 2)
-                for j in range((q + pad) % 2, side, 2)
-            ]
-            columns = [(at + c).flatten() for _, _, c in taps]
-            used = torch.cat([*columns, torch.tensor([len(gram) - 1])])
-            target = _pixels(outputs[:, :, p::2, q::2])
-            solution = _ridge(gram[used][:, used], rows[:, used].T @ target)
-            for (k, j, _), block in zip(taps, torch.split(solution[:-1], n_in), strict=True):
-                layer.weight[:, :n, k, j] = block
-            bias += solution[-1] / 4
+    seen = []
+    for p, q in phases:
+        taps = [
+            (k, j, 3 * ((p + pad - k) // stride + 1) + (q + pad - j) // stride + 1)
+            for k in range((p + pad) % stride, side, stride)
+            for j in range((q + pad) % stride, side, stride)
+        ]
+        seen.append((taps, torch.cat([(at + c).flatten() for _, _, c in taps])))
+    bias = torch.zeros(n)
+    for i, (taps, columns) in enumerate(seen):
+        used = torch.cat([columns, one])
+        solution = _ridge(gram[used][:, used], cross[i][used])
+        _write_taps(layer, taps, solution[:-1], n)
+        bias += solution[-1] / len(phases)
     layer.bias[:n] = bias  # type: ignore[index]
+    if settled:
+        for i, (taps, columns) in enumerate(seen):
+            rest = cross[i][columns] - gram[columns][:, one] * bias
+            _write_taps(layer, taps, _ridge(gram[columns][:, columns], rest), n)
+
+
+def _write_taps(
+    layer: nn.ConvTranspose2d, taps: Sequence[tuple[int, int, int]], solution: Tensor, n: int
+) -> None:
+    """`solution` is (taps C_in, n), tap by tap."""
+    for (k, j, _), block in zip(taps, torch.split(solution, layer.in_channels), strict=True):
+        layer.weight[:, :n, k, j] = block
+
+
+@torch.no_grad()
+def solve_separable_conv(layer: SeparableConv, inputs: Tensor, outputs: Tensor) -> None:
+    """Sets both parts of `layer` in place; arguments as of `solve_conv`.
+
+    Of the solution for one full convolution, each output channel keeps its best product of
+    channels and taps; its taps and bias are then solved for behind those channels.
+    """
+    across, along = cast(nn.Conv2d, layer[0]), cast(nn.Conv2d, layer[1])
+    side, stride = along.kernel_size[0], along.stride[0]
+    dense = nn.Conv2d(across.in_channels, along.out_channels, side, stride, side // 2)
+    solve_conv(dense, inputs, outputs)
+    left, size, _ = torch.linalg.svd(dense.weight.flatten(2), full_matrices=False)
+    across.weight.copy_((left[:, :, 0] * size[:, :1]).reshape(across.weight.shape))
+    mixed = torch.cat([across(x) for x in torch.split(inputs, CHUNK)])
+    one = nn.Conv2d(1, 1, side, stride, side // 2)
+    for i in range(along.out_channels):
+        solve_conv(one, mixed[:, i : i + 1], outputs[:, i : i + 1])
+        along.weight[i] = one.weight[0]
+        along.bias[i] = one.bias[0]  # type: ignore[index]
+
+
+@torch.no_grad()
+def solve_separable_deconv(layer: SeparableDeconv, inputs: Tensor, outputs: Tensor) -> None:
+    """Sets both parts of `layer` in place, of the 1x1 the first output channels.
+
+    Of the solution for one full transposed convolution, each input channel keeps its best kernel;
+    the 1x1 is then solved for behind those. Arguments as of `solve_deconv`.
+    """
+    along, across = cast(nn.ConvTranspose2d, layer[0]), cast(nn.Conv2d, layer[1])
+    n = outputs.shape[1]
+    dense = nn.ConvTranspose2d(
+        along.in_channels,
+        n,
+        along.kernel_size,  # type: ignore[arg-type]
+        stride=along.stride,  # type: ignore[arg-type]
+        padding=along.padding,  # type: ignore[arg-type]
+        output_padding=along.output_padding,  # type: ignore[arg-type]
+    )
+    solve_deconv(dense, inputs, outputs)
+    _, _, kernels = torch.linalg.svd(dense.weight.flatten(2), full_matrices=False)
+    along.weight.copy_(kernels[:, 0].reshape(along.weight.shape))
+    first = nn.Conv2d(along.in_channels, n, 1)
+    solve_conv(first, torch.cat([along(x) for x in torch.split(inputs, CHUNK)]), outputs)
+    across.weight[:n] = first.weight
+    across.bias[:n] = first.bias  # type: ignore[index]
 
 
 def _pixels(maps: Tensor) -> Tensor:
