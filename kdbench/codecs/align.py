@@ -12,6 +12,7 @@ some hundred crops, with ridge regression:
 The gains are the teacher's, and so is its hyperprior (`codecs.inherit`), for it reads and predicts
 the same latents. A student of one rate has no gains: its two layers take the teacher's of that
 level. A student with fewer latents takes the teacher's strongest channels.
+An encoder of the teacher's own shape is taken over whole.
 Nothing of this is distillation: a student whose weights are all 0 starts here too.
 """
 
@@ -61,7 +62,7 @@ def align(
     has_gains = student.architecture.n_levels > 1
     analysed = y if has_gains else y * teacher.gain(levels[-1])
     decoded = decoded if has_gains else decoded / teacher.inverse_gain(levels[-1])
-    _align_analysis(student, teacher, crops, analysed[:, channels])
+    _align_analysis(student, teacher, crops, analysed, channels)
     decoder = student.architecture.decoder
     if not is_written(decoder):
         fit_synthesis(student.g_s, decoder, decoded[:, channels], crops)
@@ -80,10 +81,25 @@ def align(
         inherit_hyperprior(student, teacher, gained, channels)
 
 
-def _align_analysis(student: Hyperprior, teacher: Hyperprior, crops: Tensor, y: Tensor) -> None:
-    """Solves the last layer of g_a for the latents `y` (B, M_s, h, w)."""
-    chunks = torch.split(crops, CHUNK)
-    solve(student.g_a[-1], torch.cat([student.g_a[:-1](x) for x in chunks]), y)
+def _align_analysis(
+    student: Hyperprior, teacher: Hyperprior, crops: Tensor, y: Tensor, channels: Tensor
+) -> None:
+    """Makes g_a give `y` (B, M_t, h, w), as far as it can.
+
+    One of the teacher's shape is taken over, except the last layer of a student of one rate, which
+    has the gain in it. The last layer of any other is solved for.
+    """
+    last: nn.Module = student.g_a[-1]
+    is_alike = student.architecture.encoder == teacher.architecture.encoder
+    if is_alike:
+        student.g_a[:-1].load_state_dict(teacher.g_a[:-1].state_dict())
+    if is_alike and student.architecture.n_levels > 1:
+        theirs = dict(teacher.g_a[-1].named_parameters())
+        for name, own in last.named_parameters():
+            own.copy_(theirs[name][channels])
+        return
+    features = torch.cat([student.g_a[:-1](x) for x in torch.split(crops, CHUNK)])
+    solve(last, features, y[:, channels])
 
 
 def _decoded(teacher: Hyperprior, y: Tensor, level: int) -> Tensor:

@@ -80,7 +80,8 @@ def fit_synthesis(
     """Starts `part` in place so that it makes the images of the latents.
 
     Args:
-        part: A g_s as `transform` says.
+        part: A g_s.
+        transform: What it was built as.
         latents: What it is given, (B, M, H / 16, W / 16).
         images: (B, 3, H, W) in [0, 1].
     """

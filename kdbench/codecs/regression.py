@@ -41,9 +41,9 @@ def solve_deconv(
 ) -> None:
     """Sets weight and bias of the first output channels of `layer` in place.
 
-    One solve for each of the S^2 output phases: output S m + p of a transposed convolution of stride
-    S sees input m + s through tap k where s = (p + pad - k) / S is whole, s in -1, 0, 1. The phases
-    share one bias, the mean of theirs.
+    One solve for each of the S^2 output phases: output S m + p of a transposed convolution of
+    stride S sees input m + s through tap k where s = (p + pad - k) / S is whole, s in -1, 0, 1. The
+    phases share one bias, the mean of theirs.
 
     Args:
         layer: Up to 2.5 strides wide.

@@ -78,9 +78,7 @@ class SeparableDeconv(Separable):
 def analysis(transform: Transform, latents: int) -> nn.Sequential:
     """g_a with random weights: (B, 3, H, W) -> (B, `latents`, H / 16, W / 16)."""
     widths = (3, transform.width, transform.width, transform.width, latents)
-    layers = [
-        conv(n_in, n_out, kernel_size=transform.kernel) for n_in, n_out in pairwise(widths)
-    ]
+    layers = [conv(n_in, n_out, kernel_size=transform.kernel) for n_in, n_out in pairwise(widths)]
     if transform.convolution == "separable":
         layers = [SeparableConv(dense) for dense in layers]
     return _between(layers, transform, inverse=False)
@@ -113,9 +111,7 @@ def _centred_deconv(n_in: int, n_out: int, kernel: int, stride: int) -> nn.ConvT
     return nn.ConvTranspose2d(n_in, n_out, side, stride=stride, padding=(side - stride) // 2)
 
 
-def _between(
-    layers: Sequence[nn.Module], transform: Transform, *, inverse: bool
-) -> nn.Sequential:
+def _between(layers: Sequence[nn.Module], transform: Transform, *, inverse: bool) -> nn.Sequential:
     """The layers with an activation after each but the last."""
     parts = [layers[0]]
     for layer in layers[1:]:

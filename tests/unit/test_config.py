@@ -218,7 +218,7 @@ WRONG_VALUES = {
     "space.encodr.width=5": "space.encodr: no such key; did you mean encoder?",
     "space.encoder.wdth=5": "space.encoder.wdth: no such key; did you mean width?",
     "space.encoder=5": "space.encoder: got 5; must be a mapping with keys of: width, kernel, "
-    "activation",
+    "activation, convolution",
     "space=tinny": 'space: got "tinny"; there is no such space; known, nearest first: tiny, '
     "hyperprior, smoke",
     "space=3": "space: got 3; must be a mapping with keys of: name, encoder, decoder, hyper, "
