@@ -267,6 +267,7 @@ _activation = Reader(str, lambda name: name in {"gdn", "relu"}, "gdn or relu")
 _convolution = Reader(str, lambda name: name in {"full", "separable"}, "full or separable")
 _layers = Reader(int, lambda n: n in {2, 4}, "2 or 4")
 _stride = Reader(int, lambda s: s in {2, 4, 8}, "2, 4 or 8")
+_taper = Reader(int, lambda t: t in {1, 2}, "1 or 2")
 _prior = Reader(str, lambda name: name in {"scale", "mean_scale"}, "scale or mean_scale")
 _channels = Reader(str, lambda name: name in {"equal", "by_bits"}, "equal or by_bits")
 _schedule = Reader(
@@ -303,6 +304,7 @@ ConvolutionName = Annotated[
 ]
 Layers = Annotated[Ints, PlainValidator(_layers), _write]
 Stride = Annotated[Ints, PlainValidator(_stride), _write]
+Taper = Annotated[Ints, PlainValidator(_taper), _write]
 PriorName = Annotated[Choice[Literal["scale", "mean_scale"]], PlainValidator(_prior), _write]
 ChannelWeightsName = Annotated[
     Choice[Literal["equal", "by_bits"]], PlainValidator(_channels), _write

@@ -93,6 +93,7 @@ class Transform:
         layers: 4, or of a decoder 2.
         stride: Of the first of two layers: 2, 4 or 8; the second does the rest of 16.
         convolution: Whether a layer is one convolution, or a 1x1 and a depthwise one.
+        taper: What the width of each of a decoder's four layers is divided by for the next one.
     """
 
     width: int
@@ -101,6 +102,12 @@ class Transform:
     layers: Literal[2, 4] = later(4)
     stride: Literal[2, 4, 8] = later(8)
     convolution: Convolution = later("full")
+    taper: Literal[1, 2] = later(1)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels between the layers, of a decoder from the latent on."""
+        return tuple(max(1, self.width // self.taper**i) for i in range(self.layers - 1))
 
 
 LAYERS = tuple(f"{part}.{i}" for part in ("g_a", "g_s") for i in range(7))  # of a hyperprior codec

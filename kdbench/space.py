@@ -32,6 +32,7 @@ from kdbench.parameters import (
     ScheduleName,
     Stride,
     Suggests,
+    Taper,
     Teacher,
     TermScheduleName,
     Weight,
@@ -57,6 +58,7 @@ _NONE = Choice(values=(NO_TEACHER,))
 _SCALE: PriorName = Choice(values=("scale",))
 _FULL: ConvolutionName = Choice(values=("full",))
 _FOUR: Layers = Choice(values=(4,))
+_UNIFORM: Taper = Choice(values=(1,))
 _EIGHT: Stride = Choice(values=(8,))
 _EQUAL: ChannelWeightsName = Choice(values=("equal",))
 _CONSTANT: ScheduleName = Choice(values=("constant",))
@@ -93,17 +95,18 @@ class TransformSpace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderSpace(TransformSpace):
-    """A decoder, which may have two layers."""
+    """A decoder, which may have two layers, or four that taper."""
 
     layers: Layers = _FOUR
     stride: Stride = _EIGHT
+    taper: Taper = _UNIFORM
 
     def sample(self, side: str, trial: Suggests) -> Transform:
-        """One decoder; the stride is asked for only of two layers."""
+        """One decoder; the stride is asked for of two layers alone, the taper of four."""
         plain = TransformSpace.sample(self, side, trial)
         layers = self.layers.sample(f"{side}.layers", trial)
         if layers == plain.layers:
-            return plain
+            return replace(plain, taper=self.taper.sample(f"{side}.taper", trial))
         stride = self.stride.sample(f"{side}.stride", trial)
         return replace(plain, layers=layers, stride=stride)
 
@@ -496,9 +499,12 @@ class SearchSpace:
         return problems
 
     def _layers_in_vain(self) -> list[tuple[str, str]]:
-        """Strides that no decoder has, and layers that a decoder of two has not."""
+        """Strides and tapers that no decoder has, and layers that a decoder of two has not."""
         if self.codec is not None:
             return []
+        if 4 not in self.decoder.layers.values and self.decoder.taper != _UNIFORM:
+            rule = "belongs to decoder.layers: 4; of two layers there is one width"
+            return [("decoder.taper", rule)]
         if 2 not in self.decoder.layers.values:
             rule = "belongs to decoder.layers: 2; those of four layers have stride 2"
             return [("decoder.stride", rule)] if self.decoder.stride != _EIGHT else []

@@ -1,7 +1,7 @@
 """A start for transforms that no block KLT can be written into: each layer by least squares.
 
-These are decoders of two layers, and depthwise-separable transforms. Their layers are solved in
-order, from what the layers before really give (`codecs.regression`):
+These are decoders of two layers, tapered ones, and depthwise-separable transforms. Their layers
+are solved in order, from what the layers before really give (`codecs.regression`):
 
     analysis     layer i -> what layer i of a full transform gives that starts as a KLT
     synthesis    layer i -> the KLT coefficients, as many as it has channels, of the image's blocks
@@ -26,7 +26,7 @@ from kdbench.codecs.regression import (
     solve_separable_conv,
     solve_separable_deconv,
 )
-from kdbench.codecs.transforms import STRIDE, SeparableConv, SeparableDeconv
+from kdbench.codecs.transforms import STRIDE, Separable, SeparableConv, SeparableDeconv
 from kdbench.records import Transform
 
 N_IMAGES = 32  # of an analysis: 128 px crops give a separable layer 2,000 rows each and more
@@ -34,7 +34,7 @@ N_IMAGES = 32  # of an analysis: 128 px crops give a separable layer 2,000 rows 
 
 def is_written(transform: Transform) -> bool:
     """Whether a block KLT can be written into it."""
-    return transform.layers == 4 and transform.convolution == "full"
+    return transform.layers == 4 and transform.convolution == "full" and transform.taper == 1
 
 
 def solve(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
@@ -47,9 +47,9 @@ def solve(layer: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
     elif isinstance(layer, SeparableDeconv):
         solve_separable_deconv(layer, inputs, outputs)
     elif isinstance(layer, nn.ConvTranspose2d):
-        solve_deconv(layer, inputs, outputs, settled=True)
+        solve_deconv(layer, inputs, outputs, free_bias=True)
     elif isinstance(layer, nn.Conv2d):
-        solve_conv(layer, inputs, outputs)
+        solve_conv(layer, inputs, outputs, free_bias=True)
     else:
         raise TypeError(f"no layer of a transform: {type(layer).__name__}")
 
@@ -86,14 +86,14 @@ def fit_synthesis(
         images: (B, 3, H, W) in [0, 1].
     """
     is_relu = transform.activation == "relu"
-    usable = transform.width - is_relu
     layers: Sequence[nn.Module] = part[::2]
     px = STRIDE  # of the block that an input of the layer stands for, a side
     h = latents
     for i, layer in enumerate(layers[:-1]):
         px //= _stride(layer)
+        usable = transform.widths[i] - is_relu
         wanted = coefficients(images - 0.5, px, min(usable, 3 * px**2))
-        last: nn.Module = layer[-1] if isinstance(layer, SeparableDeconv) else layer  # type: ignore[assignment,index]
+        last = _last_part(layer)
         last.weight.mul_(KERNEL_NOISE)  # type: ignore[operator]
         last.bias.zero_()  # type: ignore[operator]
         if is_relu:
@@ -108,6 +108,12 @@ def fit_synthesis(
         step = nn.Sequential(layer, activation)
         h = torch.cat([step(some) for some in torch.split(h, CHUNK)])
     solve(layers[-1], h, images)
+
+
+def _last_part(layer: nn.Module) -> nn.Module:
+    """What has the bias."""
+    last: nn.Module = layer[-1] if isinstance(layer, Separable) else layer
+    return last
 
 
 def _stride(layer: nn.Module) -> int:

@@ -15,13 +15,16 @@ MAX_VALUES = 1 << 25  # of the unfolded inputs of a transposed convolution
 
 
 @torch.no_grad()
-def solve_conv(layer: nn.Conv2d, inputs: Tensor, outputs: Tensor) -> None:
+def solve_conv(
+    layer: nn.Conv2d, inputs: Tensor, outputs: Tensor, *, free_bias: bool = False
+) -> None:
     """Sets weight and bias of `layer` in place.
 
     Args:
         layer: Any stride, "same" padding.
         inputs: (B, C_in, H, W).
         outputs: (B, C_out, H / stride, W / stride): what it should give.
+        free_bias: Keeps the ridge off the bias, which else shrinks beside large inputs.
     """
     side, stride = layer.kernel_size[0], layer.stride[0]
     gram, cross = torch.zeros(()), torch.zeros(())
@@ -30,14 +33,14 @@ def solve_conv(layer: nn.Conv2d, inputs: Tensor, outputs: Tensor) -> None:
         patches = _with_one(unfolded.transpose(1, 2).flatten(0, 1))
         gram = gram + patches.T @ patches
         cross = cross + patches.T @ _pixels(target)
-    solution = _ridge(gram, cross)
+    solution = _ridge(gram, cross, free_last=free_bias)
     layer.weight.copy_(solution[:-1].T.reshape(layer.weight.shape))
     layer.bias.copy_(solution[-1])  # type: ignore[union-attr]
 
 
 @torch.no_grad()
 def solve_deconv(
-    layer: nn.ConvTranspose2d, inputs: Tensor, outputs: Tensor, *, settled: bool = False
+    layer: nn.ConvTranspose2d, inputs: Tensor, outputs: Tensor, *, free_bias: bool = False
 ) -> None:
     """Sets weight and bias of the first output channels of `layer` in place.
 
@@ -49,8 +52,8 @@ def solve_deconv(
         layer: Up to 2.5 strides wide.
         inputs: (B, C_in, H, W).
         outputs: (B, n, S H, S W), n at most the layer's output channels.
-        settled: Solves for the weights again once the bias is what it is; where inputs have a
-            constant among them, the phases would else rely on biases of their own.
+        free_bias: Keeps the ridge off the bias, and solves for the weights again once the bias is
+            what it is; phases would else rely on biases of their own.
     """
     n_in, n, side, stride = inputs.shape[1], outputs.shape[1], layer.kernel_size[0], layer.stride[0]
     pad = int(layer.padding[0])
@@ -77,11 +80,11 @@ def solve_deconv(
     bias = torch.zeros(n)
     for i, (taps, columns) in enumerate(seen):
         used = torch.cat([columns, one])
-        solution = _ridge(gram[used][:, used], cross[i][used])
+        solution = _ridge(gram[used][:, used], cross[i][used], free_last=free_bias)
         _write_taps(layer, taps, solution[:-1], n)
         bias += solution[-1] / len(phases)
     layer.bias[:n] = bias  # type: ignore[index]
-    if settled:
+    if free_bias:
         for i, (taps, columns) in enumerate(seen):
             rest = cross[i][columns] - gram[columns][:, one] * bias
             _write_taps(layer, taps, _ridge(gram[columns][:, columns], rest), n)
@@ -105,13 +108,13 @@ def solve_separable_conv(layer: SeparableConv, inputs: Tensor, outputs: Tensor) 
     across, along = cast(nn.Conv2d, layer[0]), cast(nn.Conv2d, layer[1])
     side, stride = along.kernel_size[0], along.stride[0]
     dense = nn.Conv2d(across.in_channels, along.out_channels, side, stride, side // 2)
-    solve_conv(dense, inputs, outputs)
+    solve_conv(dense, inputs, outputs, free_bias=True)
     left, size, _ = torch.linalg.svd(dense.weight.flatten(2), full_matrices=False)
     across.weight.copy_((left[:, :, 0] * size[:, :1]).reshape(across.weight.shape))
     mixed = torch.cat([across(x) for x in torch.split(inputs, CHUNK)])
     one = nn.Conv2d(1, 1, side, stride, side // 2)
     for i in range(along.out_channels):
-        solve_conv(one, mixed[:, i : i + 1], outputs[:, i : i + 1])
+        solve_conv(one, mixed[:, i : i + 1], outputs[:, i : i + 1], free_bias=True)
         along.weight[i] = one.weight[0]
         along.bias[i] = one.bias[0]  # type: ignore[index]
 
@@ -133,11 +136,12 @@ def solve_separable_deconv(layer: SeparableDeconv, inputs: Tensor, outputs: Tens
         padding=along.padding,  # type: ignore[arg-type]
         output_padding=along.output_padding,  # type: ignore[arg-type]
     )
-    solve_deconv(dense, inputs, outputs)
+    solve_deconv(dense, inputs, outputs, free_bias=True)
     _, _, kernels = torch.linalg.svd(dense.weight.flatten(2), full_matrices=False)
     along.weight.copy_(kernels[:, 0].reshape(along.weight.shape))
     first = nn.Conv2d(along.in_channels, n, 1)
-    solve_conv(first, torch.cat([along(x) for x in torch.split(inputs, CHUNK)]), outputs)
+    filtered = torch.cat([along(x) for x in torch.split(inputs, CHUNK)])
+    solve_conv(first, filtered, outputs, free_bias=True)
     across.weight[:n] = first.weight
     across.bias[:n] = first.bias  # type: ignore[index]
 
@@ -151,8 +155,10 @@ def _with_one(rows: Tensor) -> Tensor:
     return torch.cat([rows, torch.ones(len(rows), 1)], dim=1)
 
 
-def _ridge(gram: Tensor, cross: Tensor) -> Tensor:
-    """(d, d), (d, m) -> (d, m): the ridge solution."""
+def _ridge(gram: Tensor, cross: Tensor, *, free_last: bool = False) -> Tensor:
+    """(d, d), (d, m) -> (d, m): the ridge solution, perhaps with no ridge on the last of d."""
     damping = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    if free_last:
+        damping[-1, -1] = 0.0
     solution: Tensor = torch.linalg.solve(gram + damping, cross)
     return solution

@@ -70,7 +70,7 @@ def klt_start(model: Hyperprior, images: Tensor, rd_lambdas: Sequence[float]) ->
     if not is_written(encoder):
         g_a = analysis(replace(encoder, convolution="full"), M)
     if not is_written(decoder):
-        g_s = synthesis(replace(decoder, layers=4, convolution="full"), M)
+        g_s = synthesis(replace(decoder, layers=4, convolution="full", taper=1), M)
     usable = decoder.width - (decoder.activation == "relu")  # one channel is the constant
     features, stds = klt_layers(strided(g_a), strided(g_s), images, usable)
     _linear_activations(g_a, stds[:3])

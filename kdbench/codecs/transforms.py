@@ -15,6 +15,11 @@ to an even number, so that each is centred on the S x S pixels that an input sta
 what happens on the coarse grid, so of M latents a small S costs least: per pixel and channel of
 width, at k = 3, 12 M / 192 + 6.75 MAC for S = 2, 108 M / 192 + 12 for S = 8.
 
+Or its four layers may taper, N, N / 2, N / 4 channels from the latent on. What limits a narrow
+decoder is how many numbers a pixel has behind it: 192 latents are 0.75 a pixel, and N channels
+after the first layer N / 64, after the third N / 4. Of one N, the first strangles and the third
+idles; N = 48 tapered is 0.75, 1.5 and 3, and its layers cost about the same.
+
 Either side may be depthwise-separable: each layer is a 1x1 convolution across channels and one
 kernel a channel for space. The 1x1 is on the finer grid, first in g_a and last in g_s. On the
 coarser one it would narrow what passes: a 2x2 block of c channels is 4 c numbers, and c channels
@@ -77,30 +82,29 @@ class SeparableDeconv(Separable):
 
 def analysis(transform: Transform, latents: int) -> nn.Sequential:
     """g_a with random weights: (B, 3, H, W) -> (B, `latents`, H / 16, W / 16)."""
-    widths = (3, transform.width, transform.width, transform.width, latents)
-    layers = [conv(n_in, n_out, kernel_size=transform.kernel) for n_in, n_out in pairwise(widths)]
+    widths = (3, *transform.widths, latents)
+    layers: list[nn.Module] = [
+        conv(n_in, n_out, kernel_size=transform.kernel) for n_in, n_out in pairwise(widths)
+    ]
     if transform.convolution == "separable":
-        layers = [SeparableConv(dense) for dense in layers]
+        layers = [SeparableConv(dense) for dense in layers]  # type: ignore[arg-type]
     return _between(layers, transform, inverse=False)
 
 
 def synthesis(transform: Transform, latents: int) -> nn.Sequential:
     """g_s with random weights: (B, `latents`, h, w) -> (B, 3, 16 h, 16 w)."""
+    pairs = list(pairwise((latents, *transform.widths, 3)))
+    layers: list[nn.Module]
     if transform.layers == 2:
         strides = (transform.stride, STRIDE // transform.stride)
         layers = [
             _centred_deconv(n_in, n_out, transform.kernel, stride)
-            for (n_in, n_out), stride in zip(
-                pairwise((latents, transform.width, 3)), strides, strict=True
-            )
+            for (n_in, n_out), stride in zip(pairs, strides, strict=True)
         ]
     else:
-        widths = (latents, transform.width, transform.width, transform.width, 3)
-        layers = [
-            deconv(n_in, n_out, kernel_size=transform.kernel) for n_in, n_out in pairwise(widths)
-        ]
+        layers = [deconv(n_in, n_out, kernel_size=transform.kernel) for n_in, n_out in pairs]
     if transform.convolution == "separable":
-        layers = [SeparableDeconv(dense) for dense in layers]
+        layers = [SeparableDeconv(dense) for dense in layers]  # type: ignore[arg-type]
     return _between(layers, transform, inverse=True)
 
 
@@ -114,13 +118,13 @@ def _centred_deconv(n_in: int, n_out: int, kernel: int, stride: int) -> nn.ConvT
 def _between(layers: Sequence[nn.Module], transform: Transform, *, inverse: bool) -> nn.Sequential:
     """The layers with an activation after each but the last."""
     parts = [layers[0]]
-    for layer in layers[1:]:
-        parts += [_activation(transform, inverse=inverse), layer]
+    for layer, width in zip(layers[1:], transform.widths, strict=True):
+        parts += [_activation(transform, width, inverse=inverse), layer]
     return nn.Sequential(*parts)
 
 
-def _activation(transform: Transform, *, inverse: bool) -> nn.Module:
+def _activation(transform: Transform, width: int, *, inverse: bool) -> nn.Module:
     if transform.activation == "relu":
         return nn.ReLU()
-    gdn: nn.Module = GDN(transform.width, inverse=inverse)
+    gdn: nn.Module = GDN(width, inverse=inverse)
     return gdn
