@@ -302,9 +302,9 @@ ActivationName = Annotated[Choice[Literal["gdn", "relu"]], PlainValidator(_activ
 ConvolutionName = Annotated[
     Choice[Literal["full", "separable"]], PlainValidator(_convolution), _write
 ]
-Layers = Annotated[Ints, PlainValidator(_layers), _write]
-Stride = Annotated[Ints, PlainValidator(_stride), _write]
-Taper = Annotated[Ints, PlainValidator(_taper), _write]
+Layers = Annotated[Choice[Literal[2, 4]], PlainValidator(_layers), _write]
+Stride = Annotated[Choice[Literal[2, 4, 8]], PlainValidator(_stride), _write]
+Taper = Annotated[Choice[Literal[1, 2]], PlainValidator(_taper), _write]
 PriorName = Annotated[Choice[Literal["scale", "mean_scale"]], PlainValidator(_prior), _write]
 ChannelWeightsName = Annotated[
     Choice[Literal["equal", "by_bits"]], PlainValidator(_channels), _write

@@ -12,8 +12,6 @@ Activations start nearly linear, as in `codecs.start`: a ReLU by a lift past its
 synthesis one channel is the constant 1, from which the next layer takes the lifts away.
 """
 
-from collections.abc import Sequence
-
 import torch
 from compressai.layers import GDN
 from torch import Tensor, nn
@@ -86,7 +84,7 @@ def fit_synthesis(
         images: (B, 3, H, W) in [0, 1].
     """
     is_relu = transform.activation == "relu"
-    layers: Sequence[nn.Module] = part[::2]
+    layers = list(part[::2])
     px = STRIDE  # of the block that an input of the layer stands for, a side
     h = latents
     for i, layer in enumerate(layers[:-1]):
@@ -101,7 +99,7 @@ def fit_synthesis(
         solve(layer, h, wanted)
         if is_relu:
             _channels_out(last)[-1] = 0.0
-            last.bias[-1] = 1.0  # type: ignore[index,operator]
+            last.bias[-1] = 1.0  # type: ignore[operator]
         activation = part[2 * i + 1]
         if isinstance(activation, GDN):
             make_linear(activation)
@@ -118,7 +116,7 @@ def _last_part(layer: nn.Module) -> nn.Module:
 
 def _stride(layer: nn.Module) -> int:
     strided = layer[0] if isinstance(layer, SeparableDeconv) else layer
-    return int(strided.stride[0])  # type: ignore[index,arg-type]
+    return int(strided.stride[0])  # type: ignore[index]
 
 
 def _channels_out(layer: nn.Module) -> Tensor:

@@ -143,7 +143,7 @@ def solve_separable_deconv(layer: SeparableDeconv, inputs: Tensor, outputs: Tens
     filtered = torch.cat([along(x) for x in torch.split(inputs, CHUNK)])
     solve_conv(first, filtered, outputs, free_bias=True)
     across.weight[:n] = first.weight
-    across.bias[:n] = first.bias  # type: ignore[index]
+    across.bias[:n] = first.bias  # type: ignore[index,assignment]
 
 
 def _pixels(maps: Tensor) -> Tensor:
