@@ -92,6 +92,34 @@ def _count(text: str) -> int:
 _count.__name__ = "whole number"
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+    return value
+
+
+_share.__name__ = "number"
+
+
+def _words(text: str) -> tuple[str, ...]:
+    words = tuple(word.strip() for word in text.split(","))
+    if not all(words):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of names with a comma between them")
+    if twice := [word for word in words if words.count(word) > 1]:
+        raise argparse.ArgumentTypeError(f"{twice[0]} is there twice")
+    return words
+
+
+def _etas(text: str) -> tuple[int | None, ...]:
+    words = _words(text)
+    for word in words:
+        if word != "none" and not (word.isdecimal() and int(word) > 1):
+            rule = "is neither none nor a whole number of at least 2"
+            raise argparse.ArgumentTypeError(f"{word!r} {rule}")
+    return tuple(None if word == "none" else int(word) for word in words)
+
+
 def _name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", text):
         raise argparse.ArgumentTypeError(f"{text!r} has more than letters, digits, `-`, `_`, `.`")
@@ -129,6 +157,34 @@ def _worker(command: argparse.ArgumentParser) -> None:
 def _show(command: argparse.ArgumentParser) -> None:
     _study(command)
     command.add_argument("--all", action="store_true", help="every trial, with reasons")
+    _common(command)
+
+
+def _replay(command: argparse.ArgumentParser) -> None:
+    _study(command)
+    command.add_argument(
+        "--samplers",
+        type=_words,
+        default=("tpe", "random", "nsga2"),
+        metavar="LIST",
+        help="tpe,random,nsga2 by default; nsga3, qmc, and gp, which takes a minute a search",
+    )
+    command.add_argument(
+        "--etas",
+        type=_etas,
+        metavar="LIST",
+        help="ladders: none,2,3 by default; none alone where the study has no rungs",
+    )
+    command.add_argument(
+        "--seeds", type=_count, default=20, metavar="K", help="searches of each policy (20)"
+    )
+    command.add_argument(
+        "--budget",
+        type=_share,
+        default=1.0,
+        metavar="X",
+        help="of a search, as a part of the seconds that all finished trials took (1)",
+    )
     _common(command)
 
 
@@ -210,6 +266,7 @@ def _check(command: argparse.ArgumentParser) -> None:
 COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "search": ("search for small codecs until the study's budget is spent", _search),
     "show": ("what a study found: its front, or all trials", _show),
+    "replay": ("compare samplers and ladders on the finished trials of a study", _replay),
     "rerun": ("train stored trials again and compare", _rerun),
     "bench": ("one codec on a folder of photos", _bench),
     "teach": ("train a teacher from photos", _teach),

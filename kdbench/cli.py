@@ -32,6 +32,7 @@ ENDED = {
     "timeout": "the time is up; the same command goes on",
     "asks": "ended early: as many trials were begun as may be, four for each asked for or all that "
     "are listed, and too few were complete; `kdbench show --all` tells why",
+    "exhausted": "the grid is through: every combination of the space has been tried",
 }
 
 
@@ -95,15 +96,12 @@ def search(arguments: Namespace) -> int:
         return _measure(config, store, arguments)
     from kdbench.report.live import watching
     from kdbench.search.launch import search as launch
+    from kdbench.search.vain import in_vain
 
     with watching(store, config.name, config.trials, silent=arguments.json) as on_event:
         end = launch(config, store, storage=_storage(arguments), on_event=on_event)
-    if end.n_complete == 0 and end.ended == "asks":
-        raise KdbenchError(
-            f"study {config.name!r} ended without one complete trial",
-            fix=f"`kdbench show --study {config.name} --all` tells why; loosen its constraints or "
-            "change its space, under another name (`--set name=NAME`)",
-        )
+    if end.n_complete == 0 and end.ended in ("asks", "exhausted"):
+        raise in_vain(config, store)
     if end.ended in ENDED:
         print(ENDED[end.ended], file=sys.stderr)
     return _show(store, config.name, all_trials=False, as_json=arguments.json)
@@ -159,6 +157,32 @@ def _show(store: "Store", study: str, *, all_trials: bool, as_json: bool) -> int
         _print_json(study_json(found))
     else:
         print(show_text(found, all_trials=all_trials, width=width_here()), end="")
+    return 0
+
+
+def replay(arguments: Namespace) -> int:
+    """Searches again among the finished trials of a study, on paper: samplers and ladders."""
+    from kdbench.report.overview import overview
+    from kdbench.report.progress import counting
+    from kdbench.report.replays import replay_json, replay_text
+    from kdbench.report.text import width_here
+    from kdbench.search.recorded import recorded
+    from kdbench.search.replay import policies
+    from kdbench.search.replay import replay as simulated
+
+    store, study, budget = _store(arguments), arguments.study, arguments.budget
+    overview(store, study)  # refuses trials whose figures do not compare
+    found = recorded(store, study)
+    chosen = policies(found, arguments.samplers, arguments.etas)
+    with counting("searches", silent=arguments.json) as count:
+        outcomes = simulated(
+            found.table, chosen, seeds=arguments.seeds, budget=budget, on_progress=count
+        )
+    what = (study, found.table, found.left_out, outcomes)
+    if arguments.json:
+        _print_json(replay_json(*what, budget=budget))
+    else:
+        print(replay_text(*what, budget=budget, width=width_here()), end="")
     return 0
 
 
@@ -345,6 +369,7 @@ FUNCTIONS: Mapping[str, Callable[[Namespace], int]] = {
     "search": search,
     "worker": worker,
     "show": show,
+    "replay": replay,
     "rerun": rerun,
     "bench": bench,
     "teach": teach,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from kdbench import hybrid, metrics, plugins, recipes, zoo
 from kdbench.errors import CodecError, ConfigError
-from kdbench.parameters import NO_TEACHER
+from kdbench.parameters import NO_TEACHER, FloatRange
 from kdbench.recipes import above_zero, at_least
 from kdbench.records import Bench, Data, EnergyPlan, content_hash
 from kdbench.space import OFF, SearchSpace, TrainingPlan, incomplete, read_space
@@ -26,6 +26,7 @@ Objective = Literal[
     "params",
     "validation_loss",
 ]
+SamplerName = Literal["tpe", "gp", "nsga2", "nsga3", "random", "qmc", "grid", "listed"]
 N_LEVELS = 5  # fewer points move a BD-rate by several percent, whatever the spline
 ANCHORS = ("jpeg", "webp", "jpeg2000", "avif")
 METERS = ("auto", "none", "nvml", "powercap", "codecarbon", "replay")
@@ -38,13 +39,15 @@ class Sampler:
     """Who suggests the next trial.
 
     Attributes:
-        name: `listed` samples nothing: it tries `points` and nothing else, each once.
+        name: `qmc` draws from a scrambled Sobol sequence, `grid` tries every combination of a
+            space of choices, in order. `listed` samples nothing: it tries `points` and nothing
+            else, each once.
         enqueue: `diagonal` tries the uniform-width students of the space first.
         points: What `listed` tries, in this order: values of every free parameter of the space, by
             its dotted name.
     """
 
-    name: Literal["tpe", "random", "nsga2", "gp", "listed"] = "tpe"
+    name: SamplerName = "tpe"
     enqueue: Literal["diagonal", "none"] = "diagonal"
     points: tuple[Mapping[str, int | float | str], ...] = ()
 
@@ -276,6 +279,8 @@ def _agree(study: StudyConfig, recipe: Recipe) -> None:
         )
     _agree_on_rates(study, recipe)
     _agree_on_points(study, recipe)
+    if study.sampler.name == "grid":
+        _require_listed_values(study, recipe)
     needs_energy: list[str] = [name for name in study.objectives if "_j_per_mpx" in name]
     needs_energy += [f"{name}_max" for name in study.constraints.limits if "_j_per_mpx" in name]
     if study.energy.meter == "none" and needs_energy:
@@ -381,6 +386,17 @@ def _require_guided(study: StudyConfig, recipe: Recipe) -> None:
                 f"{part} guides no model of rd_lambda {', '.join(left)}; take a range that has "
                 "them, or distillation.guides: every",
             )
+
+
+def _require_listed_values(study: StudyConfig, recipe: Recipe) -> None:
+    """A grid has no use of a parameter that may be any number."""
+    for name, parameter in study.space.parameters.items():
+        if isinstance(parameter, FloatRange) and not parameter.fixed:
+            rule = (
+                "is any number of a range, and sampler.name: grid tries listed values; write "
+                f"some, [{parameter.low:g}, {parameter.middle:g}, {parameter.high:g}], or take qmc"
+            )
+            recipe.report(("space", *name.split(".")), rule)
 
 
 def _agree_on_points(study: StudyConfig, recipe: Recipe) -> None:

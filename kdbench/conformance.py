@@ -17,7 +17,7 @@ import torch
 from PIL import Image as PillowImage
 from torch import Tensor
 
-from kdbench import families
+from kdbench import decoder, families
 from kdbench.codecs.bitfile import (
     Image,
     analyse_image,
@@ -461,6 +461,7 @@ def _fresh_process(tried: Subject) -> None:
         photos.mkdir()
         for i, photo in enumerate(tried.photos):
             PillowImage.fromarray(photo).save(photos / f"{i}.png")
+        decoder.stop()  # one that has seen this family before would not be fresh
         found = evaluate_learned(path, load_images(photos, "evaluation")).curve
     low, high = found.points[0], found.points[-1]
     _require(

@@ -1,44 +1,38 @@
 """Rate-distortion curves from real bitstreams: fp32, batch 1, one thread.
 
-A learned codec is encoded here and decoded in a fresh process from nothing but its file and the
-.kdb files. The decoder must give the encoder's integer latents (checked inside each file) and its
-8-bit image exactly, and coded and estimated bits must agree; else there is no curve.
+A learned codec is encoded here and decoded in a process of its own (`decoder`) from nothing but
+its file and the .kdb files. The decoder must give the encoder's integer latents (checked inside
+each file) and its 8-bit image exactly, and coded and estimated bits must agree; else there is no
+curve.
 """
 
-import argparse
 import hashlib
-import json
 import math
-import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-
-import numpy as np
-import torch
 
 from kdbench.codecs.base import ImageCodec
 from kdbench.codecs.bitfile import (
     Image,
     analyse_image,
-    decode_image,
     encode_analysed,
     expectation,
     payload_bits,
 )
 from kdbench.codecs.weights import load_codec
 from kdbench.data import ImageSet
-from kdbench.device import one_thread, resolve, synchronise
+from kdbench.decoder import decoder, pixels_sha
+from kdbench.device import one_thread, synchronise
 from kdbench.errors import CodecError
 from kdbench.metrics import BUILTIN, MS_SSIM_MIN_PX
 from kdbench.metrics import find as find_metric
 from kdbench.rd import joined, psnr_db
 from kdbench.records import RDCurve, RDPoint
+from kdbench.similarity import Similarity
 
 BITS_TOLERANCE = 0.01  # of the estimate, over the whole set
 FLUSH_BITS = 128  # a file's two strings: each ends with a state of 64 bits, half of them spent
@@ -66,16 +60,25 @@ class _Tally:
     ms_ssim: dict[int, list[float | None]] = field(default_factory=dict)
     figures: dict[int, list[float]] = field(default_factory=dict)
     sha: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    _photo: Image | None = None
+    _similarity: Similarity | None = None
 
     def add(self, level: int, data: bytes, image: Image, decoded: Image) -> None:
         height, width = image.shape[:2]
         self.bpp.setdefault(level, []).append(len(data) * 8 / (height * width))
         self.psnr.setdefault(level, []).append(psnr_db(image, decoded, peak=255))
-        self.ms_ssim.setdefault(level, []).append(ms_ssim(image, decoded))
+        self.ms_ssim.setdefault(level, []).append(self._ms_ssim(image, decoded))
         if self.metric is not None:
             figure = _figure(self.metric, decoded, image)
             self.figures.setdefault(level, []).append(figure)
         self.sha.update(data)
+
+    def _ms_ssim(self, image: Image, decoded: Image) -> float | None:
+        """None under 161 px a side; what belongs to the photo is kept until another one comes."""
+        if image is not self._photo:
+            is_large = min(image.shape[:2]) >= MS_SSIM_MIN_PX
+            self._photo, self._similarity = image, Similarity(image) if is_large else None
+        return None if self._similarity is None else self._similarity.to(decoded)
 
     def curve(self, images: ImageSet, **measured: float | None) -> RDCurve:
         order = sorted(self.bpp, key=lambda level: fmean(self.bpp[level]))
@@ -147,9 +150,10 @@ def evaluate_learned(
             in.
 
     Raises:
-        CodecError: The fresh decoder gives other latents or pixels, or real and estimated bits
+        CodecError: The decoder gives other latents or pixels, or real and estimated bits
             differ by more than 1 %.
     """
+    process = decoder()
     model, _ = load_codec(path)
     model.to(device)
     levels = range(model.architecture.n_levels)
@@ -172,18 +176,19 @@ def evaluate_learned(
                 expect = expectation(model, analysed, level)
                 name = f"{level}-{i}.kdb"
                 (Path(folder) / name).write_bytes(data)
-                expected[name] = _pixels_sha(expect.reconstruction)
+                expected[name] = pixels_sha(expect.reconstruction)
                 coded_bits += payload_bits(data)
                 estimated_bits += expect.estimated_bits
                 tally.add(level, data, image, expect.reconstruction)
                 on_progress(i * len(levels) + level + 1, len(levels) * images.n)
-        decode_s = _decode_in_fresh_process(path, Path(folder), expected, device)
+        decoded = process.decode(path, Path(folder), device)
+    _require_same(decoded.sha, expected)
     _check_bits(coded_bits, estimated_bits, n_files=len(expected))
     curve = tally.curve(
         images,
         estimated_over_real_bits=estimated_bits / coded_bits,
         encode_s_per_mpx=fmean(encode_s),
-        decode_s_per_mpx=decode_s / (images.pixels * len(levels)) * 1e6,
+        decode_s_per_mpx=decoded.seconds / (images.pixels * len(levels)) * 1e6,
     )
     return Evaluation(curve=curve, bitstreams_sha=tally.sha.hexdigest())
 
@@ -220,19 +225,6 @@ def _encode(codec: ImageCodec, image: Image, level: int, name: str) -> bytes:
         raise CodecError(f"{name}: {why.problem}", fix=why.fix) from None
 
 
-def ms_ssim(image: Image, decoded: Image) -> float | None:
-    """MS-SSIM of two 8-bit RGB images, 0 to 1; None under 161 px a side."""
-    from pytorch_msssim import ms_ssim as multi_scale_ssim
-
-    if min(image.shape[:2]) < MS_SSIM_MIN_PX:
-        return None
-    a, b = (
-        torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float()
-        for pixels in (image, decoded)
-    )
-    return float(multi_scale_ssim(a, b, data_range=255))
-
-
 def _with_figure(distortion: str, images: ImageSet) -> str | None:
     """`distortion` where it has a figure that nobody computes anyway, and for every photo."""
     if distortion in BUILTIN:
@@ -264,64 +256,17 @@ def _check_bits(coded_bits: int, estimated_bits: float, *, n_files: int) -> None
         )
 
 
-def _pixels_sha(pixels: Image) -> str:
-    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
-
-
 def _mean_or_none(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return fmean(known) if len(known) == len(values) else None
 
 
-# --- the fresh process ---------------------------------------------------------------------------
-
-
-def _decode_in_fresh_process(
-    path: Path, folder: Path, expected: dict[str, str], device: str
-) -> float:
-    """Decodes every file of `folder` in a new interpreter; returns its decoding seconds."""
-    command = [sys.executable, "-m", "kdbench.evaluate", str(path.resolve()), str(folder), device]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if run.returncode != 0:
-        said = [line for line in run.stderr.splitlines() if line.strip()]
-        said = [line for line in said if not line.startswith("  fix: ")]
-        reason = said[-1] if said else "no message"
-        raise CodecError(
-            f"decoding in a fresh process failed: {reason}",
-            fix="the codec cannot be decoded elsewhere; report it with its trial folder",
-        )
-    report = json.loads(run.stdout.splitlines()[-1])
-    wrong = [name for name, sha in expected.items() if report["sha"].get(name) != sha]
+def _require_same(decoded: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    """Raises CodecError where the decoder's pixels are not what the encoder expects."""
+    wrong = [name for name, sha in expected.items() if decoded.get(name) != sha]
     if wrong:
         raise CodecError(
-            f"{len(wrong)} of {len(expected)} files decode to other pixels in a fresh process "
-            f"(first: {wrong[0]})",
+            f"{len(wrong)} of {len(expected)} files decode to other pixels in a process of their "
+            f"own (first: {wrong[0]})",
             fix="the codec is not deterministic on this device; evaluate with --device cpu",
         )
-    return float(report["seconds"])
-
-
-def _decode_folder(path: Path, folder: Path, device: str) -> None:
-    """Decodes every .kdb in `folder` and prints SHA-256 of the pixels and seconds as JSON."""
-    torch.set_num_threads(1)
-    model, _ = load_codec(path)
-    model.to(resolve(device))
-    shas, seconds = {}, 0.0
-    for file in sorted(folder.glob("*.kdb")):
-        data = file.read_bytes()
-        began = time.perf_counter()
-        pixels = decode_image(model, data)
-        synchronise(device)
-        seconds += time.perf_counter() - began
-        shas[file.name] = _pixels_sha(pixels)
-    print(json.dumps({"sha": shas, "seconds": seconds}))
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="decodes .kdb files; used by kdbench itself")
-    parser.add_argument("codec", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("device")
-    arguments = parser.parse_args()
-    _decode_folder(arguments.codec, arguments.folder, arguments.device)

@@ -15,11 +15,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kdbench.codecs.align import CHUNK, align, strongest_channels
+from kdbench.codecs.align import SHARES, Shares, align, strongest_channels
 from kdbench.codecs.building import build, start_family
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.inherit import can_inherit
 from kdbench.codecs.learned import LearnedCodec
+from kdbench.codecs.regression import CHUNK
 from kdbench.codecs.start import klt_start, scale_start
 from kdbench.data import CropList, ImageSet, disjoint, draw_crops, load_images
 from kdbench.distill import Distiller, Targets
@@ -153,11 +154,11 @@ class Lesson:
         """Whether one codec of ours teaches everything."""
         return self._own is not None and len(self._shares) == 1
 
-    def started(self) -> LearnedCodec:
+    def started(self, least_shares: Shares = SHARES) -> LearnedCodec:
         """The student before its first step; sets up `distiller` too.
 
         In the teacher's coordinates if that is a codec of ours with latents enough, else a plain
-        KLT; a student of another family as that family starts.
+        KLT; a student of another family as that family starts. `least_shares` as in `align`.
         """
         spec = self._spec
         torch.manual_seed(spec.seed)
@@ -170,7 +171,7 @@ class Lesson:
             self._solve_feature_terms(model)
             return model
         features = klt_start(model, first, like_mse(spec.training))
-        channels = self._align(model, first, features)
+        channels = self._align(model, first, features, least_shares)
         if channels is None or not self._inherits_hyperprior:
             scale_start(model, first)
         self.distiller = self._distiller(channels)
@@ -245,7 +246,9 @@ class Lesson:
             return None
         return self._caches[home].channel_bits(self._own.model, N_START_CROPS)
 
-    def _align(self, model: Hyperprior, crops: Tensor, features: Tensor) -> list[int] | None:
+    def _align(
+        self, model: Hyperprior, crops: Tensor, features: Tensor, least_shares: Shares
+    ) -> list[int] | None:
         """The teacher's latent channel of each of the student's; None where they do not meet."""
         own = self._spec.latent.channels
         home = self._home
@@ -254,7 +257,16 @@ class Lesson:
         teacher, levels = self._own.model, self._caches[home].levels
         y = self._caches[home].latents(len(crops))
         taken = strongest_channels(teacher, y, levels[-1], own)
-        align(model, teacher, crops=crops, y=y, features=features, levels=levels, channels=taken)
+        align(
+            model,
+            teacher,
+            crops=crops,
+            y=y,
+            features=features,
+            levels=levels,
+            channels=taken,
+            least_shares=least_shares,
+        )
         return list(map(int, taken))
 
     def batch(self, step: int) -> Batch:

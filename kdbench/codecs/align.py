@@ -7,12 +7,10 @@ some hundred crops, with ridge regression:
 
     last of g_a     its own features -> the teacher's y          (all taps of the kernel)
     first of g_s    the teacher's decoded y -> the KLT features that the rest of g_s inverts
-                    (of two layers, or separable: every layer, `codecs.fitting`)
 
 The gains are the teacher's, and so is its hyperprior (`codecs.inherit`), for it reads and predicts
 the same latents. A student of one rate has no gains: its two layers take the teacher's of that
 level. A student with fewer latents takes the teacher's strongest channels.
-An encoder of the teacher's own shape is taken over whole.
 Nothing of this is distillation: a student whose weights are all 0 starts here too.
 """
 
@@ -24,9 +22,12 @@ from torch import Tensor, nn
 from kdbench.codecs.fitting import fit_synthesis, is_written, solve
 from kdbench.codecs.hyperprior import Hyperprior, quantised
 from kdbench.codecs.inherit import can_inherit, inherit_hyperprior
-from kdbench.codecs.regression import solve_deconv
+from kdbench.codecs.narrow import LEAST_SHARE, can_narrow, narrow_analysis, narrow_synthesis
+from kdbench.codecs.regression import in_chunks, solve_deconv
+from kdbench.codecs.transforms import Separable
 
-CHUNK = 32  # crops at a time through g_a: bounds the memory of its first layer
+Shares = tuple[float, float]
+SHARES: Shares = (LEAST_SHARE, LEAST_SHARE)  # of g_a, of g_s
 
 
 def strongest_channels(teacher: Hyperprior, y: Tensor, level: int, n: int) -> Tensor:
@@ -46,6 +47,7 @@ def align(
     features: Tensor,
     levels: Sequence[int],
     channels: Tensor,
+    least_shares: Shares = SHARES,
 ) -> None:
     """Moves a KLT-started `student` into the teacher's coordinates, in place.
 
@@ -57,49 +59,69 @@ def align(
         features: KLT coefficients of `crops` after three layers, (B, C, 2h, 2w), of `klt_start`.
         levels: The teacher's level for each of the student's.
         channels: The teacher's channels the student takes, (M_s,).
+        least_shares: Of the teacher's width, from which on g_a and g_s are slices.
     """
-    decoded = _decoded(teacher, y, levels[-1])
-    has_gains = student.architecture.n_levels > 1
-    analysed = y if has_gains else y * teacher.gain(levels[-1])
-    decoded = decoded if has_gains else decoded / teacher.inverse_gain(levels[-1])
-    _align_analysis(student, teacher, crops, analysed, channels)
-    decoder = student.architecture.decoder
-    if not is_written(decoder):
-        fit_synthesis(student.g_s, decoder, decoded[:, channels], crops)
+    if can_narrow(student.g_a, teacher.g_a, least_shares[0]):
+        narrow_analysis(
+            student.g_a,
+            teacher.g_a,
+            crops=crops,
+            latents=y,
+            importance=teacher.gain(levels[len(levels) // 2]),
+            channels=channels,
+        )
     else:
-        n = min(features.shape[1], decoder.width - (decoder.activation == "relu"))
-        first: nn.ConvTranspose2d = student.g_s[0]  # type: ignore[assignment]
-        lift = first.bias[:n].clone()  # type: ignore[index]
-        solve_deconv(first, decoded[:, channels], features[:, :n])
-        first.bias[:n] += lift  # type: ignore[index]  # of a ReLU decoder
+        solve(student.g_a[-1], in_chunks(student.g_a[:-1], crops), y[:, channels])
+    decoder = student.architecture.decoder
+    if can_narrow(student.g_s, teacher.g_s, least_shares[1]):
+        decoded = _decoded_in_turn(teacher, y, levels)
+        narrow_synthesis(student.g_s, teacher.g_s, decoded=decoded, crops=crops, channels=channels)
+    elif is_written(decoder):
+        _synthesis_from(_decoded(teacher, y, levels[-1])[:, channels], features, student)
+    else:
+        fit_synthesis(
+            student.g_s, decoder, _decoded_in_turn(teacher, y, levels)[:, channels], crops
+        )
     rows = torch.tensor(list(levels))
-    if has_gains:
+    if student.architecture.n_levels > 1:
         student.log_gain.copy_(_log(teacher, "log_gain", rows)[:, channels])
         student.log_inverse_gain.copy_(_log(teacher, "log_inverse_gain", rows)[:, channels])
+    else:
+        _fold_gains(student, teacher, levels[0], channels)
     if can_inherit(student.architecture.hyper, teacher.architecture.hyper):
         gained = torch.cat([y * teacher.gain(level) for level in levels])
         inherit_hyperprior(student, teacher, gained, channels)
 
 
-def _align_analysis(
-    student: Hyperprior, teacher: Hyperprior, crops: Tensor, y: Tensor, channels: Tensor
-) -> None:
-    """Makes g_a give `y` (B, M_t, h, w), as far as it can.
+def _synthesis_from(decoded: Tensor, features: Tensor, student: Hyperprior) -> None:
+    """Solves the first layer of g_s from latents (B, M_s, h, w) to the KLT features."""
+    decoder = student.architecture.decoder
+    n = min(features.shape[1], decoder.width - (decoder.activation == "relu"))
+    first: nn.ConvTranspose2d = student.g_s[0]  # type: ignore[assignment]
+    lift = first.bias[:n].clone()  # type: ignore[index]
+    solve_deconv(first, decoded, features[:, :n])
+    first.bias[:n] += lift  # type: ignore[index]  # of a ReLU decoder
 
-    One of the teacher's shape is taken over, except the last layer of a student of one rate, which
-    has the gain in it. The last layer of any other is solved for.
-    """
-    last: nn.Module = student.g_a[-1]
-    is_alike = student.architecture.encoder == teacher.architecture.encoder
-    if is_alike:
-        student.g_a[:-1].load_state_dict(teacher.g_a[:-1].state_dict())
-    if is_alike and student.architecture.n_levels > 1:
-        theirs = dict(teacher.g_a[-1].named_parameters())
-        for name, own in last.named_parameters():
-            own.copy_(theirs[name][channels])
-        return
-    features = torch.cat([student.g_a[:-1](x) for x in torch.split(crops, CHUNK)])
-    solve(last, features, y[:, channels])
+
+def _fold_gains(student: Hyperprior, teacher: Hyperprior, level: int, channels: Tensor) -> None:
+    """Puts the gains of `level` into the last layer of g_a and the first of g_s."""
+    m = teacher.architecture.latent.channels
+    gains = (teacher.gain(level), teacher.inverse_gain(level))
+    gain, inverse = (values.expand(1, m, 1, 1)[0, channels, :, :, None] for values in gains)
+    last, first = student.g_a[-1], student.g_s[0]
+    last = last[-1] if isinstance(last, Separable) else last
+    first = first[0] if isinstance(first, Separable) else first
+    last.weight.mul_(gain)  # type: ignore[operator]
+    last.bias.mul_(gain.flatten())  # type: ignore[operator]
+    first.weight.mul_(inverse)  # type: ignore[operator]
+
+
+def _decoded_in_turn(teacher: Hyperprior, y: Tensor, levels: Sequence[int]) -> Tensor:
+    """What the teacher's g_s is given for latents `y`, each at one of `levels`: all are seen."""
+    decoded = torch.empty_like(y)
+    for i, level in enumerate(levels):  # some are mostly noise
+        decoded[i :: len(levels)] = _decoded(teacher, y[i :: len(levels)], level)
+    return decoded
 
 
 def _decoded(teacher: Hyperprior, y: Tensor, level: int) -> Tensor:

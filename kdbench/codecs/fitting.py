@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kdbench.codecs.klt import KERNEL_NOISE, RELU_LIFT, coefficients, make_linear
 from kdbench.codecs.regression import (
-    CHUNK,
+    in_chunks,
     solve_conv,
     solve_deconv,
     solve_separable_conv,
@@ -104,7 +104,7 @@ def fit_synthesis(
         if isinstance(activation, GDN):
             make_linear(activation)
         step = nn.Sequential(layer, activation)
-        h = torch.cat([step(some) for some in torch.split(h, CHUNK)])
+        h = in_chunks(step, h)
     solve(layers[-1], h, images)
 
 

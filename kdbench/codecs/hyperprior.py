@@ -30,10 +30,10 @@ With one level there are no gains, and with the prior `scale` the class equals C
 from typing import NamedTuple
 
 import torch
-from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 
+from kdbench.codecs.coder import FactorisedPrior, GaussianPrior
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.codecs.transforms import analysis, synthesis
 from kdbench.records import Architecture
@@ -70,8 +70,8 @@ class Hyperprior(LearnedCodec):
         M, H = architecture.latent.channels, architecture.hyper.width
         Z = architecture.hyper.z_channels
         self.architecture = architecture
-        self.entropy_bottleneck = EntropyBottleneck(Z)
-        self.gaussian_conditional = GaussianConditional(None)
+        self.entropy_bottleneck = FactorisedPrior(Z)
+        self.gaussian_conditional = GaussianPrior(None)
         self.g_a = analysis(architecture.encoder, M)
         self.g_s = synthesis(architecture.decoder, M)
         self.h_a = nn.Sequential(

@@ -1,5 +1,6 @@
 """One layer solved for by ridge regression: given its inputs, the weights that give its outputs."""
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -10,8 +11,8 @@ from torch.nn import functional
 from kdbench.codecs.transforms import SeparableConv, SeparableDeconv
 
 RIDGE = 1e-3  # of the mean eigenvalue
+MAX_ROWS = 16384  # positions that a solve needs; of more it sees those on a coarser grid
 CHUNK = 32  # images at a time: bounds the memory of the unfolded inputs
-MAX_VALUES = 1 << 25  # of the unfolded inputs of a transposed convolution
 
 
 @torch.no_grad()
@@ -26,13 +27,13 @@ def solve_conv(
         outputs: (B, C_out, H / stride, W / stride): what it should give.
         free_bias: Keeps the ridge off the bias, which else shrinks beside large inputs.
     """
-    side, stride = layer.kernel_size[0], layer.stride[0]
+    side, stride, grid = layer.kernel_size[0], layer.stride[0], grid_of(outputs)
     gram, cross = torch.zeros(()), torch.zeros(())
     for x, target in zip(torch.split(inputs, CHUNK), torch.split(outputs, CHUNK), strict=True):
-        unfolded = functional.unfold(x, side, padding=side // 2, stride=stride)
+        unfolded = functional.unfold(x, side, padding=side // 2, stride=stride * grid)
         patches = _with_one(unfolded.transpose(1, 2).flatten(0, 1))
         gram = gram + patches.T @ patches
-        cross = cross + patches.T @ _pixels(target)
+        cross = cross + patches.T @ pixels(target[:, :, ::grid, ::grid])
     solution = _ridge(gram, cross, free_last=free_bias)
     layer.weight.copy_(solution[:-1].T.reshape(layer.weight.shape))
     layer.bias.copy_(solution[-1])  # type: ignore[union-attr]
@@ -56,37 +57,33 @@ def solve_deconv(
             what it is; phases would else rely on biases of their own.
     """
     n_in, n, side, stride = inputs.shape[1], outputs.shape[1], layer.kernel_size[0], layer.stride[0]
-    pad = int(layer.padding[0])
-    phases = [(p, q) for p in range(stride) for q in range(stride)]
-    gram, cross = torch.zeros(()), [torch.zeros(())] * len(phases)
-    chunk = max(1, MAX_VALUES // (9 * inputs[0].numel()))
-    for x, target in zip(torch.split(inputs, chunk), torch.split(outputs, chunk), strict=True):
-        patches = functional.unfold(x, 3, padding=1)  # (B, C_in 9, H W), 9 = (s_row, s_column)
-        rows = _with_one(patches.transpose(1, 2).flatten(0, 1))
-        gram = gram + rows.T @ rows
-        for i, (p, q) in enumerate(phases):
-            cross[i] = cross[i] + rows.T @ _pixels(target[:, :, p::stride, q::stride])
-    at = torch.arange(n_in)[:, None] * 9
-    one = torch.tensor([len(gram) - 1])
-    layer.weight[:, :n] = 0.0
-    seen = []
-    for p, q in phases:
-        taps = [
-            (k, j, 3 * ((p + pad - k) // stride + 1) + (q + pad - j) // stride + 1)
-            for k in range((p + pad) % stride, side, stride)
-            for j in range((q + pad) % stride, side, stride)
-        ]
-        seen.append((taps, torch.cat([(at + c).flatten() for _, _, c in taps])))
+    pad, grid = int(layer.padding[0]), grid_of(inputs)
+    patches = functional.unfold(inputs, 3, padding=1, stride=grid)
+    rows = _with_one(patches.transpose(1, 2).flatten(0, 1))  # (n, C_in 9 + 1), 9 = (row, column)
+    gram = rows.T @ rows
+    at, one = torch.arange(n_in)[:, None] * 9, torch.tensor([len(gram) - 1])
     bias = torch.zeros(n)
-    for i, (taps, columns) in enumerate(seen):
-        used = torch.cat([columns, one])
-        solution = _ridge(gram[used][:, used], cross[i][used], free_last=free_bias)
-        _write_taps(layer, taps, solution[:-1], n)
-        bias += solution[-1] / len(phases)
+    layer.weight[:, :n] = 0.0
+    phases: list[tuple[list[tuple[int, int, int]], Tensor, Tensor]] = []
+    for p in range(stride):
+        for q in range(stride):
+            taps = [
+                (k, j, 3 * ((p + pad - k) // stride + 1) + (q + pad - j) // stride + 1)
+                for k in range((p + pad) % stride, side, stride)
+                for j in range((q + pad) % stride, side, stride)
+            ]
+            columns = torch.cat([(at + c).flatten() for _, _, c in taps])
+            used = torch.cat([columns, one])
+            target = pixels(outputs[:, :, p :: stride * grid, q :: stride * grid])
+            cross = rows[:, used].T @ target
+            solution = _ridge(gram[used][:, used], cross, free_last=free_bias)
+            _write_taps(layer, taps, solution[:-1], n)
+            bias += solution[-1] / stride**2
+            phases.append((taps, columns, cross[:-1]))
     layer.bias[:n] = bias  # type: ignore[index]
     if free_bias:
-        for i, (taps, columns) in enumerate(seen):
-            rest = cross[i][columns] - gram[columns][:, one] * bias
+        for taps, columns, cross in phases:
+            rest = cross - gram[columns][:, one] * bias
             _write_taps(layer, taps, _ridge(gram[columns][:, columns], rest), n)
 
 
@@ -111,7 +108,7 @@ def solve_separable_conv(layer: SeparableConv, inputs: Tensor, outputs: Tensor) 
     solve_conv(dense, inputs, outputs, free_bias=True)
     left, size, _ = torch.linalg.svd(dense.weight.flatten(2), full_matrices=False)
     across.weight.copy_((left[:, :, 0] * size[:, :1]).reshape(across.weight.shape))
-    mixed = torch.cat([across(x) for x in torch.split(inputs, CHUNK)])
+    mixed = in_chunks(across, inputs)
     one = nn.Conv2d(1, 1, side, stride, side // 2)
     for i in range(along.out_channels):
         solve_conv(one, mixed[:, i : i + 1], outputs[:, i : i + 1], free_bias=True)
@@ -140,13 +137,41 @@ def solve_separable_deconv(layer: SeparableDeconv, inputs: Tensor, outputs: Tens
     _, _, kernels = torch.linalg.svd(dense.weight.flatten(2), full_matrices=False)
     along.weight.copy_(kernels[:, 0].reshape(along.weight.shape))
     first = nn.Conv2d(along.in_channels, n, 1)
-    filtered = torch.cat([along(x) for x in torch.split(inputs, CHUNK)])
-    solve_conv(first, filtered, outputs, free_bias=True)
+    solve_conv(first, in_chunks(along, inputs), outputs, free_bias=True)
     across.weight[:n] = first.weight
     across.bias[:n] = first.bias  # type: ignore[index,assignment]
 
 
-def _pixels(maps: Tensor) -> Tensor:
+@torch.no_grad()
+def refine(layer: nn.Conv2d | nn.ConvTranspose2d, inputs: Tensor, outputs: Tensor) -> None:
+    """Likewise, in place, but the ridge draws towards the weights that `layer` has.
+
+    Args:
+        layer: See `solve_conv`, `solve_deconv`.
+        inputs: What it will see.
+        outputs: What it should give of that, in all its channels.
+    """
+    weight, bias = layer.weight.clone(), layer.bias.clone()  # type: ignore[union-attr]
+    missing = outputs - in_chunks(layer, inputs)
+    if isinstance(layer, nn.Conv2d):
+        solve_conv(layer, inputs, missing)
+    else:
+        solve_deconv(layer, inputs, missing)
+    layer.weight.add_(weight)
+    layer.bias.add_(bias)  # type: ignore[union-attr]
+
+
+def in_chunks(module: nn.Module, inputs: Tensor) -> Tensor:
+    """What `module` gives of (B, C, H, W), a chunk at a time: bounds what it holds besides."""
+    return torch.cat([module(chunk) for chunk in torch.split(inputs, CHUNK)])
+
+
+def grid_of(maps: Tensor) -> int:
+    """The step of a grid over the positions of (B, C, H, W) that keeps some `MAX_ROWS` of them."""
+    return max(1, math.ceil(math.sqrt(maps[:, 0].numel() / MAX_ROWS)))
+
+
+def pixels(maps: Tensor) -> Tensor:
     """(B, C, H, W) -> (B H W, C)."""
     return maps.flatten(2).transpose(1, 2).flatten(0, 1)
 

@@ -33,7 +33,7 @@ from kdbench.codecs.fitting import fit_analysis, fit_synthesis, is_written
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.klt import KERNEL_NOISE, RELU_LIFT, basis, blocks, make_linear
 from kdbench.codecs.learned import LearnedCodec
-from kdbench.codecs.regression import CHUNK
+from kdbench.codecs.regression import in_chunks
 from kdbench.codecs.transforms import analysis, synthesis
 
 GAIN_PER_ROOT_LAMBDA = 82.0  # top gain 13 at rd_lambda .025
@@ -82,8 +82,7 @@ def klt_start(model: Hyperprior, images: Tensor, rd_lambdas: Sequence[float]) ->
     if g_a is not model.g_a:
         fit_analysis(model.g_a, g_a, images)
     if g_s is not model.g_s:
-        latents = torch.cat([model.g_a(some) for some in torch.split(images, CHUNK)])
-        fit_synthesis(model.g_s, decoder, latents, images)
+        fit_synthesis(model.g_s, decoder, in_chunks(model.g_a, images), images)
     return features
 
 

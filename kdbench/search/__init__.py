@@ -6,12 +6,14 @@ worker      `kdbench worker`: one process that asks, trains and tells
 task        one trial, from the sampler's suggestion to what it is told
 study       one Optuna study, begun once and kept true to its settings
 budget      when it ends
-samplers    who suggests, and what each makes of trials without values
+samplers    who suggests, and what each makes of trials without values; grid, qmc
+replay      searches simulated on a table of finished trials, `recorded` from the folders
 objectives  from a result to numbers to minimise, from costs to constraints
 gate        whether a trial goes on
 ground      what the machine adds to a study: teachers, anchor, meter, device
 dead        trials that nobody runs any more
 restore     a database made from the folders
+vain        why a study ended with nothing
 
-storage, attributes, locks, interrupt and reporter are what these stand on.
+storage, attributes, axes, locks, interrupt and reporter are what these stand on.
 """

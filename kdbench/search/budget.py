@@ -9,11 +9,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdbench.records import plain
 from kdbench.search.attributes import BUDGET, DUPLICATE_OF, INTERRUPTED, SPEC_HASH
+from kdbench.search.grid import is_exhausted
 from kdbench.search.objectives import UNFINISHED
 
 ASKS_PER_TRIAL = 4  # a study whose every suggestion is infeasible or broken ends
 
-Verdict = Literal["ask", "wait", "complete", "asks", "timeout"]
+Verdict = Literal["ask", "wait", "complete", "asks", "timeout", "exhausted"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +32,24 @@ class Budget:
     until_s: float | None = None
     asks_per_trial: int = ASKS_PER_TRIAL
 
-    def verdict(self, trials: list[FrozenTrial], now_s: float) -> Verdict:
-        """Whether a worker may ask for a trial now, must wait for others, or is done."""
+    def verdict(
+        self, trials: list[FrozenTrial], now_s: float, *, exhausted: bool = False
+    ) -> Verdict:
+        """Whether a worker may ask for a trial now, must wait for others, or is done.
+
+        Args:
+            trials: Of the study, all of them.
+            now_s: The time [s since 1970].
+            exhausted: Whether the sampler has nothing to suggest beyond what is queued or tried.
+        """
         complete = len(complete_specs(trials))
         running = sum(trial.state == TrialState.RUNNING for trial in trials)
         if complete >= self.trials:
             return "complete"
         if self.until_s is not None and now_s >= self.until_s:
             return "timeout"
+        if exhausted and not any(trial.state == TrialState.WAITING for trial in trials):
+            return "wait" if running else "exhausted"
         if n_asked(trials) >= self.asks_per_trial * self.trials:
             return "wait" if running else "asks"
         return "wait" if complete + running >= self.trials else "ask"
@@ -51,8 +62,9 @@ def set_budget(study: optuna.Study, budget: Budget) -> None:
 
 def verdict(study: optuna.Study) -> Verdict:
     """What the budget says to a worker now."""
-    budget = Budget(**study.user_attrs[BUDGET])
-    return budget.verdict(study.get_trials(deepcopy=False), time.time())
+    budget, trials = Budget(**study.user_attrs[BUDGET]), study.get_trials(deepcopy=False)
+    exhausted = is_exhausted(study.sampler, trials)
+    return budget.verdict(trials, time.time(), exhausted=exhausted)
 
 
 def complete_specs(trials: list[FrozenTrial]) -> set[str]:

@@ -11,7 +11,7 @@ from kdbench.config import StudyConfig
 from kdbench.errors import MeterError
 from kdbench.metrics import require_trainable
 from kdbench.parameters import NO_TEACHER
-from kdbench.records import Bench, Coordinates, FamilyArchitecture
+from kdbench.records import MEASUREMENT_PROTOCOL, Bench, Coordinates, FamilyArchitecture
 from kdbench.store import Store
 from kdbench.yamlfile import Place, Recipe
 
@@ -54,6 +54,7 @@ class Ground:
             "anchor": self.anchor,
             "crops": self.crops,
             "meter": self.meter or "none",
+            "protocol": str(MEASUREMENT_PROTOCOL),
             **({} if self.codec is None else {"codec": self.codec}),
             **self.teachers,
             **{f"device.{key}": value for key, value in self.fingerprint.items()},

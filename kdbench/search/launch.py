@@ -24,6 +24,7 @@ from kdbench.search.budget import (
 )
 from kdbench.search.crew import COMMAND, Crew, Member
 from kdbench.search.dead import settle
+from kdbench.search.grid import GridSampler, is_exhausted
 from kdbench.search.ground import Ground
 from kdbench.search.interrupt import Interrupt
 from kdbench.search.locks import StudyLocks
@@ -104,6 +105,8 @@ def search(
         asks = 1 if listed else ASKS_PER_TRIAL
         budget = Budget(trials=cfg.trials, until_s=until_s, asks_per_trial=asks)
         set_budget(study, budget)
+        if cfg.sampler.name == "grid":  # knows when it is through
+            study.sampler = GridSampler(cfg, found.teacher_coordinates)
         return watch.run(crew, budget, _n_workers(cfg, workers, found, study, len(left)), interrupt)
 
 
@@ -151,7 +154,8 @@ class _Watch:
             self._settle()
         interrupt.check()
         trials = self._study.get_trials(deepcopy=False)
-        ended = budget.verdict(trials, time.time())
+        exhausted = is_exhausted(self._study.sampler, trials)
+        ended = budget.verdict(trials, time.time(), exhausted=exhausted)
         if ended in ("ask", "wait"):
             raise _all_failed(crew)
         return self.tell(ended)

@@ -1,10 +1,10 @@
 """Who suggests the next trial, and what each sampler makes of trials without values.
 
-TPE reads infeasible trials where Optuna keeps them (PRUNED, with constraints). GP and NSGA-II read
-COMPLETE trials only: left alone, GP asks for the same infeasible student again and again, since
-nothing that it sees has changed. They are shown infeasible trials as complete ones, with the costs
-that were found and, for what was not, the worst value so far; both weigh constraints, so that such
-a value never makes a trial good.
+TPE reads infeasible and stopped trials where Optuna keeps them (PRUNED, with constraints). GP,
+NSGA-II and NSGA-III read COMPLETE trials only: left alone, GP asks for the same infeasible student
+again and again, since nothing that it sees has changed. They are shown such trials as complete
+ones, with the costs that were found and, for what was not, the worst value so far; all weigh
+constraints, so that such a value never makes a trial good.
 """
 
 from collections.abc import Container, Mapping, Sequence
@@ -12,18 +12,34 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import (
+    BaseSampler,
+    GPSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.trial import FrozenTrial, TrialState
 
 from kdbench.config import StudyConfig
-from kdbench.records import content_hash
+from kdbench.records import Coordinates, content_hash
 from kdbench.search.attributes import COSTS
+from kdbench.search.axes import distributions
+from kdbench.search.grid import GridSampler
+from kdbench.search.qmc import SharedQmc
 from kdbench.search.storage import quiet
 
 N_STARTUP = 10  # random ones among them are those that the queue does not fill
 
 
-def make_sampler(cfg: StudyConfig, worker: int, n_asked: int, n_enqueued: int = 0) -> BaseSampler:
+def make_sampler(
+    cfg: StudyConfig,
+    worker: int,
+    n_asked: int,
+    n_enqueued: int = 0,
+    teacher_coordinates: Mapping[str, Coordinates] | None = None,
+) -> BaseSampler:
     """The sampler of one worker, for its whole life.
 
     Args:
@@ -31,18 +47,50 @@ def make_sampler(cfg: StudyConfig, worker: int, n_asked: int, n_enqueued: int = 
         worker: Index of the worker: no two draw the same numbers.
         n_asked: Trials it asked for in earlier lives, so that it does not draw them again.
         n_enqueued: Trials that were put into the queue to begin with; they count as start-up.
+        teacher_coordinates: See `SearchSpace.sample`.
     """
-    seed = sampler_seed(cfg.seed, worker, n_asked)
-    n_startup = max(N_STARTUP, n_enqueued + 1)
+    name = cfg.sampler.name
+    if name == "grid":
+        return GridSampler(cfg, teacher_coordinates)
+    return drawing_sampler(
+        "random" if name == "listed" else name,  # a listed study asks for what is queued
+        # all workers draw from one sequence, which knows how far it has come
+        seed=sampler_seed(cfg.seed, *((0, 0) if name == "qmc" else (worker, n_asked))),
+        n_startup=max(N_STARTUP, n_enqueued + 1),
+        population_size=population(cfg.trials),
+        space=distributions(cfg.space.parameters),
+    )
+
+
+def drawing_sampler(
+    name: str,
+    *,
+    seed: int,
+    n_startup: int,
+    population_size: int,
+    space: Mapping[str, BaseDistribution],
+) -> BaseSampler:
+    """The sampler called `name`, one of those that draw what they suggest.
+
+    Args:
+        name: Not `grid` and not `listed`.
+        seed: Of its numbers.
+        n_startup: Trials before a model has its say, of TPE and GP.
+        population_size: Of a generation of NSGA-II and NSGA-III.
+        space: Every parameter that may be asked for.
+    """
     with quiet():
-        if cfg.sampler.name in ("random", "listed"):  # a listed study asks for what is queued
+        if name == "random":
             return RandomSampler(seed=seed)
-        if cfg.sampler.name == "gp":
+        if name == "qmc":
+            return SharedQmc(seed=seed, space=space)
+        if name == "gp":
             gp = GPSampler(seed=seed, n_startup_trials=n_startup, warn_independent_sampling=False)
             return SeesInfeasible(gp)
-        if cfg.sampler.name == "nsga2":
-            nsga2 = NSGAIISampler(seed=seed, population_size=population(cfg.trials))
-            return SeesInfeasible(nsga2)
+        if name in ("nsga2", "nsga3"):
+            nsga = NSGAIISampler if name == "nsga2" else NSGAIIISampler
+            return SeesInfeasible(nsga(seed=seed, population_size=population_size))
+        assert name == "tpe", name
         return TPESampler(
             seed=seed,
             n_startup_trials=n_startup,

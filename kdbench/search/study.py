@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from kdbench import config
 from kdbench.config import StudyConfig
 from kdbench.errors import StoreError
-from kdbench.records import plain
+from kdbench.records import MEASUREMENT_PROTOCOL, plain
 from kdbench.search.attributes import (
     GROUND,
     SETTINGS,
@@ -20,6 +20,8 @@ from kdbench.search.ground import Ground
 from kdbench.search.restore import restore
 from kdbench.search.storage import connect, quiet
 from kdbench.store import Store, StoredStudy
+
+FIRST_PROTOCOL = "1"  # studies begun under it do not say so
 
 
 def begin(
@@ -77,9 +79,9 @@ def join(name: str, storage: RDBStorage, store: Store) -> tuple[optuna.Study, St
     """A study that has begun, for a worker.
 
     Raises:
-        StoreError: It has not begun.
+        StoreError: It has not begun, or was begun by a kdbench that measured otherwise.
     """
-    store.load_study(name)
+    _require_same_protocol(store.load_study(name))
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
@@ -126,9 +128,21 @@ def _require_same(cfg: StudyConfig, settings: Mapping[str, Any] | None, where: s
         )
 
 
+def _require_same_protocol(stored: StoredStudy) -> None:
+    """For workers, who do not look at the ground again: a worker may run another kdbench."""
+    then = stored.fixed.get("protocol", FIRST_PROTOCOL)
+    if then != str(MEASUREMENT_PROTOCOL):
+        raise StoreError(
+            f"study {stored.name!r} measures by protocol {then}, this kdbench by "
+            f"{MEASUREMENT_PROTOCOL}, and their figures would not compare",
+            fix="go on with the kdbench it began with, or begin another one: `--set name=NAME`",
+        )
+
+
 def _require_same_ground(cfg: StudyConfig, stored: StoredStudy | None, ground: Ground) -> None:
     if stored is None:
         return
+    _require_same_protocol(stored)
     old, new = stored.fixed, ground.fixed
     differ = [
         f"{key}: then {old.get(key, 'none')}, now {new.get(key, 'none')}"

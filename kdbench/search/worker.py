@@ -77,7 +77,11 @@ def work(
         study, cfg, ground = join(name, connect(url, create=False), store)
         settle(study, store, lambda other: other != index and locks.is_alive(other))
         study.sampler = make_sampler(
-            cfg, index, _n_asked_by(study, index), n_enqueued=len(start_points(cfg))
+            cfg,
+            index,
+            _n_asked_by(study, index),
+            n_enqueued=len(start_points(cfg)),
+            teacher_coordinates=ground.teacher_coordinates,
         )
         objective = Objective(
             cfg=cfg,

@@ -159,7 +159,7 @@ def test_codecs_that_are_kept_are_those_of_today(capsys: Capture) -> None:
     assert cli.main(command("paper_codecs")) == 1
     assert "jpeg is another one than that which this study measured" in capsys.readouterr().err
     kept.write_text(before[0])
-    study.write_text(before[1].replace('"protocol": "1"', '"protocol": "0"'))
+    study.write_text(before[1].replace('"protocol": "2"', '"protocol": "1"'))
     assert cli.main(["show", "--study", "paper_codecs"]) == 1
-    assert "was measured by procedure 0, this kdbench has 1" in capsys.readouterr().err
+    assert "was measured by procedure 1, this kdbench has 2" in capsys.readouterr().err
     study.write_text(before[1])

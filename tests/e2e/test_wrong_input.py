@@ -21,7 +21,17 @@ import torch
 
 from kdbench import cli, lesson
 from kdbench.store import Store
-from tests.e2e.rows import codecs, families, paper, photos, recipes, stores, teachers, words
+from tests.e2e.rows import (
+    codecs,
+    families,
+    paper,
+    photos,
+    recipes,
+    searches,
+    stores,
+    teachers,
+    words,
+)
 from tests.e2e.rows.photos import MIXED, fill
 from tests.e2e.rows.row import Row
 from tests.e2e.rows.stores import ROOT, SEARCH
@@ -37,6 +47,7 @@ ROWS: Mapping[str, Row] = {
     **stores.ROWS,
     **teachers.ROWS,
     **paper.ROWS,
+    **searches.ROWS,
     **({} if torch.cuda.is_available() else stores.WITHOUT_CUDA),
 }
 IN_A_PROCESS = (  # of their own, as a user would type them

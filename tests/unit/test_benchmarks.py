@@ -15,6 +15,7 @@ import torch
 from benchmarks import (
     check_front,
     distillation,
+    inherit,
     kodak,
     optimiser,
     publish,
@@ -33,7 +34,16 @@ from kdbench.train import Batch
 from tests.support.codecs import RD_LAMBDAS, architecture, as_tensor, crops, finished, started
 from tests.support.results import STUDY, make_study, result
 
-SCRIPTS = ("check_front", "distillation", "kodak", "optimiser", "step", "teaching", "trial_parts")
+SCRIPTS = (
+    "check_front",
+    "distillation",
+    "inherit",
+    "kodak",
+    "optimiser",
+    "step",
+    "teaching",
+    "trial_parts",
+)
 
 
 # --- every script --------------------------------------------------------------------------------
@@ -42,7 +52,7 @@ SCRIPTS = ("check_front", "distillation", "kodak", "optimiser", "step", "teachin
 def test_every_script_explains_itself(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    modules = (check_front, distillation, kodak, optimiser, step, teaching, trial_parts)
+    modules = (check_front, distillation, inherit, kodak, optimiser, step, teaching, trial_parts)
     assert {path.stem for path in Path(str(step.__file__)).parent.glob("*.py")} == {
         "__init__",
         "publish",
@@ -252,6 +262,32 @@ def test_the_naive_loop_learns_from_the_loss_that_kdbench_trains_on() -> None:
     assert float(naive) == pytest.approx(float(sum(terms.values())), rel=1e-5)
     losses = [loop.step(i) for i in range(8)]
     assert losses[-1] < losses[0]
+
+
+# --- inherit -------------------------------------------------------------------------------------
+
+
+def test_a_start_that_costs_more_than_the_klt_has_fewer_steps() -> None:
+    assert inherit.steps_left(150, 2.0, 0.1) == 130
+    assert inherit.steps_left(150, -1.0, 0.1) == 160
+    assert inherit.steps_left(4, 100.0, 0.1) == 1
+
+
+def test_a_start_is_compared_with_the_klt_of_its_seed() -> None:
+    common = {"student": "8/8", "asked": 4, "learning_rate": 1e-3, "steps": 4, "start_s": 1.0}
+    rows = [
+        common | {"start": start, "seed": seed, "loss": loss, "loss_at_start": 2.0}
+        for start, losses in ((inherit.KLT, (1.0, 2.0)), ("slice", (0.9, 2.2)))
+        for seed, loss in enumerate(losses)
+    ]
+    last = inherit.table(rows).splitlines()[-1]
+    assert "| +0.0 % " in last
+    assert "-10.0 +10.0" in last
+
+
+def test_students_are_named_by_the_widths_of_encoder_and_decoder() -> None:
+    assert inherit.student("64/16") == (64, 16)
+    assert inherit.student("32") == (32, 32)
 
 
 # --- optimiser -----------------------------------------------------------------------------------

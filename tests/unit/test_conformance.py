@@ -47,7 +47,7 @@ BROKEN = {
         "round trip",
         "a photo of 131x70 px at level 0: the decoded latents are not the ones that were encoded",
     ),
-    "here_alone": ("fresh process", "12 of 12 files decode to other pixels in a fresh process"),
+    "here_alone": ("fresh process", "12 of 12 files decode to other pixels in a process of"),
     "overestimates": ("fresh process", "the range coder wrote "),
 }
 NO_FAMILY = {

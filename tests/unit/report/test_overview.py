@@ -116,9 +116,9 @@ def test_best_of_nothing_says_what_to_wait_for(tmp_path: Path) -> None:
 
 def test_two_protocols_are_not_mixed(tmp_path: Path) -> None:
     store = make_study(tmp_path)
-    store.save_result(STUDY, 5, replace(result(20.0, 20, 5.0), protocol=2))
+    store.save_result(STUDY, 5, replace(result(20.0, 20, 5.0), protocol=1))
     with pytest.raises(
-        KdbenchError, match=r"(?s)protocols: 1 \(trial 0\), 2 \(trial 5\).*fix: .*another name"
+        KdbenchError, match=r"(?s)protocols: 2 \(trial 0\), 1 \(trial 5\).*fix: .*another name"
     ):
         overview(store, STUDY)
 

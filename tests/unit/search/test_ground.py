@@ -9,7 +9,7 @@ import pytest
 from kdbench.data import load_images
 from kdbench.errors import CodecError, ConfigError, MeterError, StoreError
 from kdbench.lesson import study_crops
-from kdbench.records import Coordinates
+from kdbench.records import MEASUREMENT_PROTOCOL, Coordinates
 from kdbench.search.ground import Ground, _meter, _require_usable, survey
 from kdbench.store import Store
 from kdbench.teacher import load_teacher, size_gib
@@ -41,6 +41,7 @@ def test_a_resume_must_find_everything_again() -> None:
         "anchor": "a2c4",
         "crops": "c0ffee",
         "meter": "powercap (counter)",
+        "protocol": str(MEASUREMENT_PROTOCOL),
         "teacher:a": "aaaa",
         "teacher:b": "bbbb",
         "device.cpu": "abacus",

@@ -1,4 +1,4 @@
-"""Samplers learn from infeasible trials, and no two workers draw the same numbers."""
+"""Samplers learn from infeasible and stopped trials, and no two workers draw the same numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ SPACE = {
     "side": CategoricalDistribution(["a", "b"]),
 }
 LIMIT = 32
-LEARNERS = ["tpe", "gp", "nsga2"]
+LEARNERS = ["tpe", "gp", "nsga2", "nsga3"]
 
 
 def told(width: int, rate: float, state: TrialState, **optional: Any) -> FrozenTrial:
@@ -45,6 +45,20 @@ def history(infeasible: TrialState, n: int = 6, n_narrow: int = 10) -> list[Froz
     return narrow + wide
 
 
+def stopped(n: int) -> list[FrozenTrial]:
+    """Trials that a ladder stopped at a tenth of their steps."""
+    return [
+        optuna.create_trial(
+            state=TrialState.PRUNED,
+            params={"width": 50 + i, "rate": 1e-3, "side": "b"},
+            distributions=SPACE,
+            constraints=violations({"kmac_per_px": 99}, {}, unfinished=0.9),
+            user_attrs={COSTS: {"kmac_per_px": 50.0 + i}},
+        )
+        for i in range(n)
+    ]
+
+
 def suggestions(
     folder: Path, sampler: str, trials: list[FrozenTrial], n: int, *overrides: str
 ) -> list[dict[str, Any]]:
@@ -63,28 +77,29 @@ def suggestions(
     return asked
 
 
+@pytest.mark.parametrize("what", ["infeasible", "stopped"])
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
-def test_the_next_suggestion_changes_because_of_infeasible_trials(
-    tmp_path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch
+def test_the_next_suggestion_changes_because_of_trials_without_values(
+    tmp_path: Path, sampler: str, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kdbench.search.samplers.N_STARTUP", 3)  # GP takes a second for ten
-    known = suggestions(tmp_path, sampler, history(TrialState.PRUNED, 3, n_narrow=4), 1)
-    unknown = suggestions(tmp_path, sampler, history(TrialState.FAIL, 3, n_narrow=4), 1)
+    narrow = history(TrialState.PRUNED, 0, n_narrow=4)
+    wide = history(TrialState.PRUNED, 3, n_narrow=0) if what == "infeasible" else stopped(3)
+    failed = history(TrialState.FAIL, 3, n_narrow=0)
+    known = suggestions(tmp_path, sampler, narrow + wide, 1)
+    unknown = suggestions(tmp_path, sampler, narrow + failed, 1)
     assert known != unknown
 
 
-def test_tpe_keeps_away_from_infeasible_trials(tmp_path: Path) -> None:
-    known = suggestions(tmp_path, "tpe", history(TrialState.PRUNED, 14), 20)
-    unknown = suggestions(tmp_path, "tpe", history(TrialState.FAIL, 14), 20)
-    too_wide = [sum(params["width"] > LIMIT for params in each) for each in (known, unknown)]
-    assert too_wide[0] < too_wide[1]
+@pytest.mark.parametrize("what", ["infeasible", "stopped"])
+@pytest.mark.parametrize("sampler", ["nsga2", "nsga3"])
+def test_a_trial_without_values_is_a_member_of_its_generation(
+    tmp_path: Path, sampler: str, what: str
+) -> None:
+    """They breed from the first generation as soon as it is full, such trials included."""
 
-
-def test_an_infeasible_trial_is_a_member_of_its_generation(tmp_path: Path) -> None:
-    """NSGA-II breeds from the first generation as soon as it is full, infeasible ones included."""
-
-    def children(infeasible: TrialState) -> list[dict[str, Any]]:
-        cfg = stub.study(tmp_path, "sampler.name=nsga2", "trials=16")
+    def children(state: TrialState) -> list[dict[str, Any]]:
+        cfg = stub.study(tmp_path, f"sampler.name={sampler}", "trials=16")
         study = optuna.create_study(
             directions=["minimize", "minimize"], sampler=make_sampler(cfg, 0, n_asked=0)
         )
@@ -93,11 +108,12 @@ def test_an_infeasible_trial_is_a_member_of_its_generation(tmp_path: Path) -> No
         for i in range(10):
             trial = study.ask(SPACE)
             asked.append(trial.params)
-            if i % 2 and infeasible == TrialState.PRUNED:
-                trial.set_constraint("kmac_per_px", 0.5)
-                trial.set_constraint("overlap", 0.0)
+            for key, share in violations({}, {}, overlaps=i % 2 == 0 or what == "stopped").items():
+                if state == TrialState.PRUNED or i % 2 == 0:
+                    left = 0.5 if key == "unfinished" and what == "stopped" and i % 2 else share
+                    trial.set_constraint(key, left)
             if i % 2:
-                study.tell(trial, state=infeasible)
+                study.tell(trial, state=state)
             else:
                 study.tell(trial, [trial.params["width"], trial.params["rate"]])
         return asked
@@ -105,6 +121,46 @@ def test_an_infeasible_trial_is_a_member_of_its_generation(tmp_path: Path) -> No
     known, unknown = children(TrialState.PRUNED), children(TrialState.FAIL)
     assert known[:4] == unknown[:4]
     assert known[4:] != unknown[4:]
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "nsga3"])
+def test_a_stopped_trial_breeds_less_than_a_finished_one(tmp_path: Path, sampler: str) -> None:
+    """Of a generation half of which was stopped, only the finished half has children."""
+    cfg = stub.study(tmp_path, f"sampler.name={sampler}", "trials=64")  # generations of 16
+    study = optuna.create_study(
+        directions=["minimize", "minimize"], sampler=make_sampler(cfg, 0, n_asked=0)
+    )
+    study.set_metric_names(["loss", "rate"])
+    sides = []
+    for _ in range(48):
+        trial = study.ask(SPACE)
+        sides.append(trial.params["side"])
+        left = 0.0 if trial.params["side"] == "a" else 0.5
+        for key, share in violations({}, {}, unfinished=left).items():
+            trial.set_constraint(key, share)
+        if left:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, [100.0 - trial.params["width"], trial.params["rate"]])
+    assert 3 <= sides[:16].count("b") <= 13
+    assert sides[32:].count("b") < sides[:16].count("b")
+
+
+def test_tpe_keeps_away_from_what_the_ladder_stopped(tmp_path: Path) -> None:
+    complete = TrialState.COMPLETE
+    finished = [told(10 + i, 1e-3 * (1 + i % 5), complete, side="ab"[i % 2]) for i in range(10)]
+    known = suggestions(tmp_path, "tpe", finished + stopped(14), 20)
+    failed = history(TrialState.FAIL, 14, n_narrow=0)
+    unknown = suggestions(tmp_path, "tpe", finished + failed, 20)
+    on_their_side = [sum(params["side"] == "b" for params in each) for each in (known, unknown)]
+    assert on_their_side[0] < on_their_side[1]
+
+
+def test_tpe_keeps_away_from_infeasible_trials(tmp_path: Path) -> None:
+    known = suggestions(tmp_path, "tpe", history(TrialState.PRUNED, 14), 20)
+    unknown = suggestions(tmp_path, "tpe", history(TrialState.FAIL, 14), 20)
+    too_wide = [sum(params["width"] > LIMIT for params in each) for each in (known, unknown)]
+    assert too_wide[0] < too_wide[1]
 
 
 @pytest.mark.parametrize("sampler", LEARNERS)
@@ -120,7 +176,7 @@ def test_trials_may_differ_in_what_they_were_asked(tmp_path: Path, sampler: str)
     assert len(suggestions(tmp_path, sampler, trials, 1)) == 1
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "nsga3"])
 def test_the_same_seed_and_history_suggest_the_same(tmp_path: Path, sampler: str) -> None:
     trials = history(TrialState.PRUNED)
     once = suggestions(tmp_path, sampler, trials, 1)

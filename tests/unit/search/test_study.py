@@ -1,11 +1,13 @@
 """A study begins once, goes on as what it was, and ends when its budget is spent."""
 
 import dataclasses
+import json
 import shutil
 
 import pytest
 
 from kdbench.errors import StoreError
+from kdbench.records import MEASUREMENT_PROTOCOL
 from kdbench.search.budget import n_complete
 from tests.support import search as stub
 from tests.unit.search.lab import Lab
@@ -66,6 +68,21 @@ def test_another_device_meter_or_teacher_is_refused_with_what_differs(lab: Lab) 
         lab.begin(ground=moved)
     assert "meter: then none, now nvml (counter)" in caught.value.problem
     assert "device.cpu: then abacus, now slide rule" in caught.value.problem
+
+
+@pytest.mark.parametrize("then", ["1", None])  # of a study that began before it was noted
+def test_a_study_measured_by_another_protocol_is_refused_to_search_and_workers(
+    lab: Lab, then: str | None
+) -> None:
+    lab.begin()
+    path = lab.store.study_folder("demo") / "study.json"
+    stored = json.loads(path.read_text())
+    assert stored["fixed"].pop("protocol") == str(MEASUREMENT_PROTOCOL)
+    stored["fixed"] |= {} if then is None else {"protocol": then}
+    path.write_text(json.dumps(stored))
+    for go_on in (lab.begin, lab.work):
+        with pytest.raises(StoreError, match=r"by protocol 1, this .*\n  fix: .*name=NAME"):
+            go_on()
 
 
 def test_the_refused_study_goes_on_as_what_it_was(lab: Lab) -> None:

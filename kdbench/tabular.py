@@ -1,0 +1,256 @@
+"""Finished trials as a table, and what searches that were replayed on it found.
+
+Plain records: a table can come from a study's folders or from anywhere else, and whoever renders
+the outcome needs no sampler.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from kdbench.errors import KdbenchError
+from kdbench.parameters import Choice, FloatRange, Parameter
+from kdbench.rd import hypervolume, non_dominated
+
+QUALITIES = ("bd_rate_pct", "validation_loss")  # compared as they are; costs by their logarithm
+KNOWN_LAST = (*QUALITIES, "decode_s_per_mpx")  # objectives that only a finished trial has
+MARGIN = 0.1  # of an axis's range, from its worst row to the corner: the ends of a front count
+N_CHOICES = 16  # an axis of more numbers is a range
+SHARES_PCT = (50, 90, 95, 99)  # of the table's hypervolume that a search is timed to
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What a trial showed at a rung.
+
+    Attributes:
+        share: Of the steps of its training, between 0 and 1.
+        seconds: Of the trial until there.
+        values: What a ladder compares, everything minimised.
+    """
+
+    share: float
+    seconds: float
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One finished trial.
+
+    Attributes:
+        number: What it is called in its study.
+        params: What a sampler suggested, by name; what the trial was not asked for is not there.
+        objectives: What it found, in the order of the table's.
+        seconds: What the whole trial took, training, evaluation and all.
+        rungs: What it showed on its way, by ascending share.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    objectives: tuple[float, ...]
+    seconds: float
+    rungs: tuple[Shown, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Every trial that a replayed search can run.
+
+    Attributes:
+        objectives: Names; all are minimised.
+        rows: Two at least.
+        axes: Every parameter that a sampler is asked for; read from the rows where none is given
+            (`axes_of`).
+        setup_s: What a search pays once before its first trial (teachers' outputs).
+    """
+
+    objectives: tuple[str, ...]
+    rows: tuple[Row, ...]
+    axes: Mapping[str, Parameter] = field(default_factory=dict)
+    setup_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises KdbenchError at the first row that no search could run."""
+        if len(self.rows) < 2:
+            raise KdbenchError(
+                f"a table of {len(self.rows)} finished trial(s) has nothing to search",
+                fix="let the study finish more trials",
+            )
+        for row in self.rows:
+            self._require_sound(row)
+        if not self.axes:
+            object.__setattr__(self, "axes", axes_of(self.rows))
+
+    @cached_property
+    def shares(self) -> tuple[float, ...]:
+        """The rungs that every row was at."""
+        first, *others = [{rung.share for rung in row.rungs} for row in self.rows]
+        return tuple(sorted(first.intersection(*others)))
+
+    @cached_property
+    def front(self) -> frozenset[int]:
+        """Places of the rows that no other one beats."""
+        kept = non_dominated([row.objectives for row in self.rows])
+        return frozenset(i for i, keep in enumerate(kept) if keep)
+
+    @cached_property
+    def volume(self) -> float:
+        """Hypervolume of all rows."""
+        return self.volume_of(range(len(self.rows)))
+
+    @cached_property
+    def corner(self) -> tuple[float, ...]:
+        """Where hypervolumes are measured from: beyond the worst row of each axis, fixed."""
+        columns = list(zip(*self._points, strict=True))
+        spans = [max(column) - min(column) for column in columns]
+        return tuple(
+            max(column) + MARGIN * (span if span > 0 else 1.0)
+            for column, span in zip(columns, spans, strict=True)
+        )
+
+    @property
+    def seconds(self) -> float:
+        """What all rows take, one after the other."""
+        return self.setup_s + sum(row.seconds for row in self.rows)
+
+    def volume_of(self, places: Sequence[int] | range) -> float:
+        """Hypervolume of some rows, costs by their logarithm."""
+        return hypervolume([self._points[i] for i in places], self.corner)
+
+    def costs(self, row: Row) -> dict[str, float]:
+        """The objectives that are known of a trial before it has finished."""
+        named = zip(self.objectives, row.objectives, strict=True)
+        return {name: value for name, value in named if name not in KNOWN_LAST}
+
+    @cached_property
+    def _points(self) -> list[list[float]]:
+        return [
+            [
+                value if name in QUALITIES else math.log(value)
+                for name, value in zip(self.objectives, row.objectives, strict=True)
+            ]
+            for row in self.rows
+        ]
+
+    def _require_sound(self, row: Row) -> None:
+        problem = None
+        times = [0.0, *(rung.seconds for rung in row.rungs), row.seconds]
+        costs = zip(self.objectives, row.objectives, strict=False)
+        if len(row.objectives) != len(self.objectives):
+            problem = f"{len(row.objectives)} objectives, and the table {len(self.objectives)}"
+        elif not all(map(math.isfinite, (*row.objectives, *times))):
+            problem = "a figure that is no number"
+        elif any(value <= 0 for name, value in costs if name not in QUALITIES):
+            problem = "a cost that is not above 0"
+        elif sorted(times) != times:
+            problem = "seconds that do not ascend from rung to rung to its end"
+        if problem:
+            raise KdbenchError(f"trial {row.number} has {problem}", fix="leave it out of the table")
+
+
+def axes_of(rows: Sequence[Row]) -> dict[str, Parameter]:
+    """The parameters of `rows`: choices of what they hold, ranges where those are many numbers."""
+    names = sorted({name for row in rows for name in row.params})
+    held = {name: [row.params[name] for row in rows if name in row.params] for name in names}
+    return {name: _axis(values) for name, values in held.items()}
+
+
+def _axis(values: Sequence[Any]) -> Parameter:
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    if not numbers:
+        return Choice(values=tuple(dict.fromkeys(values)))
+    distinct = sorted(set(values))
+    if len(distinct) <= N_CHOICES:
+        return Choice(values=tuple(distinct))
+    low, high = float(distinct[0]), float(distinct[-1])
+    return FloatRange(low=low, high=high, log=low > 0 and high / low > 10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """One way to search.
+
+    Attributes:
+        sampler: Its name.
+        eta: Of the ladder, see `search.ladder`; None: every trial runs to its end.
+        shares: The rungs where a trial may be stopped; None: all that the table has.
+    """
+
+    sampler: str
+    eta: int | None = None
+    shares: tuple[float, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        """Sampler and ladder in a word or two."""
+        return self.sampler if self.eta is None else f"{self.sampler}, eta {self.eta}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What one replayed search found.
+
+    Attributes:
+        steps: Seconds since its begin and share of the table's hypervolume, at each gain.
+        begun, stopped: Places of rows in the table, in the order they came.
+        ended_s: When each of `begun` ended [s].
+        front_share: Part of the true front that it finished.
+        seconds: Of all that was begun.
+    """
+
+    steps: tuple[tuple[float, float], ...]
+    begun: tuple[int, ...]
+    ended_s: tuple[float, ...]
+    stopped: tuple[int, ...]
+    wrongly_stopped: tuple[int, ...]
+    front_share: float
+    seconds: float
+
+    @property
+    def share(self) -> float:
+        """Of the table's hypervolume, at its end."""
+        return self.steps[-1][1] if self.steps else 0.0
+
+    def seconds_to(self, share: float) -> float | None:
+        """Seconds until it had this share of the table's hypervolume; None: it never did."""
+        reached = (at for at, has in self.steps if has >= share - TOLERANCE)
+        return next(reached, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A figure over search seeds, with its 95 % interval; None where it is not known."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a policy found over all search seeds.
+
+    Attributes:
+        seconds_to: By percent of the table's hypervolume: the median; None where more than half
+            of the searches never had so much.
+        reached: By the same, the part of the searches that had so much, 0 to 1.
+        hypervolume: Mean share of the table's at the end, 0 to 1.
+        front_found: Mean part of the true front that was finished, 0 to 1.
+        stopped: Mean number of trials that the ladder stopped.
+        wrongly_stopped: How many of them are on the true front.
+        seconds: Mean seconds of a search.
+    """
+
+    policy: Policy
+    n_seeds: int
+    seconds_to: Mapping[int, Estimate]
+    reached: Mapping[int, float]
+    hypervolume: Estimate
+    front_found: Estimate
+    stopped: Estimate
+    wrongly_stopped: Estimate
+    seconds: Estimate
