@@ -81,7 +81,13 @@ class SeparableDeconv(Separable):
 
 
 def analysis(transform: Transform, latents: int) -> nn.Sequential:
-    """g_a with random weights: (B, 3, H, W) -> (B, `latents`, H / 16, W / 16)."""
+    """g_a with random weights: (B, 3, H, W) -> (B, `latents`, H / 16, W / 16).
+
+    Raises:
+        ValueError: Of two layers, or tapered, which only a decoder is.
+    """
+    if transform.layers != 4 or transform.taper != 1:
+        raise ValueError("an encoder has four layers of one width")
     widths = (3, *transform.widths, latents)
     layers: list[nn.Module] = [
         conv(n_in, n_out, kernel_size=transform.kernel) for n_in, n_out in pairwise(widths)
