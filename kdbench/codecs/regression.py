@@ -137,7 +137,9 @@ def solve_separable_deconv(layer: SeparableDeconv, inputs: Tensor, outputs: Tens
     _, _, kernels = torch.linalg.svd(dense.weight.flatten(2), full_matrices=False)
     along.weight.copy_(kernels[:, 0].reshape(along.weight.shape))
     first = nn.Conv2d(along.in_channels, n, 1)
-    solve_conv(first, in_chunks(along, inputs), outputs, free_bias=True)
+    grid = grid_of(outputs) | 1  # odd, so that all phases are seen
+    seen, wanted = (maps[:, :, ::grid, ::grid] for maps in (in_chunks(along, inputs), outputs))
+    solve_conv(first, seen, wanted, free_bias=True)
     across.weight[:n] = first.weight
     across.bias[:n] = first.bias  # type: ignore[index,assignment]
 
