@@ -79,7 +79,7 @@ def interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
 
 
 def looks(rows: Sequence[Row]) -> dict[tuple[int, str], list[float]]:
-    """What each student showed, by (step, kind of look)."""
+    """What each student showed, by (step, kind of look), where all did."""
     found: dict[tuple[int, str], list[float]] = {}
     for row in rows:
         for rung in row["rungs"]:
@@ -88,7 +88,7 @@ def looks(rows: Sequence[Row]) -> dict[tuple[int, str], list[float]]:
         for short in row.get("short", ()):
             middle = LOOKS["middle"](short["losses"])
             found.setdefault((short["step"], OWN_COSINE), []).append(middle)
-    return found
+    return {look: values for look, values in found.items() if len(values) == len(rows)}
 
 
 def ladder_of_one(

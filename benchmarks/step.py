@@ -3,7 +3,7 @@
     python -m benchmarks.step                      about 5 minutes on a free core
     python -m benchmarks.step --widths 16 --steps 20 --crops 16        a smoke test
 
-Uniform students (M = 192) on the same crops, all four distillation terms on, one thread, four
+Uniform students (M = 192) on the same crops, all four distillation terms on, one thread, five
 loops that take turns step by step in one process:
 
     kdbench          `train.train` as a trial runs it: cached teacher, SOAP, bf16 where there is
@@ -11,9 +11,11 @@ loops that take turns step by step in one process:
     cache only       the naive loop with the cached teacher: what the cache alone gives
     live, no_grad    naive, and the teacher runs in every step, without gradients
     live, gradients  naive, as the paper's code does: the teacher is trained through
+    untaught         CompressAI's `ScaleHyperprior` with its `RateDistortionLoss` at one rate, Adam,
+                     and Adam on the quantiles, as CompressAI's training example: no distillation
 
-Naive is fp32, channels first, Adam. All four keep freed memory (`device.keep_freed_memory` counts
-for a whole process), which flatters the naive ones. A figure is the median over blocks of ten steps
+Naive is fp32, channels first, Adam. All keep freed memory (`device.keep_freed_memory` counts
+for a whole process), which flatters the others. A figure is the median over blocks of ten steps
 of the mean of each, since SOAP refreshes its eigenvectors in every tenth; the first block is left
 out. Wall time, and CPU time of the process, which other work on the machine hardly changes.
 """
@@ -22,19 +24,21 @@ import argparse
 import copy
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from compressai.losses import RateDistortionLoss
+from compressai.models import ScaleHyperprior
 from torch import Tensor, nn
 
 from benchmarks.publish import add_out, markdown, publish
 from benchmarks.setting import BLOCK, Batches, bench_in, spec_of, typical_ms
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.data import CropList
+from kdbench.device import deterministic
 from kdbench.distill import (
     Distiller,
     Targets,
@@ -50,7 +54,8 @@ from kdbench.train import CLIP_NORM, Batch, train
 from kdbench.trial import precision_of
 
 OURS, CACHED, NO_GRAD, GRADIENTS = "kdbench", "cache only", "live, no_grad", "live, gradients"
-LOOPS = (OURS, CACHED, NO_GRAD, GRADIENTS)
+UNTAUGHT = "untaught"
+LOOPS = (OURS, CACHED, NO_GRAD, GRADIENTS, UNTAUGHT)
 
 
 @dataclass
@@ -102,6 +107,36 @@ class NaiveLoop:
         return loss.item()
 
 
+class UntaughtLoop:
+    """CompressAI's model and loss of one rate and no teacher: fp32, channels first, two Adams."""
+
+    def __init__(self, spec: TrialSpec, batches: Batches) -> None:
+        self._model = ScaleHyperprior(spec.encoder.width, spec.latent.channels)
+        self._model.train()
+        rd_lambdas = spec.training.rd_lambdas
+        self._loss = RateDistortionLoss(lmbda=rd_lambdas[len(rd_lambdas) // 2])
+        named = list(self._model.named_parameters())
+        self._parameters = [p for n, p in named if not n.endswith("quantiles")]
+        quantiles = [p for n, p in named if n.endswith("quantiles")]
+        self._optimiser = torch.optim.Adam(self._parameters, lr=1e-4)
+        self._aux_optimiser = torch.optim.Adam(quantiles, lr=1e-3)
+        self._batches = batches
+
+    def step(self, step: int) -> float:
+        """One update of weights and quantiles; returns the loss."""
+        x = self._batches(step).x.contiguous()
+        self._optimiser.zero_grad()
+        self._aux_optimiser.zero_grad()
+        loss: Tensor = self._loss(self._model(x), x)["loss"]
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
+        self._optimiser.step()
+        aux_loss = self._model.aux_loss()
+        aux_loss.backward()
+        self._aux_optimiser.step()
+        return loss.item()
+
+
 def terms_through_teacher(
     distiller: Distiller, out: dict[str, Tensor], targets: Targets, rd_lambda: Tensor
 ) -> Tensor:
@@ -146,10 +181,11 @@ def measure(spec: TrialSpec, bench: Bench, crops: CropList, teacher: Teacher) ->
         NO_GRAD: live(untaught, teacher, spec, gradients=False),
         GRADIENTS: live(untaught, copy.deepcopy(teacher), spec, gradients=True),
     }
-    naive = {
+    others: dict[str, NaiveLoop | UntaughtLoop] = {
         loop: NaiveLoop(student, lesson.distiller, spec, batches)
         for loop, batches in sources.items()
     }
+    others[UNTAUGHT] = UntaughtLoop(spec, untaught)
     times, began = Times(), now()
 
     def others_turn() -> None:
@@ -157,13 +193,13 @@ def measure(spec: TrialSpec, bench: Bench, crops: CropList, teacher: Teacher) ->
         times.add(OURS, began)
         step = len(times.wall[OURS]) - 1
         with deterministic(on=False):
-            for loop, other in naive.items():
+            for loop, other in others.items():
                 began = now()
                 other.step(step)
                 times.add(loop, began)
         began = now()
 
-    with deterministic(on=True):
+    with deterministic():
         began = now()
         train(
             student,
@@ -184,17 +220,6 @@ def cache_ms_per_crop(spec: TrialSpec, bench: Bench, crops: CropList) -> float:
     began = time.process_time()
     Lesson.open(spec, bench, crops, lambda _: None)
     return 1000 * (time.process_time() - began) / crops.n
-
-
-@contextmanager
-def deterministic(*, on: bool) -> Iterator[None]:
-    """Deterministic kernels inside, or not; the caller's choice after."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(on)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:

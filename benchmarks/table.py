@@ -34,15 +34,16 @@ import numpy as np
 import torch
 
 from benchmarks.setting import bench_in
-from benchmarks.step import NaiveLoop, deterministic, live
+from benchmarks.step import NaiveLoop, live
 from kdbench.anchor import anchor_curve
-from kdbench.codecs.align import SHARES, Shares
 from kdbench.codecs.building import build
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.learned import LearnedCodec
+from kdbench.codecs.narrow import LEAST_SHARE
 from kdbench.codecs.weights import codec_bytes
 from kdbench.cost import complexity_of
 from kdbench.data import validation_crops
+from kdbench.device import deterministic
 from kdbench.distill import Distiller
 from kdbench.errors import KdbenchError, QualityGapError
 from kdbench.evaluate import evaluate_files
@@ -71,7 +72,7 @@ AXES: dict[str, tuple[float, ...]] = {
     "learning_rate": (1.5e-3, 4e-3),
 }
 RUNGS = (1 / 27, 1 / 9, 1 / 3, 2 / 3)
-SHORT = (1 / 9, 1 / 3)  # trained with a cosine of their own besides
+SHORT = (1 / 9,)  # trained with a cosine of its own besides
 RD_LAMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025)
 STARTS = ("ours", "noise")
 
@@ -118,7 +119,7 @@ def specs(steps: int) -> list[TrialSpec]:
 class FromNoise(Lesson):
     """A lesson whose student starts from CompressAI's initialisation."""
 
-    def started(self, least_shares: Shares = SHARES) -> LearnedCodec:
+    def started(self, least_share: float = LEAST_SHARE) -> LearnedCodec:
         spec = self.spec
         torch.manual_seed(spec.seed)
         model = build(spec.architecture)

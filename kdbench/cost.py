@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench import plugins
-from kdbench.codecs.bitfile import Image, decode_image, encode_image
+from kdbench.codecs.bitfile import Image, decode_image, encode_image, lay_out
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.complexity import measure_complexity
 from kdbench.data import ImageSet
@@ -83,6 +83,7 @@ def measure_codec(
     device: Mapping[str, str],
 ) -> CodecEnergy:
     """Encode and decode of one photo at the middle level; the caller holds the lease."""
+    lay_out(model)
     level = model.architecture.n_levels // 2
     data = encode_image(model, image, level)
     where = str(next(model.parameters()).device)

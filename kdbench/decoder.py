@@ -32,7 +32,7 @@ import numpy as np
 import torch
 
 from kdbench.codecs.base import Image
-from kdbench.codecs.bitfile import decode_image
+from kdbench.codecs.bitfile import decode_image, lay_out
 from kdbench.codecs.weights import load_codec
 from kdbench.device import keep_freed_memory, resolve, return_freed_memory, synchronise
 from kdbench.errors import CodecError, KdbenchError
@@ -198,8 +198,7 @@ def serve(requests: TextIO, replies: TextIO) -> None:
 
 def _decode_folder(path: Path, folder: Path, device: str, parent: int) -> Decoded:
     """Each file once; the first one twice, since memory and kernels are made ready by it."""
-    model, _ = load_codec(path)
-    model.to(resolve(device))
+    model = lay_out(load_codec(path)[0]).to(resolve(device))
     files = sorted(folder.glob("*.kdb"))
     shas, seconds = {}, 0.0
     for file in files[:1]:

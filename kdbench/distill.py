@@ -77,6 +77,7 @@ from kdbench.errors import TrainingError
 from kdbench.features import FeatureTerm
 from kdbench.metrics import MSE, Metric
 from kdbench.records import AnyArchitecture, Distillation, Offer, Schedule
+from kdbench.squares import squared_error
 
 BITS_PER_SQUARED_STEP = 6 / math.log(2)
 STAGE = 3  # the first stage of a staged training is this part of the steps
@@ -109,6 +110,12 @@ class Targets(NamedTuple):
     def of(cls, out: Mapping[str, Any]) -> "Targets":
         """The targets in what a teacher's forward pass gives."""
         return cls(**{name: out[name] for name in cls._fields if name in out})
+
+
+def unit_range(pixels: Tensor) -> Tensor:
+    """Pixels, uint8 (B, 3, H, W) -> float on [0, 1], channels last."""
+    last = torch.stack(pixels.unbind(1), -1)  # a third of the time of a change of memory format
+    return last.float().div_(255).permute(0, 3, 1, 2)
 
 
 class RateDistortion(NamedTuple):
@@ -181,10 +188,10 @@ def squared_steps_bpp(
 
     `weights` (C,) are of the channels, 1 each if None.
     """
-    squared = (student - teacher).square()
     if weights is not None:
-        squared = squared * weights[:, None, None]
-    return BITS_PER_SQUARED_STEP * (squared.sum() / student.shape[0]) / pixels
+        root = weights.sqrt()[:, None, None]
+        student, teacher = student * root, teacher * root
+    return BITS_PER_SQUARED_STEP * squared_error(student, teacher).mean() / pixels
 
 
 def latent_kl_bpp(

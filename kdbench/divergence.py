@@ -5,10 +5,12 @@ Q(s) is the Gaussian of scale s integrated over unit bins, what the range coder 
 
 import math
 from functools import cache
+from typing import Any
 
 import torch
 from compressai.ops.bound_ops import LowerBoundFunction
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 SCALE_MIN = 0.11  # CompressAI's lower bound of sigma
 SCALE_MAX = 1024.0  # its upper one, 256, at temperature 4
@@ -25,13 +27,50 @@ def discretised_kl_bits(sigma_t: Tensor, sigma: Tensor) -> Tensor:
     within 0.2 % of `summed_kl_bits` above 1e-4 bits. Both scales are clamped to the table; `sigma`
     under its lower end, CompressAI's bound, still gets a gradient that raises it.
     """
-    table = _kl_table(str(sigma.device))
-    u, v = sigma_t.clamp(SCALE_MIN, SCALE_MAX).log(), bounded(sigma).log()
-    row, column = ((t - math.log(SCALE_MIN)) / TABLE_STEP for t in (u, v))
-    i, j = (t.detach().nan_to_num().long().clamp_max(len(table) - 2) for t in (row, column))
-    left = table[i, j].lerp(table[i + 1, j], row - i)
-    right = table[i, j + 1].lerp(table[i + 1, j + 1], row - i)
-    return (v - u) ** 2 * left.lerp(right, column - j).exp()
+    last = sigma.ndim == 4 and sigma.is_contiguous(memory_format=torch.channels_last)
+    order, back = ((0, 2, 3, 1), (0, 3, 1, 2)) if last else (tuple(range(sigma.ndim)),) * 2
+    theirs, own = (each.permute(order).contiguous() for each in (sigma_t, sigma))
+    bits: Tensor = _LookedUp.apply(theirs, own, _kl_table(str(sigma.device)))
+    return bits.permute(back)
+
+
+class _LookedUp(torch.autograd.Function):
+    """d^2 e^T with T read from the table; the gradient is that of the linear pieces."""
+
+    @staticmethod
+    def forward(ctx: Any, sigma_t: Tensor, sigma: Tensor, table: Tensor) -> Tensor:
+        scales = sigma_t.clamp(SCALE_MIN, SCALE_MAX), sigma.clamp(SCALE_MIN, SCALE_MAX)
+        u, v = (scale.log() for scale in scales)
+        row, column = ((t - math.log(SCALE_MIN)).div_(TABLE_STEP) for t in (u, v))
+        n = len(table)
+        i, j = (t.int().clamp_(0, n - 2) for t in (row, column))  # NaN is some integer
+        flat, at, shape = table.view(-1), (i * n).add_(j).view(-1), sigma.shape
+        row, column = row.sub_(i), column.sub_(j)
+        low_left, high_left, low_right, high_right = (
+            flat.index_select(0, at + offset).view(shape) for offset in (0, n, 1, n + 1)
+        )
+        left, right = low_left.lerp(high_left, row), low_right.lerp(high_right, row)
+        factor = left.lerp(right, column).exp_()
+        difference = v.sub_(u)
+        slope_v = right.sub_(left).div_(TABLE_STEP)
+        slope_u = None
+        if ctx.needs_input_grad[0]:
+            low, high = high_left.sub_(low_left), high_right.sub_(low_right)
+            slope_u = low.lerp(high, column).div_(TABLE_STEP)
+        ctx.save_for_backward(sigma_t, sigma, *scales, factor, difference, slope_u, slope_v)
+        return difference.square().mul_(factor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        sigma_t, sigma, scale_t, scale, factor, difference, slope_u, slope_v = ctx.saved_tensors
+        common = (factor * difference).mul_(grads[0])
+        found = (difference * slope_v).add_(2).mul_(common).div_(scale)
+        found.mul_((sigma >= SCALE_MIN) | (found < 0)).mul_(sigma <= SCALE_MAX)
+        if slope_u is None:
+            return None, found, None
+        found_t = (difference * slope_u).sub_(2).mul_(common).div_(scale_t)
+        return found_t.mul_((sigma_t >= SCALE_MIN) & (sigma_t <= SCALE_MAX)), found, None
 
 
 def mean_shift_bits(shift: Tensor, sigma: Tensor) -> Tensor:

@@ -21,12 +21,13 @@ from kdbench.codecs.bitfile import (
     analyse_image,
     encode_analysed,
     expectation,
+    lay_out,
     payload_bits,
 )
 from kdbench.codecs.weights import load_codec
 from kdbench.data import ImageSet
 from kdbench.decoder import decoder, pixels_sha
-from kdbench.device import one_thread, synchronise
+from kdbench.device import keep_freed_memory, one_thread, synchronise
 from kdbench.errors import CodecError
 from kdbench.metrics import BUILTIN, MS_SSIM_MIN_PX
 from kdbench.metrics import find as find_metric
@@ -154,8 +155,8 @@ def evaluate_learned(
             differ by more than 1 %.
     """
     process = decoder()
-    model, _ = load_codec(path)
-    model.to(device)
+    keep_freed_memory()
+    model = lay_out(load_codec(path)[0]).to(device)
     levels = range(model.architecture.n_levels)
     tally = _Tally(metric=_with_figure(distortion, images))
     expected: dict[str, str] = {}

@@ -1,23 +1,28 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioner.
 
 Vyas et al. 2024 (arXiv 2409.11321), algorithm 3. The gradient G of a parameter with two or more
-axes is seen as (a, t, b): channels out, taps, channels in for a kernel. For each axis:
+axes is seen as (a, t, b): channels out, taps, channels in for a kernel. For each axis but
+those of length 1:
 
     P <- beta P + (1 - beta) (G unfolded along the axis) (the same)^T
     Q = eigenvectors of P, refreshed every `refresh_every` steps by one power iteration and a QR
     step: Adam on G turned by the three Q, turned back
 
 Parameters with one axis take plain Adam steps. Kernels are unfolded in channels-last order, the
-memory order they train in, so that the large products need no copy; a general-purpose
-implementation took three times as long per step here (`benchmarks/optimiser.py`).
+memory order they train in. Parameters that unfold to one shape are stacked and go through every
+product together, and all vectors are one vector: of a step at N=16 the calls took longer than what
+they computed. A general-purpose implementation took three times as long per step here before that
+(`benchmarks/optimiser.py`).
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+AXES = ("a", "t", "b")
 
 
 class Soap(torch.optim.Optimizer):
@@ -43,49 +48,189 @@ class Soap(torch.optim.Optimizer):
             params, {"lr": lr, "betas": betas, "eps": eps, "refresh_every": refresh_every}
         )
 
+        self._batches: list[_Batch] = []
+        self._batched: list[Tensor] = []  # parameters with a gradient, when batches were made
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up `state_dict`, which holds each parameter's state by itself."""
+        self._batches, self._batched = [], []
+        super().load_state_dict(state_dict)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update; the first only measures the eigenvectors."""
+        """One update; a matrix's first only measures the eigenvectors."""
         if closure is not None:
             raise TypeError("Soap takes no closure")
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    _update(parameter, parameter.grad, self.state[parameter], group)
+        given = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if len(given) != len(self._batched) or any(
+            p is not q for p, q in zip(given, self._batched, strict=True)
+        ):
+            self._batches, self._batched = self._in_batches(), given
+        for batch in self._batches:
+            batch.update()
+
+    def _in_batches(self) -> "list[_Batch]":
+        """Parameters with a gradient by what may be computed together."""
+        found: dict[Any, list[Tensor]] = {}
+        groups = {}
+        for i, group in enumerate(self.param_groups):
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                shape = None if p.ndim <= 1 else _unfolded(p).shape
+                key = i, shape, self.state[p].get("step"), p.dtype, p.device
+                found.setdefault(key, []).append(p)
+                groups[key] = group
+        return [
+            (_Vectors if key[1] is None else _Matrices)(
+                parameters, [self.state[p] for p in parameters], groups[key]
+            )
+            for key, parameters in found.items()
+        ]
 
 
-AXES = ("a", "t", "b")
+class _Batch:
+    """Parameters that are updated together; each one's state is a view of the batch's.
+
+    Args:
+        parameters: Of one group, with gradients.
+        states: One a parameter, empty before the first step; written to.
+        group: Of the optimiser.
+    """
+
+    def __init__(
+        self, parameters: Sequence[Tensor], states: Sequence[dict[str, Any]], group: dict[str, Any]
+    ) -> None:
+        self.parameters, self.states, self.group = parameters, states, group
+        self.step: int | None = states[0].get("step")
+        self.moments: dict[str, Tensor] = {}
+        if self.step is not None:
+            self.keep({name: self.joined([state[name] for state in states]) for name in self.names})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the tensors in a state."""
+        return "mean", "square"
+
+    def joined(self, each: Sequence[Tensor]) -> Tensor:
+        """One tensor of one tensor a parameter."""
+        raise NotImplementedError
+
+    def apart(self, values: Tensor) -> Sequence[Tensor]:
+        """Views of a joined tensor, one a parameter."""
+        raise NotImplementedError
+
+    def keep(self, moments: dict[str, Tensor]) -> None:
+        """Joined tensors, by name, become part of the states."""
+        self.moments |= moments
+        for name, values in moments.items():
+            for state, own in zip(self.states, self.apart(values), strict=True):
+                state[name] = own
+
+    def advance(self) -> None:
+        """One step more; the first of all is number 0."""
+        self.step = 0 if self.step is None else self.step + 1
+        for state in self.states:
+            state["step"] = self.step
+
+    def adam(self, grad: Tensor) -> Tensor:
+        """Takes in a gradient; the update for a learning rate of 1, to be taken away."""
+        beta1, beta2 = self.group["betas"]
+        mean, square, step = self.moments["mean"], self.moments["square"], self.step
+        assert step is not None
+        mean.lerp_(grad, 1 - beta1)
+        square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        denominator = square.sqrt().add_(self.group["eps"])
+        size = math.sqrt(1 - beta2**step) / (1 - beta1**step)
+        return torch.div(mean, denominator, out=denominator).mul_(size)
+
+    def update(self) -> None:
+        """One step of all."""
+        raise NotImplementedError
 
 
-def _update(parameter: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    is_matrix = parameter.ndim > 1
-    if is_matrix:
-        grad = _unfolded(grad)
-    if not state:
-        state["step"] = 0
-        state["mean"], state["square"] = torch.zeros_like(grad), torch.zeros_like(grad)
-        if is_matrix:
-            beta = group["betas"][1]
-            for axis, gram in zip(AXES, _grams(grad), strict=True):
-                state[axis] = gram * (1 - beta)
-                state[f"q_{axis}"] = _eigenvectors(gram)
+class _Vectors(_Batch):
+    """All vectors, end to end: Adam."""
+
+    def joined(self, each: Sequence[Tensor]) -> Tensor:
+        return torch.cat([values.reshape(-1) for values in each])
+
+    def apart(self, values: Tensor) -> Sequence[Tensor]:
+        parts = torch.split(values, [p.numel() for p in self.parameters])
+        return [part.view(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
+
+    def update(self) -> None:
+        grad = self.joined([p.grad for p in self.parameters])  # type: ignore[misc]
+        if self.step is None:
+            self.step = 0
+            self.keep({name: torch.zeros_like(grad) for name in self.names})
+        self.advance()
+        for parameter, change in zip(self.parameters, self.apart(self.adam(grad)), strict=True):
+            parameter.sub_(change, alpha=self.group["lr"])
+
+
+class _Matrices(_Batch):
+    """Parameters that unfold to one shape, stacked: (n, a, t, b)."""
+
+    def __init__(
+        self, parameters: Sequence[Tensor], states: Sequence[dict[str, Any]], group: dict[str, Any]
+    ) -> None:
+        shape = _unfolded(parameters[0]).shape
+        self.axes = [(i, axis) for i, axis in enumerate(AXES, 1) if shape[i - 1] > 1]
+        super().__init__(parameters, states, group)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        by_axis = (name for _, axis in self.axes for name in (axis, f"q_{axis}"))
+        return *super().names, *by_axis
+
+    def joined(self, each: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(each))
+
+    def apart(self, values: Tensor) -> Sequence[Tensor]:
+        return values.unbind()
+
+    def update(self) -> None:
+        grad = self.joined([_unfolded(p.grad) for p in self.parameters])  # type: ignore[arg-type]
+        self.advance()
+        beta = self.group["betas"][1]
+        if self.step == 0:
+            self.keep({name: torch.zeros_like(grad) for name in ("mean", "square")})
+            for i, axis in self.axes:
+                gram = _gram(grad, i)
+                self.keep({axis: gram * (1 - beta), f"q_{axis}": _eigenvectors(gram)})
             return
-    state["step"] += 1
-    beta1, beta2 = group["betas"]
-    rotated = _into_basis(grad, state) if is_matrix else grad
-    state["mean"].lerp_(rotated, 1 - beta1)
-    state["square"].mul_(beta2).addcmul_(rotated, rotated, value=1 - beta2)
-    denominator = state["square"].sqrt().add_(group["eps"])
-    size = math.sqrt(1 - beta2 ** state["step"]) / (1 - beta1 ** state["step"])
-    update = state["mean"] / denominator
-    if is_matrix:
-        update = _folded(_out_of_basis(update, state), parameter)
-    parameter.sub_(update, alpha=group["lr"] * size)
-    if is_matrix:
-        for axis, gram in zip(AXES, _grams(grad), strict=True):
-            state[axis].lerp_(gram, 1 - beta2)
-        if state["step"] % group["refresh_every"] == 0:
-            _refresh(state)
+        update = self._out_of_basis(self.adam(self._into_basis(grad)))
+        for parameter, change in zip(self.parameters, self.apart(update), strict=True):
+            parameter.sub_(_folded(change, parameter), alpha=self.group["lr"])
+        for i, axis in self.axes:
+            self.moments[axis].lerp_(_gram(grad, i), 1 - beta)
+        if self.step % self.group["refresh_every"] == 0:
+            self._refresh()
+
+    def _into_basis(self, values: Tensor) -> Tensor:
+        for i, axis in self.axes:
+            values = _turned(values, self.moments[f"q_{axis}"].mT, i)
+        return values
+
+    def _out_of_basis(self, values: Tensor) -> Tensor:
+        for i, axis in self.axes:
+            values = _turned(values, self.moments[f"q_{axis}"], i)
+        return values
+
+    def _refresh(self) -> None:
+        """One power iteration and QR per axis; both moments move to the new basis."""
+        mean = self._out_of_basis(self.moments["mean"])
+        for i, axis in self.axes:
+            q, square = self.moments[f"q_{axis}"], self.moments["square"]
+            image = self.moments[axis] @ q
+            order = (q * image).sum(1).argsort(descending=True)
+            image = image.gather(2, order[:, None].expand_as(image))
+            shape = [len(order), 1, 1, 1]
+            shape[i] = order.shape[1]
+            square.copy_(square.gather(i, order.view(shape).expand_as(square)))
+            q.copy_(torch.linalg.qr(image)[0])
+        self.moments["mean"].copy_(self._into_basis(mean))
 
 
 def _unfolded(grad: Tensor) -> Tensor:
@@ -103,42 +248,28 @@ def _folded(update: Tensor, parameter: Tensor) -> Tensor:
     return update.view(parameter.shape)
 
 
-def _grams(grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Second moments along each axis of (a, t, b): (a, a), (t, t), (b, b)."""
-    by_a, by_b = grad.flatten(1), grad.flatten(0, 1)
-    return by_a @ by_a.T, (grad @ grad.transpose(1, 2)).sum(0), by_b.T @ by_b
+def _gram(grad: Tensor, axis: int) -> Tensor:
+    """Second moments of each (n, a, t, b) along an axis, (n, its length, the same)."""
+    if axis == 1:
+        rows = grad.flatten(2)
+        return rows @ rows.mT
+    if axis == 2:
+        return (grad @ grad.mT).sum(1)
+    rows = grad.flatten(1, 2)
+    return rows.mT @ rows
 
 
-def _turned(values: Tensor, a: Tensor, t: Tensor, b: Tensor) -> Tensor:
-    """One matrix on each axis of (a, t, b)."""
-    turned = (a @ values.flatten(1)).view(values.shape)
-    if len(t) > 1:
-        turned = t @ turned
-    return (turned.view(-1, values.shape[-1]) @ b.T).view(values.shape)
-
-
-def _into_basis(values: Tensor, state: dict[str, Any]) -> Tensor:
-    return _turned(values, *(state[f"q_{axis}"].T for axis in AXES))
-
-
-def _out_of_basis(values: Tensor, state: dict[str, Any]) -> Tensor:
-    return _turned(values, *(state[f"q_{axis}"] for axis in AXES))
+def _turned(values: Tensor, q: Tensor, axis: int) -> Tensor:
+    """Each of (n, a, t, b) multiplied by its matrix of `q`, along an axis."""
+    if axis == 1:
+        return (q @ values.flatten(2)).view(values.shape)
+    if axis == 2:
+        return q[:, None] @ values
+    return (values.flatten(1, 2) @ q.mT).view(values.shape)
 
 
 def _eigenvectors(gram: Tensor) -> Tensor:
-    """Columns by falling eigenvalue."""
-    damped = gram + 1e-12 * torch.eye(len(gram), device=gram.device)
+    """Of each (n, m, m), columns by falling eigenvalue."""
+    damped = gram + 1e-12 * torch.eye(gram.shape[-1], device=gram.device)
     vectors: Tensor = torch.linalg.eigh(damped)[1]
-    return vectors.flip(1).contiguous()
-
-
-def _refresh(state: dict[str, Any]) -> None:
-    """One power iteration and QR per axis; both moments move to the new basis."""
-    mean = _out_of_basis(state["mean"], state)
-    for i, axis in enumerate(AXES):
-        q = state[f"q_{axis}"]
-        image = state[axis] @ q
-        order = (q * image).sum(0).argsort(descending=True)
-        state["square"] = state["square"].index_select(i, order)
-        state[f"q_{axis}"] = torch.linalg.qr(image[:, order])[0].contiguous()
-    state["mean"] = _into_basis(mean, state)
+    return vectors.flip(2).contiguous()

@@ -38,7 +38,7 @@ from kdbench.codecs.hyperprior import Hyperprior, quantised
 from kdbench.codecs.weights import file_sha, load_codec, read_card
 from kdbench.contract import Teaches
 from kdbench.data import CropList
-from kdbench.distill import Targets
+from kdbench.distill import Targets, unit_range
 from kdbench.errors import CodecError, StoreError
 from kdbench.features import Tap, is_shared, listening
 from kdbench.records import AnyArchitecture, Offer, content_hash
@@ -296,13 +296,16 @@ class TeacherCache:
             array = self._arrays[name]
             shared = is_shared(name, self._feature_layer)
             values = array[indices] if shared else array[at, indices]
-            return torch.from_numpy(np.ascontiguousarray(values)).to(device).float()
+            return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+        def maps(name: str) -> Tensor:
+            return rows(name).contiguous(memory_format=torch.channels_last).float()
 
         gains = self._gains[levels.cpu()].to(device)
         targets = Targets(
-            y=rows("y") * gains,
-            x_hat=rows("x_hat") / 255,
-            **{name: rows(name) for name in SOMETIMES if name in self._arrays},
+            y=maps("y").mul_(gains),
+            x_hat=unit_range(rows("x_hat")),
+            **{name: maps(name) for name in SOMETIMES if name in self._arrays},
         )
         if not with_rounded:
             return targets

@@ -25,7 +25,14 @@ from torch import Tensor, nn
 
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.device import keep_freed_memory
-from kdbench.distill import Distiller, Targets, rate_distortion, rd_weight, weights_now
+from kdbench.distill import (
+    Distiller,
+    Targets,
+    rate_distortion,
+    rd_weight,
+    unit_range,
+    weights_now,
+)
 from kdbench.errors import TrainingError
 from kdbench.features import Tap, listening
 from kdbench.files import write_atomic
@@ -83,8 +90,7 @@ class TrainingLog:
 
 def to_tensor(crops: npt.NDArray[np.uint8], device: str) -> Tensor:
     """Crops, uint8 (B, 3, H, W) -> float on [0, 1], channels last."""
-    x = torch.from_numpy(np.array(crops)).to(device).float() / 255
-    return x.contiguous(memory_format=torch.channels_last)
+    return unit_range(torch.from_numpy(np.array(crops)).to(device))
 
 
 def learning_rate(step: int, training: Training) -> float:

@@ -19,7 +19,7 @@ from kdbench.codecs.learned import LearnedCodec
 from kdbench.codecs.weights import codec_bytes, file_sha
 from kdbench.cost import complexity_of, energy_of
 from kdbench.data import ImageSet, validation_crops
-from kdbench.device import environment, fingerprint, supports_bf16
+from kdbench.device import deterministic, environment, fingerprint, supports_bf16
 from kdbench.errors import QualityGapError
 from kdbench.evaluate import evaluate_files
 from kdbench.files import append_log, write_atomic
@@ -292,13 +292,12 @@ def _write_logs(files: TrialFolder, logs: Sequence[TrainingLog]) -> None:
 @contextmanager
 def _deterministic(threads: int) -> Iterator[None]:
     """Deterministic kernels and the bench's thread count inside; the caller's settings after."""
-    before, n = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    torch.use_deterministic_algorithms(True)
+    n = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        yield
+        with deterministic():
+            yield
     finally:
-        torch.use_deterministic_algorithms(before)
         torch.set_num_threads(n)
 
 

@@ -26,9 +26,6 @@ from kdbench.codecs.narrow import LEAST_SHARE, can_narrow, narrow_analysis, narr
 from kdbench.codecs.regression import in_chunks, solve_deconv
 from kdbench.codecs.transforms import Separable
 
-Shares = tuple[float, float]
-SHARES: Shares = (LEAST_SHARE, LEAST_SHARE)  # of g_a, of g_s
-
 
 def strongest_channels(teacher: Hyperprior, y: Tensor, level: int, n: int) -> Tensor:
     """The `n` teacher channels with the largest gained deviation, ascending (n,)."""
@@ -47,7 +44,7 @@ def align(
     features: Tensor,
     levels: Sequence[int],
     channels: Tensor,
-    least_shares: Shares = SHARES,
+    least_share: float = LEAST_SHARE,
 ) -> None:
     """Moves a KLT-started `student` into the teacher's coordinates, in place.
 
@@ -59,29 +56,18 @@ def align(
         features: KLT coefficients of `crops` after three layers, (B, C, 2h, 2w), of `klt_start`.
         levels: The teacher's level for each of the student's.
         channels: The teacher's channels the student takes, (M_s,).
-        least_shares: Of the teacher's width, from which on g_a and g_s are slices.
+        least_share: Of the teacher's widths, from which on g_a and g_s are slices.
     """
-    if can_narrow(student.g_a, teacher.g_a, least_shares[0]):
-        narrow_analysis(
-            student.g_a,
-            teacher.g_a,
-            crops=crops,
-            latents=y,
-            importance=teacher.gain(levels[len(levels) // 2]),
-            channels=channels,
-        )
+    own, theirs = ((model.g_a, model.g_s) for model in (student, teacher))
+    if can_narrow(own, theirs, least_share):
+        _slice(student, teacher, crops=crops, y=y, levels=levels, channels=channels)
     else:
-        solve(student.g_a[-1], in_chunks(student.g_a[:-1], crops), y[:, channels])
-    decoder = student.architecture.decoder
-    if can_narrow(student.g_s, teacher.g_s, least_shares[1]):
-        decoded = _decoded_in_turn(teacher, y, levels)
-        narrow_synthesis(student.g_s, teacher.g_s, decoded=decoded, crops=crops, channels=channels)
-    elif is_written(decoder):
-        _synthesis_from(_decoded(teacher, y, levels[-1])[:, channels], features, student)
-    else:
-        fit_synthesis(
-            student.g_s, decoder, _decoded_in_turn(teacher, y, levels)[:, channels], crops
-        )
+        _analysis_from(crops, y, student, teacher, channels)
+        if is_written(decoder := student.architecture.decoder):
+            _synthesis_from(_decoded(teacher, y, levels[-1])[:, channels], features, student)
+        else:
+            decoded = _decoded_in_turn(teacher, y, levels)[:, channels]
+            fit_synthesis(student.g_s, decoder, decoded, crops)
     rows = torch.tensor(list(levels))
     if student.architecture.n_levels > 1:
         student.log_gain.copy_(_log(teacher, "log_gain", rows)[:, channels])
@@ -91,6 +77,42 @@ def align(
     if can_inherit(student.architecture.hyper, teacher.architecture.hyper):
         gained = torch.cat([y * teacher.gain(level) for level in levels])
         inherit_hyperprior(student, teacher, gained, channels)
+
+
+def _slice(
+    student: Hyperprior,
+    teacher: Hyperprior,
+    *,
+    crops: Tensor,
+    y: Tensor,
+    levels: Sequence[int],
+    channels: Tensor,
+) -> None:
+    """Makes g_a and g_s slices of the teacher's; see `align`."""
+    narrow_analysis(
+        student.g_a,
+        teacher.g_a,
+        crops=crops,
+        latents=y,
+        importance=teacher.gain(levels[len(levels) // 2]),
+        channels=channels,
+    )
+    decoded = _decoded_in_turn(teacher, y, levels)
+    narrow_synthesis(student.g_s, teacher.g_s, decoded=decoded, crops=crops, channels=channels)
+
+
+def _analysis_from(
+    crops: Tensor, y: Tensor, student: Hyperprior, teacher: Hyperprior, channels: Tensor
+) -> None:
+    """Takes over a g_a of the teacher's own shape; of any other, solves the last layer for `y`."""
+    last: nn.Module = student.g_a[-1]
+    if student.architecture.encoder != teacher.architecture.encoder:
+        solve(last, in_chunks(student.g_a[:-1], crops), y[:, channels])
+        return
+    student.g_a[:-1].load_state_dict(teacher.g_a[:-1].state_dict())
+    theirs = dict(teacher.g_a[-1].named_parameters())
+    for name, own in last.named_parameters():
+        own.copy_(theirs[name][channels])
 
 
 def _synthesis_from(decoded: Tensor, features: Tensor, student: Hyperprior) -> None:

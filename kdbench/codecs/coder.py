@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from compressai.entropy_models import EntropyBottleneck, EntropyModel, GaussianConditional
+from compressai.entropy_models import EntropyBottleneck, EntropyModel
 from torch import Tensor
+
+from kdbench.codecs.likelihoods import NoisyFactorised, NoisyGaussian
 
 
 class _Lists(NamedTuple):
@@ -121,8 +123,8 @@ class _Coding(EntropyModel):  # type: ignore[misc]  # CompressAI has no types
         return state
 
 
-class FactorisedPrior(EntropyBottleneck, _Coding):  # type: ignore[misc]
-    """CompressAI's `EntropyBottleneck`; same state-dict names and bytes."""
+class FactorisedPrior(NoisyFactorised, _Coding):
+    """CompressAI's `EntropyBottleneck`; same state-dict names and bytes, `likelihoods` to train."""
 
     def compress(self, x: Tensor) -> list[bytes]:  # type: ignore[override]
         """One string a sample of (B, C, ...)."""
@@ -135,8 +137,8 @@ class FactorisedPrior(EntropyBottleneck, _Coding):  # type: ignore[misc]
         return decoded
 
 
-class GaussianPrior(GaussianConditional, _Coding):  # type: ignore[misc]
-    """CompressAI's `GaussianConditional`; same state-dict names, bytes and indexes."""
+class GaussianPrior(NoisyGaussian, _Coding):
+    """CompressAI's `GaussianConditional`; same names, bytes and indexes, `likelihoods` to train."""
 
     def build_indexes(self, scales: Tensor) -> Tensor:
         """Of the first scale of the table that is not below each of `scales`, int32."""

@@ -27,13 +27,13 @@ With one level there are no gains, and with the prior `scale` the class equals C
 `ScaleHyperprior`: same state-dict names, same outputs. Shapes are named in `codecs.base`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 
 from kdbench.codecs.coder import FactorisedPrior, GaussianPrior
+from kdbench.codecs.layers import conv, deconv
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.codecs.transforms import analysis, synthesis
 from kdbench.records import Architecture
@@ -41,7 +41,18 @@ from kdbench.records import Architecture
 
 def rounded(values: Tensor) -> Tensor:
     """`values` rounded, with the gradient of the identity (straight through)."""
-    return values.round() + (values - values.detach())
+    rounded: Tensor = _Round.apply(values)
+    return rounded
+
+
+class _Round(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return values.round()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
 
 
 class Gaussians(NamedTuple):
@@ -197,6 +208,6 @@ class Hyperprior(LearnedCodec):
 def images_bits(likelihoods: dict[str, Tensor]) -> Tensor:
     """Estimated bits of each image (B,): -log2 of every likelihood, summed."""
     return -sum(
-        (p.log2().flatten(1).sum(1) for p in likelihoods.values()),
+        (p.log2().sum(tuple(range(1, p.ndim))) for p in likelihoods.values()),
         start=torch.zeros(()),
     )

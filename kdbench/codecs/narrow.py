@@ -9,14 +9,16 @@ all channels,
 
     norm_i = beta_i + sum_j gamma_ij x_j^2
 
-so beta and gamma of the kept ones are solved for again, not negative, for that norm.
+so to beta and gamma of the kept ones is added, by least squares and never less than nothing, what
+is missing of that norm.
 
-A slice wins where it keeps half of the channels or more, and loses against the KLT where it keeps a
-quarter (`benchmarks/inherit.py`); so a narrower transform, or one of other kernels, strides,
-activations or layers than the teacher's, is none (`can_narrow`).
+A student is a slice in both transforms or in neither (`can_narrow`): behind a sliced g_a a g_s that
+starts as a KLT learns more slowly than behind a KLT, and a quarter of the channels is too few
+(`benchmarks/inherit.py`, `reports/LOG.md`).
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from compressai.layers import GDN
@@ -33,15 +35,21 @@ REACH = 3  # taps a side that the choice of channels looks at
 JITTER = 1e-9  # of the mean eigenvalue: keeps a norm's equations regular
 
 
-def can_narrow(own: nn.Sequential, theirs: nn.Sequential, least_share: float = LEAST_SHARE) -> bool:
-    """Whether `own` starts as a slice of `theirs`.
+def can_narrow(
+    own: Sequence[nn.Sequential], theirs: Sequence[nn.Sequential], least_share: float = LEAST_SHARE
+) -> bool:
+    """Whether a student's transforms start as slices of its teacher's, `(g_a, g_s)` each.
 
-    It does where both alternate plain (transposed) convolutions, of the same kernels and strides,
-    with GDNs, and each hidden layer has as many channels as the teacher's, or fewer, but not less
-    than `least_share` of them.
+    They do where all alternate plain (transposed) convolutions with GDNs, a student's of the
+    teacher's kernels and strides, and where each hidden layer has as many channels as the
+    teacher's, or fewer, but not less than `least_share` of them.
     """
-    layers = [_fixed(part) for part in (own, theirs)]
-    if layers[0] != layers[1] or None in layers[0]:
+    return all(_is_slice(*pair, least_share) for pair in zip(own, theirs, strict=True))
+
+
+def _is_slice(own: nn.Sequential, theirs: nn.Sequential, least_share: float) -> bool:
+    layers = _fixed(own)
+    if layers != _fixed(theirs) or None in layers:
         return False
     pairs = zip(_widths(own), _widths(theirs), strict=True)
     return all(least_share * full <= width <= full for width, full in pairs)
@@ -52,9 +60,9 @@ def _fixed(part: nn.Sequential) -> list[object]:
     found: list[object] = []
     for i, layer in enumerate(part):
         shape: tuple[object, ...] | None = None
-        if i % 2 == 0 and type(layer) in (nn.Conv2d, nn.ConvTranspose2d) and layer.groups == 1:
+        if i % 2 == 0 and isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.groups == 1:
             shape = (type(layer), layer.kernel_size, layer.stride, layer.padding)
-        elif i % 2 == 1 and type(layer) is GDN:
+        elif i % 2 == 1 and isinstance(layer, GDN):
             shape = (GDN, layer.inverse)
         found.append(shape)
     return found
@@ -222,8 +230,8 @@ def _take(own: nn.Module, theirs: nn.Module, seen: Tensor, kept: Tensor) -> None
 def _rescale(own: GDN, theirs: GDN, kept: Tensor, x: Tensor, full: Tensor) -> None:
     """Sets beta and gamma of `own`, in place, so that it divides as `theirs` does.
 
-    Least squares of the error of the output, to first order in that of the norm: with y_i =
-    x_i norm_i^p it is p x_i norm_i^(p - 1) times the norm's; p is -1/2, or 1/2 of an inverse GDN.
+    The least squares are those of the norm's relative error. Only added to the teacher's own, they
+    leave no beta near 0, behind which a GDN multiplies small values by thousands.
 
     Args:
         own: Of the kept channels.
@@ -237,24 +245,28 @@ def _rescale(own: GDN, theirs: GDN, kept: Tensor, x: Tensor, full: Tensor) -> No
         return
     every = math.ceil(full[:, 0].numel() / N_NORMS) | 1  # odd: the columns of a map take turns
     x, full = pixels(x)[::every].double(), pixels(full)[::every].double()
-    beta, gamma = theirs.beta_reparam(theirs.beta), theirs.gamma_reparam(theirs.gamma)
-    norms = full.square() @ gamma.double()[kept].T + beta.double()[kept]
+    beta = theirs.beta_reparam(theirs.beta).double()[kept]
+    gamma = theirs.gamma_reparam(theirs.gamma).double()[kept]
+    norms = full.square() @ gamma.T + beta
     terms = torch.cat([torch.ones(len(x), 1), x.square()], 1)
-    unit = terms.square().mean(0).sqrt().clamp_min(1e-12)
-    terms, power, rows = terms / unit, 0.5 if own.inverse else -0.5, []
-    for x_i, norm in zip(x.T, norms.T, strict=True):
-        weight = x_i.abs() * norm ** (power - 1)
-        rows.append(_non_negative(terms * weight[:, None], norm * weight))
-    solution = (torch.stack(rows) / unit).float()
+    taken = torch.cat([beta[:, None], gamma[:, kept]], 1)
+    missing = norms - terms @ taken.T
+    added = [
+        _non_negative(terms / norm[:, None], lost / norm)
+        for norm, lost in zip(norms.T, missing.T, strict=True)
+    ]
+    solution = (taken + torch.stack(added)).float()
     own.beta.copy_(own.beta_reparam.init(solution[:, 0]))
     own.gamma.copy_(own.gamma_reparam.init(solution[:, 1:]))
 
 
 def _non_negative(a: Tensor, b: Tensor) -> Tensor:
     """(rows, d), (rows,) -> (d,): least squares of a s = b with s >= 0, by the normal equations."""
+    unit = a.square().mean(0).sqrt().clamp_min(1e-12)
+    a = a / unit
     gram = a.T @ a
     gram.diagonal().add_(JITTER * gram.diagonal().mean())
     root = torch.linalg.cholesky(gram)
     right = torch.linalg.solve_triangular(root, (a.T @ b)[:, None], upper=False)[:, 0]
     solution, _ = nnls(root.T.numpy(), right.numpy(), maxiter=100 * len(right))
-    return torch.from_numpy(solution)
+    return torch.from_numpy(solution) / unit

@@ -31,10 +31,9 @@ State-dict names of four full layers are CompressAI's `ScaleHyperprior`'s.
 from collections.abc import Sequence
 from itertools import pairwise
 
-from compressai.layers import GDN
-from compressai.models.utils import conv, deconv
 from torch import nn
 
+from kdbench.codecs.layers import GDN, Deconv, conv, deconv
 from kdbench.records import Transform
 
 STRIDE = 16  # of the latent
@@ -114,11 +113,11 @@ def synthesis(transform: Transform, latents: int) -> nn.Sequential:
     return _between(layers, transform, inverse=True)
 
 
-def _centred_deconv(n_in: int, n_out: int, kernel: int, stride: int) -> nn.ConvTranspose2d:
+def _centred_deconv(n_in: int, n_out: int, kernel: int, stride: int) -> Deconv:
     """`kernel` / 2 strides wide, rounded up to an even number."""
     side = kernel * stride // 2
     side += side % 2
-    return nn.ConvTranspose2d(n_in, n_out, side, stride=stride, padding=(side - stride) // 2)
+    return Deconv(n_in, n_out, side, stride=stride, padding=(side - stride) // 2)
 
 
 def _between(layers: Sequence[nn.Module], transform: Transform, *, inverse: bool) -> nn.Sequential:
@@ -132,5 +131,4 @@ def _between(layers: Sequence[nn.Module], transform: Transform, *, inverse: bool
 def _activation(transform: Transform, width: int, *, inverse: bool) -> nn.Module:
     if transform.activation == "relu":
         return nn.ReLU()
-    gdn: nn.Module = GDN(width, inverse=inverse)
-    return gdn
+    return GDN(width, inverse=inverse)

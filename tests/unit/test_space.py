@@ -453,5 +453,6 @@ def test_an_unknown_space_lists_the_known_ones() -> None:
         load_space("hyperpriro")
     assert str(caught.value) == (
         'there is no search space "hyperpriro"\n'
-        "  fix: known here, nearest first: hyperprior, frontier, smoke; or give the path of a .yaml file"
+        "  fix: known here, nearest first: hyperprior, frontier, smoke; or give the path of a "
+        ".yaml file"
     )

@@ -87,7 +87,7 @@ def test_in_training_the_hyper_latents_get_the_noise_of_compressai(
         torch.manual_seed(1)
         likelihoods.append(model(x)["likelihoods"]["z"])
         model.eval()
-    assert torch.equal(*likelihoods)
+    torch.testing.assert_close(*likelihoods, rtol=1e-5, atol=0)  # other noise: some percent
 
 
 @torch.no_grad()
