@@ -1,7 +1,7 @@
 """Two-layer and separable transforms: shapes, costs by formula, a start that shows the photo."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -118,14 +118,14 @@ def test_a_separable_layer_is_one_full_layer_of_products() -> None:
     """Kernel of channels i, o = taps of the coarse side's channel x weight of (i, o)."""
     full = nn.Conv2d(6, 4, 5, stride=2, padding=2)
     own = SeparableConv(full)
-    across, along = own[0], own[1]
+    across, along = cast(nn.Conv2d, own[0]), cast(nn.Conv2d, own[1])
     full.weight.copy_(along.weight * across.weight)  # (4, 1, 5, 5) x (4, 6, 1, 1)
     full.bias.copy_(along.bias)  # type: ignore[union-attr,arg-type]
     x = torch.randn(2, 6, 16, 24)
     torch.testing.assert_close(own(x), full(x))
     back = nn.ConvTranspose2d(6, 4, 5, stride=2, padding=2, output_padding=1)
     own_back = SeparableDeconv(back)
-    along, across = own_back[0], own_back[1]
+    along, across = cast(nn.ConvTranspose2d, own_back[0]), cast(nn.Conv2d, own_back[1])
     back.weight.copy_(along.weight * across.weight.transpose(0, 1))  # (6, 1, 5, 5) x (6, 4, 1, 1)
     back.bias.copy_(across.bias)  # type: ignore[union-attr,arg-type]
     torch.testing.assert_close(own_back(x), back(x))
@@ -197,7 +197,8 @@ STARTS = {
 
 def _started(plan: Architecture) -> Hyperprior:
     torch.manual_seed(0)
-    model = Hyperprior(plan).eval()
+    model = Hyperprior(plan)
+    model.eval()
     klt_start(model, as_tensor(crops(48)), RD_LAMBDAS[-plan.n_levels :])
     return model
 
