@@ -25,8 +25,8 @@ from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 
 from kdbench.codecs.hyperprior import quantised, rounded
-from kdbench.codecs.learned import LearnedCodec
 from kdbench.codecs.klt import KERNEL_NOISE
+from kdbench.codecs.learned import LearnedCodec
 from kdbench.codecs.start import gained_deviations, klt_layers, start_gains, strided
 
 

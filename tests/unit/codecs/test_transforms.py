@@ -125,9 +125,9 @@ def test_a_separable_layer_is_one_full_layer_of_products() -> None:
     torch.testing.assert_close(own(x), full(x))
     back = nn.ConvTranspose2d(6, 4, 5, stride=2, padding=2, output_padding=1)
     own_back = SeparableDeconv(back)
-    along, across = cast(nn.ConvTranspose2d, own_back[0]), cast(nn.Conv2d, own_back[1])
-    back.weight.copy_(along.weight * across.weight.transpose(0, 1))  # (6, 1, 5, 5) x (6, 4, 1, 1)
-    back.bias.copy_(across.bias)  # type: ignore[union-attr,arg-type]
+    spread, mixed = cast(nn.ConvTranspose2d, own_back[0]), cast(nn.Conv2d, own_back[1])
+    back.weight.copy_(spread.weight * mixed.weight.transpose(0, 1))  # (6, 1, 5, 5) x (6, 4, 1, 1)
+    back.bias.copy_(mixed.bias)  # type: ignore[union-attr,arg-type]
     torch.testing.assert_close(own_back(x), back(x))
 
 
