@@ -36,7 +36,7 @@ from kdbench.teacher import load_teacher
 
 Row = Mapping[str, Any]
 WIDTHS = {"g_a": AXES["encoder"], "g_s": AXES["decoder"]}
-MIN_STUDENTS = 4  # of one rate of learning; fewer have no order worth a number
+MIN_STUDENTS = 8  # of one learning rate; fewer have no order worth a number
 
 
 def only(part: str) -> Callable[[LearnedCodec], None]:

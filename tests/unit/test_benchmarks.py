@@ -21,6 +21,7 @@ from benchmarks import (
     evaluation,
     inherit,
     kodak,
+    library,
     optimiser,
     publish,
     scale,
@@ -321,6 +322,56 @@ def test_a_start_is_compared_with_the_klt_of_its_seed() -> None:
 def test_students_are_named_by_the_widths_of_encoder_and_decoder() -> None:
     assert inherit.student("64/16") == (64, 16)
     assert inherit.student("32") == (32, 32)
+
+
+# --- library -------------------------------------------------------------------------------------
+
+LIBRARY = {
+    "teacher_loss": 0.5,
+    "parts": [
+        {"part": part, "width": width, "loss": loss}
+        for part, losses in (
+            ("g_a", {16: 0.8, 32: 0.63, 48: 0.57, 64: 0.5}),
+            ("g_s", {16: 0.9, 48: 0.6}),
+        )
+        for width, loss in losses.items()
+    ],
+}
+
+
+def full(encoder: int, decoder: int, loss: float) -> dict[str, Any]:
+    """A row of a table whose rung shows the order upside down."""
+    return {
+        "params_of": [encoder, decoder, 1e-3],
+        "validation_losses": [loss, loss],
+        "bd_rate_pct": None,
+        "kmac_per_px": encoder + decoder,
+        "decoder_kmac_per_px": decoder,
+        "rungs": [{"step": 26, "losses": [-loss]}],
+    }
+
+
+def test_a_student_loses_what_its_encoder_and_its_decoder_lose_alone() -> None:
+    assert library.predicted(LIBRARY, 16, 48) == pytest.approx(0.5 + 0.3 + 0.1)
+    assert library.predicted(LIBRARY, 64, 16) == pytest.approx(0.9)
+
+
+def test_predictions_are_compared_with_what_training_gave() -> None:
+    rows = [
+        full(e, d, library.predicted(LIBRARY, e, d)) for e in (16, 32, 48, 64) for d in (16, 48)
+    ]
+    taus = {at["predictor"]: at["tau"] for at in library.compared(LIBRARY, rows)}
+    assert taus["library"] == pytest.approx(1.0)
+    assert taus["rung of 26 steps"] == pytest.approx(-1.0)
+    assert {at["truth"] for at in library.compared(LIBRARY, rows)} == {"loss"}  # no BD-rate there
+    assert library.compared(LIBRARY, rows[:3]) == []
+
+
+def test_of_a_part_that_learns_alone_all_others_are_frozen() -> None:
+    model = started(architecture())
+    library.only("g_s")(model)
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert learning == {f"g_s.{name}" for name, _ in model.g_s.named_parameters()}
 
 
 # --- optimiser -----------------------------------------------------------------------------------
