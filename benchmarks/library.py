@@ -36,7 +36,7 @@ from kdbench.teacher import load_teacher
 
 Row = Mapping[str, Any]
 WIDTHS = {"g_a": AXES["encoder"], "g_s": AXES["decoder"]}
-MIN_STUDENTS = 4  # of one rate of learning; fewer have no order worth a number
+MIN_STUDENTS = 8  # of one learning rate; fewer have no order worth a number
 
 
 def only(part: str) -> Callable[[LearnedCodec], None]:
@@ -52,17 +52,17 @@ def only(part: str) -> Callable[[LearnedCodec], None]:
 
 def trained_alone(room: Room, part: str, width: int, steps: int, rate: float) -> dict[str, Any]:
     """Loss and CPU seconds of the teacher's codec with one part of another width."""
-    spec = spec_of(
-        load_teacher(TEACHER).model.architecture.encoder.width, steps, TEACHER, RD_LAMBDAS
-    )
-    side = "encoder" if part == "g_a" else "decoder"
+    whole = load_teacher(TEACHER).model.architecture
+    spec = spec_of(whole.encoder.width, steps, TEACHER, RD_LAMBDAS)
     spec = replace(
         spec,
-        **{side: Transform(width=width)},
+        encoder=Transform(width=width) if part == "g_a" else spec.encoder,
+        decoder=Transform(width=width) if part == "g_s" else spec.decoder,
+        hyper=whole.hyper,
         distillation=Distillation(teacher=TEACHER, latent=0.3, schedule="decaying"),
         training=replace(spec.training, learning_rate=rate),
     )
-    found = room.taught(spec, prepare=only(part))
+    found = room.taught(spec, 0.0, only(part))  # a slice: the rest is the teacher's
     row = {"part": part, "width": width, "steps": steps, "learning_rate": rate, **found}
     print(row, flush=True)
     return row

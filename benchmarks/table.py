@@ -36,10 +36,10 @@ import torch
 from benchmarks.setting import bench_in
 from benchmarks.step import NaiveLoop, live
 from kdbench.anchor import anchor_curve
-from kdbench.codecs.align import SHARES, Shares
 from kdbench.codecs.building import build
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.learned import LearnedCodec
+from kdbench.codecs.narrow import LEAST_SHARE
 from kdbench.codecs.weights import codec_bytes
 from kdbench.cost import complexity_of
 from kdbench.data import validation_crops
@@ -119,7 +119,7 @@ def specs(steps: int) -> list[TrialSpec]:
 class FromNoise(Lesson):
     """A lesson whose student starts from CompressAI's initialisation."""
 
-    def started(self, least_shares: Shares = SHARES) -> LearnedCodec:
+    def started(self, least_share: float = LEAST_SHARE) -> LearnedCodec:
         spec = self.spec
         torch.manual_seed(spec.seed)
         model = build(spec.architecture)

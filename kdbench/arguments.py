@@ -176,6 +176,11 @@ def _replay(command: argparse.ArgumentParser) -> None:
         help="ladders: none,2,3 by default; none alone where the study has no rungs",
     )
     command.add_argument(
+        "--cost-first",
+        action="store_true",
+        help="each policy once more, refusing candidates whose costs leave no hope of the front",
+    )
+    command.add_argument(
         "--seeds", type=_count, default=20, metavar="K", help="searches of each policy (20)"
     )
     command.add_argument(

@@ -173,7 +173,7 @@ def replay(arguments: Namespace) -> int:
     store, study, budget = _store(arguments), arguments.study, arguments.budget
     overview(store, study)  # refuses trials whose figures do not compare
     found = recorded(store, study)
-    chosen = policies(found, arguments.samplers, arguments.etas)
+    chosen = policies(found, arguments.samplers, arguments.etas, cost_first=arguments.cost_first)
     with counting("searches", silent=arguments.json) as count:
         outcomes = simulated(
             found.table, chosen, seeds=arguments.seeds, budget=budget, on_progress=count

@@ -103,6 +103,8 @@ class StudyConfig:
         twins: Seeds that student and twin of each distilled member of the front are trained from
             when the search ends; 0 trains none.
         ladder: Stops trials on their way; None trains all of them to the end.
+        cost_first: Whether a candidate whose costs leave it no hope of the front is refused before
+            it is trained (see `search.prospects`).
     """
 
     name: str
@@ -121,6 +123,7 @@ class StudyConfig:
     seed: int = 0
     twins: int = 0
     ladder: Ladder | None = None
+    cost_first: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,8 +290,25 @@ def _agree(study: StudyConfig, recipe: Recipe) -> None:
         recipe.report(("energy", "meter"), f"{needs_energy[0]} needs a meter", value="none")
     if study.training.distortion != "mse":
         _agree_with_distortion(study, recipe)
+    if study.cost_first:
+        _agree_with_cost_first(study, recipe)
     if study.ladder is not None:
         _agree_with_ladder(study, study.ladder, recipe)
+
+
+def _agree_with_cost_first(study: StudyConfig, recipe: Recipe) -> None:
+    """There is a quality to guess, and costs that are known before it."""
+    names = set(study.objectives)
+    qualities = {"bd_rate_pct", "validation_loss"}
+    rule = None
+    if not names & qualities:
+        rule = "needs bd_rate_pct or validation_loss among the objectives, to guess from costs"
+    elif "decode_s_per_mpx" in names:
+        rule = "has no use of decode_s_per_mpx as objective; it is known once all is trained"
+    elif not names - qualities:
+        rule = "needs a cost among the objectives"
+    if rule:
+        recipe.report(("cost_first",), rule, value=True)
 
 
 def _agree_with_ladder(study: StudyConfig, ladder: Ladder, recipe: Recipe) -> None:

@@ -15,11 +15,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kdbench.codecs.align import SHARES, Shares, align, strongest_channels
+from kdbench.codecs.align import align, strongest_channels
 from kdbench.codecs.building import build, start_family
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.inherit import can_inherit
 from kdbench.codecs.learned import LearnedCodec
+from kdbench.codecs.narrow import LEAST_SHARE
 from kdbench.codecs.regression import CHUNK
 from kdbench.codecs.start import klt_start, scale_start
 from kdbench.data import CropList, ImageSet, disjoint, draw_crops, load_images
@@ -154,11 +155,11 @@ class Lesson:
         """Whether one codec of ours teaches everything."""
         return self._own is not None and len(self._shares) == 1
 
-    def started(self, least_shares: Shares = SHARES) -> LearnedCodec:
+    def started(self, least_share: float = LEAST_SHARE) -> LearnedCodec:
         """The student before its first step; sets up `distiller` too.
 
         In the teacher's coordinates if that is a codec of ours with latents enough, else a plain
-        KLT; a student of another family as that family starts. `least_shares` as in `align`.
+        KLT; a student of another family as that family starts. `least_share` as in `align`.
         """
         spec = self._spec
         torch.manual_seed(spec.seed)
@@ -171,7 +172,7 @@ class Lesson:
             self._solve_feature_terms(model)
             return model
         features = klt_start(model, first, like_mse(spec.training))
-        channels = self._align(model, first, features, least_shares)
+        channels = self._align(model, first, features, least_share)
         if channels is None or not self._inherits_hyperprior:
             scale_start(model, first)
         self.distiller = self._distiller(channels)
@@ -247,7 +248,7 @@ class Lesson:
         return self._caches[home].channel_bits(self._own.model, N_START_CROPS)
 
     def _align(
-        self, model: Hyperprior, crops: Tensor, features: Tensor, least_shares: Shares
+        self, model: Hyperprior, crops: Tensor, features: Tensor, least_share: float
     ) -> list[int] | None:
         """The teacher's latent channel of each of the student's; None where they do not meet."""
         own = self._spec.latent.channels
@@ -265,7 +266,7 @@ class Lesson:
             features=features,
             levels=levels,
             channels=taken,
-            least_shares=least_shares,
+            least_share=least_share,
         )
         return list(map(int, taken))
 

@@ -308,7 +308,7 @@ def non_dominated(values: Sequence[Sequence[float]]) -> list[bool]:
     Raises:
         KdbenchError: A value is NaN, which nothing would dominate.
     """
-    rows = _without_nan(values)
+    rows = without_nan(values)
     if rows.size == 0:
         return [True] * len(rows)
     no_worse = (rows[:, None] <= rows[None]).all(axis=2)
@@ -325,8 +325,8 @@ def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -
     Raises:
         KdbenchError: A value is NaN.
     """
-    rows = _without_nan(points).reshape(len(points), len(reference))
-    corner = _without_nan([reference])[0]
+    rows = without_nan(points).reshape(len(points), len(reference))
+    corner = without_nan([reference])[0]
     return _volume(rows[(rows < corner).all(axis=1)], corner)
 
 
@@ -348,7 +348,12 @@ def _volume(points: Array, corner: Array) -> float:
     )
 
 
-def _without_nan(values: Sequence[Sequence[float]]) -> Array:
+def without_nan(values: Sequence[Sequence[float]]) -> Array:
+    """`values` as rows, fp64.
+
+    Raises:
+        KdbenchError: One of them is NaN, which compares with nothing.
+    """
     rows = np.asarray(values, dtype=np.float64)
     if np.isnan(rows).any():
         row = int(np.argwhere(np.isnan(rows))[0, 0])

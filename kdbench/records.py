@@ -9,8 +9,9 @@
 
 `MEASUREMENT_PROTOCOL`, of evaluation and energy together, likewise; reports and studies refuse to
 mix two:
-    2  coding takes less time, hence fewer joules, for the same bytes (`codecs.coder`); decoding is
-       timed in a process that has decoded before; MS-SSIM differs in its seventh digit
+    2  coding takes less time, hence fewer joules, for the same bytes (`codecs.coder`,
+       `bitfile.lay_out`); decoding is timed in a process that has decoded before; MS-SSIM differs
+       in its seventh digit
     1  first light
 """
 

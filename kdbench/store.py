@@ -37,7 +37,7 @@ from kdbench.records import (
     TwinFigures,
 )
 
-State = Literal["complete", "stopped", "infeasible", "failed", "running"]
+State = Literal["complete", "stopped", "refused", "infeasible", "failed", "running"]
 CACHE = "cache"
 STUDY_NAME = re.compile(rf"(?!{CACHE}$)[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
@@ -64,11 +64,12 @@ class Failure:
 
     Attributes:
         state: `infeasible` if the student breaks a rule of the study, `stopped` if others were
-            better at a rung of the ladder, `failed` if the trial broke.
+            better at a rung of the ladder, `refused` if its costs left it no hope of the front,
+            `failed` if the trial broke.
         values: What was known by then, e.g. the costs that a constraint refused.
     """
 
-    state: Literal["stopped", "infeasible", "failed"]
+    state: Literal["stopped", "refused", "infeasible", "failed"]
     problem: str
     fix: str
     values: Mapping[str, float] = field(default_factory=dict)
@@ -235,7 +236,7 @@ class StoredTrial:
 
     @property
     def reason(self) -> str | None:
-        """Why a stopped, infeasible or failed trial has no result."""
+        """Why a stopped, refused, infeasible or failed trial has no result."""
         return None if self.failure is None else self.failure.problem
 
 

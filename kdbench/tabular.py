@@ -47,6 +47,8 @@ class Row:
         objectives: What it found, in the order of the table's.
         seconds: What the whole trial took, training, evaluation and all.
         rungs: What it showed on its way, by ascending share.
+        costs: What was known before its training beside the objectives, by name.
+        costs_s: Seconds of the trial until its costs were known.
     """
 
     number: int
@@ -54,6 +56,8 @@ class Row:
     objectives: tuple[float, ...]
     seconds: float
     rungs: tuple[Shown, ...] = ()
+    costs: Mapping[str, float] = field(default_factory=dict)
+    costs_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +126,13 @@ class Table:
         return hypervolume([self._points[i] for i in places], self.corner)
 
     def costs(self, row: Row) -> dict[str, float]:
-        """The objectives that are known of a trial before it has finished."""
-        named = zip(self.objectives, row.objectives, strict=True)
-        return {name: value for name, value in named if name not in KNOWN_LAST}
+        """What is known of a trial before its training, objectives among it."""
+        found = self.found(row)
+        return {**row.costs, **{k: v for k, v in found.items() if k not in KNOWN_LAST}}
+
+    def found(self, row: Row) -> dict[str, float]:
+        """Its objectives by name."""
+        return dict(zip(self.objectives, row.objectives, strict=True))
 
     @cached_property
     def _points(self) -> list[list[float]]:
@@ -138,7 +146,7 @@ class Table:
 
     def _require_sound(self, row: Row) -> None:
         problem = None
-        times = [0.0, *(rung.seconds for rung in row.rungs), row.seconds]
+        times = [0.0, row.costs_s, *(rung.seconds for rung in row.rungs), row.seconds]
         costs = zip(self.objectives, row.objectives, strict=False)
         if len(row.objectives) != len(self.objectives):
             problem = f"{len(row.objectives)} objectives, and the table {len(self.objectives)}"
@@ -178,16 +186,19 @@ class Policy:
         sampler: Its name.
         eta: Of the ladder, see `search.ladder`; None: every trial runs to its end.
         shares: The rungs where a trial may be stopped; None: all that the table has.
+        cost_first: Whether costs may refuse a trial, see `search.prospects`.
     """
 
     sampler: str
     eta: int | None = None
     shares: tuple[float, ...] | None = None
+    cost_first: bool = False
 
     @property
     def name(self) -> str:
-        """Sampler and ladder in a word or two."""
-        return self.sampler if self.eta is None else f"{self.sampler}, eta {self.eta}"
+        """Sampler, ladder and refusals in a few words."""
+        ladder = [] if self.eta is None else [f"eta {self.eta}"]
+        return ", ".join([self.sampler, *ladder, *(["cost first"] * self.cost_first)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,8 +207,9 @@ class Search:
 
     Attributes:
         steps: Seconds since its begin and share of the table's hypervolume, at each gain.
-        begun, stopped: Places of rows in the table, in the order they came.
+        begun, stopped, refused: Places of rows in the table, in the order they came.
         ended_s: When each of `begun` ended [s].
+        wrongly_stopped, wrongly_refused: Those of them on the true front.
         front_share: Part of the true front that it finished.
         seconds: Of all that was begun.
     """
@@ -207,6 +219,8 @@ class Search:
     ended_s: tuple[float, ...]
     stopped: tuple[int, ...]
     wrongly_stopped: tuple[int, ...]
+    refused: tuple[int, ...]
+    wrongly_refused: tuple[int, ...]
     front_share: float
     seconds: float
 
@@ -242,6 +256,7 @@ class Outcome:
         front_found: Mean part of the true front that was finished, 0 to 1.
         stopped: Mean number of trials that the ladder stopped.
         wrongly_stopped: How many of them are on the true front.
+        refused, wrongly_refused: Likewise of those that their costs refused.
         seconds: Mean seconds of a search.
     """
 
@@ -253,4 +268,6 @@ class Outcome:
     front_found: Estimate
     stopped: Estimate
     wrongly_stopped: Estimate
+    refused: Estimate
+    wrongly_refused: Estimate
     seconds: Estimate

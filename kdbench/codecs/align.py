@@ -24,9 +24,6 @@ from kdbench.codecs.inherit import can_inherit, inherit_hyperprior
 from kdbench.codecs.narrow import LEAST_SHARE, can_narrow, narrow_analysis, narrow_synthesis
 from kdbench.codecs.regression import in_chunks, solve_conv, solve_deconv
 
-Shares = tuple[float, float]
-SHARES: Shares = (LEAST_SHARE, LEAST_SHARE)  # of g_a, of g_s
-
 
 def strongest_channels(teacher: Hyperprior, y: Tensor, level: int, n: int) -> Tensor:
     """The `n` teacher channels with the largest gained deviation, ascending (n,)."""
@@ -45,7 +42,7 @@ def align(
     features: Tensor,
     levels: Sequence[int],
     channels: Tensor,
-    least_shares: Shares = SHARES,
+    least_share: float = LEAST_SHARE,
 ) -> None:
     """Moves a KLT-started `student` into the teacher's coordinates, in place.
 
@@ -57,26 +54,14 @@ def align(
         features: KLT coefficients of `crops` after three layers, (B, C, 2h, 2w), of `klt_start`.
         levels: The teacher's level for each of the student's.
         channels: The teacher's channels the student takes, (M_s,).
-        least_shares: Of the teacher's width, from which on g_a and g_s are slices.
+        least_share: Of the teacher's widths, from which on g_a and g_s are slices.
     """
-    if can_narrow(student.g_a, teacher.g_a, least_shares[0]):
-        narrow_analysis(
-            student.g_a,
-            teacher.g_a,
-            crops=crops,
-            latents=y,
-            importance=teacher.gain(levels[len(levels) // 2]),
-            channels=channels,
-        )
+    own, theirs = ([model.g_a, model.g_s] for model in (student, teacher))
+    if can_narrow(own, theirs, least_share):
+        _slice(student, teacher, crops=crops, y=y, levels=levels, channels=channels)
     else:
         last: nn.Conv2d = student.g_a[-1]  # type: ignore[assignment]
         solve_conv(last, in_chunks(student.g_a[:-1], crops), y[:, channels])
-    if can_narrow(student.g_s, teacher.g_s, least_shares[1]):
-        decoded = torch.empty_like(y)
-        for i, level in enumerate(levels):  # all of them, in turn: some are mostly noise
-            decoded[i :: len(levels)] = _decoded(teacher, y[i :: len(levels)], level)
-        narrow_synthesis(student.g_s, teacher.g_s, decoded=decoded, crops=crops, channels=channels)
-    else:
         decoded = _decoded(teacher, y, levels[-1])
         _synthesis_from(decoded[:, channels], features, student)
     rows = torch.tensor(list(levels))
@@ -88,6 +73,30 @@ def align(
     if can_inherit(student.architecture.hyper, teacher.architecture.hyper):
         gained = torch.cat([y * teacher.gain(level) for level in levels])
         inherit_hyperprior(student, teacher, gained, channels)
+
+
+def _slice(
+    student: Hyperprior,
+    teacher: Hyperprior,
+    *,
+    crops: Tensor,
+    y: Tensor,
+    levels: Sequence[int],
+    channels: Tensor,
+) -> None:
+    """Makes g_a and g_s slices of the teacher's; see `align`."""
+    narrow_analysis(
+        student.g_a,
+        teacher.g_a,
+        crops=crops,
+        latents=y,
+        importance=teacher.gain(levels[len(levels) // 2]),
+        channels=channels,
+    )
+    decoded = torch.empty_like(y)
+    for i, level in enumerate(levels):  # all of them, in turn: some are mostly noise
+        decoded[i :: len(levels)] = _decoded(teacher, y[i :: len(levels)], level)
+    narrow_synthesis(student.g_s, teacher.g_s, decoded=decoded, crops=crops, channels=channels)
 
 
 def _synthesis_from(decoded: Tensor, features: Tensor, student: Hyperprior) -> None:

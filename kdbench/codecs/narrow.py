@@ -12,12 +12,13 @@ all channels,
 so to beta and gamma of the kept ones is added, by least squares and never less than nothing, what
 is missing of that norm.
 
-A slice wins where it keeps half of the channels or more, and loses against the KLT where it keeps a
-quarter (`benchmarks/inherit.py`); so a narrower transform, or one of other kernels, strides,
-activations or layers than the teacher's, is none (`can_narrow`).
+A student is a slice in both transforms or in neither (`can_narrow`): behind a sliced g_a a g_s that
+starts as a KLT learns more slowly than behind a KLT, and a quarter of the channels is too few
+(`benchmarks/inherit.py`, `reports/LOG.md`).
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from compressai.layers import GDN
@@ -34,15 +35,21 @@ REACH = 3  # taps a side that the choice of channels looks at
 JITTER = 1e-9  # of the mean eigenvalue: keeps a norm's equations regular
 
 
-def can_narrow(own: nn.Sequential, theirs: nn.Sequential, least_share: float = LEAST_SHARE) -> bool:
-    """Whether `own` starts as a slice of `theirs`.
+def can_narrow(
+    own: Sequence[nn.Sequential], theirs: Sequence[nn.Sequential], least_share: float = LEAST_SHARE
+) -> bool:
+    """Whether a student's transforms start as slices of its teacher's, `(g_a, g_s)` each.
 
-    It does where both alternate plain (transposed) convolutions, of the same kernels and strides,
-    with GDNs, and each hidden layer has as many channels as the teacher's, or fewer, but not less
-    than `least_share` of them.
+    They do where all alternate plain (transposed) convolutions with GDNs, a student's of the
+    teacher's kernels and strides, and where each hidden layer has as many channels as the
+    teacher's, or fewer, but not less than `least_share` of them.
     """
-    layers = [_fixed(part) for part in (own, theirs)]
-    if layers[0] != layers[1] or None in layers[0]:
+    return all(_is_slice(*pair, least_share) for pair in zip(own, theirs, strict=True))
+
+
+def _is_slice(own: nn.Sequential, theirs: nn.Sequential, least_share: float) -> bool:
+    layers = _fixed(own)
+    if layers != _fixed(theirs) or None in layers:
         return False
     pairs = zip(_widths(own), _widths(theirs), strict=True)
     return all(least_share * full <= width <= full for width, full in pairs)

@@ -105,7 +105,9 @@ def render(
 
 def _best(found: Overview) -> str:
     others = [
-        f"{n} {state}" for state in ("stopped", "infeasible", "failed") if (n := found.n(state))
+        f"{n} {state}"
+        for state in ("stopped", "refused", "infeasible", "failed")
+        if (n := found.n(state))
     ]
     if not found.front:
         return ", ".join(["no trial complete yet", *others])

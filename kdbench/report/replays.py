@@ -22,10 +22,10 @@ def replay_text(
 ) -> str:
     """Two tables, a row a policy: how soon, and what was there at the end."""
     heads = ["policy", *(f"{pct} %" for pct in SHARES_PCT)]
-    soon = [[each.policy.name, *(_soon(each, pct) for pct in SHARES_PCT)] for each in outcomes]
+    soon = [[_policy(each), *(_soon(each, pct) for pct in SHARES_PCT)] for each in outcomes]
     end = [
         [
-            each.policy.name,
+            _policy(each),
             _cell(each.hypervolume, 100),
             _cell(each.front_found, 100),
             _cell(each.stopped, write="{:.1f}".format),
@@ -36,17 +36,28 @@ def replay_text(
     ]
     end_heads = ["policy", "hypervolume\n%", "front\n%", "stopped", "of the\nfront", "seconds"]
     n = outcomes[0].n_seeds
-    return (
-        "\n\n".join(
-            [
-                wrapped("", _head(study, found, left_out, n, budget), width, indent=0),
-                "seconds to a part of the table's hypervolume, median [95 % over search seeds]\n"
-                + table(heads, soon, left=1),
-                "at the end, mean [95 % over search seeds]\n" + table(end_heads, end, left=1),
-            ]
+    refused = [
+        [
+            _policy(each),
+            _cell(each.refused, write="{:.1f}".format),
+            _cell(each.wrongly_refused, write="{:.1f}".format),
+        ]
+        for each in outcomes
+        if each.policy.cost_first
+    ]
+    parts = [
+        wrapped("", _head(study, found, left_out, n, budget), width, indent=0),
+        "seconds to a part of the table's hypervolume, median [95 % over search seeds]\n"
+        + table(heads, soon, left=1),
+        "at the end, mean [95 % over search seeds]\n" + table(end_heads, end, left=1),
+    ]
+    if refused:
+        refused_heads = ["policy", "trials", "of the\nfront"]
+        parts.append(
+            "refused for their costs, mean [95 % over search seeds]\n"
+            + table(refused_heads, refused, left=1)
         )
-        + "\n"
-    )
+    return "\n\n".join(parts) + "\n"
 
 
 def replay_json(
@@ -80,6 +91,7 @@ def _outcome_json(each: Outcome) -> dict[str, Any]:
     return {
         "sampler": each.policy.sampler,
         "eta": each.policy.eta,
+        "cost_first": each.policy.cost_first,
         "seconds_to": {
             str(pct): {**plain(each.seconds_to[pct]), "reached": each.reached[pct]}
             for pct in SHARES_PCT
@@ -88,6 +100,8 @@ def _outcome_json(each: Outcome) -> dict[str, Any]:
         "front_found": plain(each.front_found),
         "stopped": plain(each.stopped),
         "wrongly_stopped": plain(each.wrongly_stopped),
+        "refused": plain(each.refused),
+        "wrongly_refused": plain(each.wrongly_refused),
         "seconds": plain(each.seconds),
     }
 
@@ -108,6 +122,11 @@ def _head(
             f"{n_seeds} search{'es' * (n_seeds != 1)} of each policy",
         ]
     )
+
+
+def _policy(each: Outcome) -> str:
+    """Its name; what refuses stands below, for narrow terminals."""
+    return each.policy.name.replace(", cost", "\ncost")
 
 
 def _soon(each: Outcome, pct: int) -> str:

@@ -60,7 +60,7 @@ def codec_table_text(found: CodecTable, *, width: int) -> str:
 def _headline(found: Overview) -> str:
     others = ", ".join(
         f"{n} {state}"
-        for state in ("stopped", "infeasible", "failed", "running")
+        for state in ("stopped", "refused", "infeasible", "failed", "running")
         if (n := found.n(state))
     )
     n_complete = found.n("complete")

@@ -9,11 +9,11 @@ budget      when it ends
 samplers    who suggests, and what each makes of trials without values; grid, qmc
 replay      searches simulated on a table of finished trials, `recorded` from the folders
 objectives  from a result to numbers to minimise, from costs to constraints
-gate        whether a trial goes on
+gate        whether a trial goes on: limits, prospects (costs that leave no hope), ladder
 ground      what the machine adds to a study: teachers, anchor, meter, device
 dead        trials that nobody runs any more
 restore     a database made from the folders
 vain        why a study ended with nothing
 
-storage, attributes, axes, locks, interrupt and reporter are what these stand on.
+storage, attributes, axes, others, locks, interrupt and reporter are what these stand on.
 """

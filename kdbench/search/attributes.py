@@ -8,7 +8,7 @@ BUDGET = "budget"  # `study.Budget`
 # of a trial
 BY = "by"  # index, host and pid of the worker that runs it
 SPEC_HASH = "spec_hash"
-COSTS = "costs"  # what a trial without values was found to cost
+COSTS = "costs"  # what it was found to cost, as far as that is known
 RUNGS = "rungs"  # what a trial showed on its way, costs among it, by the number of steps
 DUPLICATE_OF = "duplicate_of"  # number of the trial whose values it repeats, or left to
 INTERRUPTED = "interrupted"  # it was stopped, and it was not its fault

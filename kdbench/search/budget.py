@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from kdbench.records import plain
 from kdbench.search.attributes import BUDGET, DUPLICATE_OF, INTERRUPTED, SPEC_HASH
 from kdbench.search.grid import is_exhausted
-from kdbench.search.objectives import UNFINISHED
+from kdbench.search.objectives import HOPELESS, UNFINISHED
 
 ASKS_PER_TRIAL = 4  # a study whose every suggestion is infeasible or broken ends
 
@@ -95,3 +95,8 @@ def n_asked(trials: list[FrozenTrial]) -> int:
 def is_stopped(trial: FrozenTrial) -> bool:
     """Whether the ladder stopped it; not of another one's spec, which cost nothing."""
     return trial.constraints.get(UNFINISHED, 0.0) > 0 and DUPLICATE_OF not in trial.user_attrs
+
+
+def is_refused(trial: FrozenTrial) -> bool:
+    """Whether its costs left it no hope of the front; likewise."""
+    return trial.constraints.get(HOPELESS, 0.0) > 0 and DUPLICATE_OF not in trial.user_attrs

@@ -18,6 +18,7 @@ from kdbench.search.budget import (
     Budget,
     Verdict,
     complete_specs,
+    is_refused,
     is_stopped,
     n_complete,
     set_budget,
@@ -46,6 +47,7 @@ class Snapshot:
     Attributes:
         trials: Complete trials at which it ends.
         n_stopped: Trials that were not among the best at a rung.
+        n_refused: Trials whose costs left them no hope of the front.
         n_failed: Trials that broke or were interrupted.
         ended: What ended it; None while it runs.
         notices: What a user should know, each told once: workers that died, trials given up.
@@ -55,6 +57,7 @@ class Snapshot:
     trials: int
     n_complete: int
     n_stopped: int
+    n_refused: int
     n_infeasible: int
     n_failed: int
     n_workers: int
@@ -181,7 +184,8 @@ class _Watch:
             trials=self._cfg.trials,
             n_complete=len(complete_specs(self._trials)),
             n_stopped=(n_stopped := sum(map(is_stopped, own))),
-            n_infeasible=states.count(TrialState.PRUNED) - n_stopped,
+            n_refused=(n_refused := sum(map(is_refused, own))),
+            n_infeasible=states.count(TrialState.PRUNED) - n_stopped - n_refused,
             n_failed=states.count(TrialState.FAIL),
             n_workers=self._n_workers,
             seconds=now - self._began,

@@ -8,6 +8,7 @@ from kdbench.records import TrialResult
 
 OVERLAP = "overlap"
 UNFINISHED = "unfinished"
+HOPELESS = "hopeless"
 
 
 def objective_values(objectives: Sequence[str], result: TrialResult) -> list[float]:
@@ -61,6 +62,7 @@ def violations(
     *,
     overlaps: bool = True,
     unfinished: float = 0.0,
+    hopeless: float | None = None,
 ) -> dict[str, float]:
     """One number for each rule of the study: above 0 if it is broken, and by how much.
 
@@ -74,9 +76,12 @@ def violations(
         values: Costs that are known.
         overlaps: Whether the curve can be compared with the anchor's.
         unfinished: Share of the training steps that a stopped trial did not run.
+        hopeless: By how much a refused trial missed the front, 0 of others; None in a study that
+            refuses none.
     """
     shares = {name: values.get(name, limit) / limit - 1.0 for name, limit in limits.items()}
     shares |= {OVERLAP: 0.0 if overlaps else 1.0, UNFINISHED: unfinished}
+    shares |= {} if hopeless is None else {HOPELESS: hopeless}
     return dict(sorted(shares.items()))
 
 

@@ -9,7 +9,7 @@ from kdbench import config
 from kdbench.config import StudyConfig
 from kdbench.errors import KdbenchError
 from kdbench.records import Rung, TrialResult, TrialSpec
-from kdbench.search.objectives import objective_values, on_the_way
+from kdbench.search.objectives import costs_of, objective_values, on_the_way
 from kdbench.search.restore import Answers
 from kdbench.store import Store, StoredTrial
 from kdbench.tabular import Row, Shown, Table
@@ -85,12 +85,16 @@ def _row(cfg: StudyConfig, trial: StoredTrial, result: TrialResult) -> Row:
         for rung in _ascending(trial.rungs)
     )
     last_s = rungs[-1].seconds if rungs else 0.0  # an earlier attempt may have been slower
+    until = ("cost", "start", "energy") if any("_j_per" in n for n in cfg.objectives) else ("cost",)
+    costs_s = sum(parts.get(name, 0.0) for name in until) * busy
     return Row(
         number=trial.number,
         params=suggested(cfg, trial.spec),
         objectives=tuple(objective_values(cfg.objectives, result)),
         seconds=max(own_s * busy, last_s),
         rungs=rungs,
+        costs=costs_of(result),
+        costs_s=min([costs_s, own_s * busy, *(rung.seconds for rung in rungs)]),
     )
 
 

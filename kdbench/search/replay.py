@@ -1,42 +1,54 @@
-"""Searches simulated on a table of finished trials: any sampler, any ladder, in seconds.
+"""Searches simulated on a table of finished trials: any sampler, any ladder.
 
 A sampler is asked for every axis of the table; the trial is the row nearest to what it suggests
 among those not taken yet, and the sampler is told that row's own parameters, so that it learns of
 what was run and not of what it wished for. One trial runs at a time. A ladder decides with
-`ladder.goes_on` from what the rows showed on their way; a stopped row costs the seconds until its
-rung and is told as a study tells it.
+`ladder.goes_on` from what the rows showed on their way, costs refuse with `prospects.hopeless`;
+such a row costs the seconds until then and is told as a study tells it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
 from kdbench.errors import KdbenchError
-from kdbench.parameters import FloatRange, Parameter
 from kdbench.search.attributes import COSTS
 from kdbench.search.axes import distributions
 from kdbench.search.ladder import goes_on
 from kdbench.search.objectives import violations
+from kdbench.search.places import Places
+from kdbench.search.prospects import Hopeless, hopeless
 from kdbench.search.recorded import Recording
 from kdbench.search.samplers import N_STARTUP, drawing_sampler, population, sampler_seed
 from kdbench.search.storage import quiet
-from kdbench.tabular import SHARES_PCT, Estimate, Outcome, Policy, Row, Search, Shown, Table
+from kdbench.search.summary import summary
+from kdbench.tabular import (
+    KNOWN_LAST,
+    QUALITIES,
+    Outcome,
+    Policy,
+    Row,
+    Search,
+    Shown,
+    Table,
+)
 from kdbench.yamlfile import nearest_first
 
-N_RESAMPLES = 1000
 SAMPLERS = ("random", "tpe", "nsga2", "nsga3", "qmc", "gp")
 LADDERS = (None, 2, 3)  # etas to compare where a study has rungs
-Floats = npt.NDArray[np.float64]
 
 
 def policies(
-    found: Recording, samplers: Sequence[str], etas: Sequence[int | None] | None = None
+    found: Recording,
+    samplers: Sequence[str],
+    etas: Sequence[int | None] | None = None,
+    *,
+    cost_first: bool = False,
 ) -> list[Policy]:
     """Every sampler with every ladder, random search without one before all others.
 
@@ -44,9 +56,11 @@ def policies(
         found: What is searched.
         samplers: Names, of `SAMPLERS`.
         etas: Ladders, None: no ladder; all of `LADDERS` where nobody says and there are rungs.
+        cost_first: Whether each comes a second time, with candidates refused for their costs.
 
     Raises:
-        KdbenchError: A sampler that cannot be replayed, or a ladder without rungs.
+        KdbenchError: A sampler that cannot be replayed, a ladder without rungs, or objectives that
+            cannot be told before the training or are all told by then.
     """
     for name in samplers:
         if name not in SAMPLERS:
@@ -62,9 +76,29 @@ def policies(
             fix="`--etas none`, or a study with a ladder: `ladder: {rungs: [0.11, 0.33], stop: "
             "false}` looks and stops nobody",
         )
-    asked = [Policy(sampler=name, eta=eta) for eta in ladders for name in samplers]
+    if cost_first:
+        _require_guess(found)
+    asked = [
+        Policy(sampler=name, eta=eta, cost_first=refuses)
+        for eta in ladders
+        for name in samplers
+        for refuses in (False, True)[: 1 + cost_first]
+    ]
     control = Policy(sampler="random")
     return [control, *(policy for policy in asked if policy != control)]
+
+
+def _require_guess(found: Recording) -> None:
+    """Costs refuse where a quality is to be guessed and all else is known, see `config`."""
+    names = set(found.table.objectives)
+    costs = names - set(KNOWN_LAST)
+    if not costs or not names & set(QUALITIES) or names - costs - set(QUALITIES):
+        raise KdbenchError(
+            f"costs cannot refuse a trial of study {found.study!r}, which minimises "
+            f"{', '.join(found.table.objectives)}",
+            fix="leave `--cost-first` away; it needs bd_rate_pct or validation_loss and costs that "
+            "are known before the training",
+        )
 
 
 def replay(
@@ -101,22 +135,6 @@ def simulate(table: Table, policy: Policy, seed: int, *, budget: float = 1.0) ->
         return _Simulation(table, policy, seed).run(budget * table.seconds)
 
 
-def summary(policy: Policy, found: Sequence[Search]) -> Outcome:
-    """What several searches of one policy found together."""
-    to = {pct: [search.seconds_to(pct / 100) for search in found] for pct in SHARES_PCT}
-    return Outcome(
-        policy=policy,
-        n_seeds=len(found),
-        seconds_to={pct: _median(values) for pct, values in to.items()},
-        reached={pct: _part(value is not None for value in v) for pct, v in to.items()},
-        hypervolume=_mean([search.share for search in found]),
-        front_found=_mean([search.front_share for search in found]),
-        stopped=_mean([len(search.stopped) for search in found]),
-        wrongly_stopped=_mean([len(search.wrongly_stopped) for search in found]),
-        seconds=_mean([search.seconds for search in found]),
-    )
-
-
 @dataclass(slots=True)
 class _Simulation:
     """One search: its study, its clock, what is left of the table."""
@@ -127,7 +145,7 @@ class _Simulation:
     space: dict[str, BaseDistribution] = field(init=False)
     study: optuna.Study = field(init=False)
     left: list[int] = field(init=False)
-    places: "_Places" = field(init=False)
+    places: Places = field(init=False)
     been_there: dict[float, list[tuple[float, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -146,7 +164,7 @@ class _Simulation:
         self.study.set_metric_names(list(table.objectives))
         order = np.random.default_rng(self.seed).permutation(len(table.rows))
         self.left = order.tolist()  # of rows equally near the first here is taken
-        self.places = _Places(table)
+        self.places = Places(table)
 
     def run(self, budget_s: float) -> Search:
         table, clock = self.table, self.table.setup_s
@@ -155,21 +173,23 @@ class _Simulation:
         ended_s: list[float] = []
         finished: list[int] = []
         stopped: list[int] = []
+        refused: list[int] = []
         while self.left:
             suggested, attributes = self._suggestion()
             i = self.places.nearest(suggested, self.left)
             row = table.rows[i]
-            at = self._stops(row)
-            spent = row.seconds if at is None else at.seconds
+            why = self._refuses(row, finished)
+            at = None if why else self._stops(row)
+            spent = row.costs_s if why else row.seconds if at is None else at.seconds
             if clock + spent > budget_s * (1 + 1e-12):
                 break
             self.left.remove(i)
             begun.append(i)
             clock += spent
             ended_s.append(clock)
-            self._tell(row, at, attributes)
-            if at is not None:
-                stopped.append(i)
+            self._tell(row, at, why, attributes)
+            if why is not None or at is not None:
+                (stopped if why is None else refused).append(i)
                 continue
             finished.append(i)
             share = table.volume_of(finished) / table.volume
@@ -181,6 +201,8 @@ class _Simulation:
             ended_s=tuple(ended_s),
             stopped=tuple(stopped),
             wrongly_stopped=tuple(i for i in stopped if i in table.front),
+            refused=tuple(refused),
+            wrongly_refused=tuple(i for i in refused if i in table.front),
             front_share=len(table.front.intersection(finished)) / len(table.front),
             seconds=clock,
         )
@@ -194,6 +216,13 @@ class _Simulation:
         params, attributes = dict(asked.params), dict(asked.system_attrs)
         self.study.tell(trial, state=TrialState.FAIL)  # no sampler reads these
         return params, attributes
+
+    def _refuses(self, row: Row, finished: Sequence[int]) -> Hopeless | None:
+        if not self.policy.cost_first:
+            return None
+        table, others = self.table, [self.table.rows[i] for i in finished]
+        known = [{**table.costs(other), **table.found(other)} for other in others]
+        return hopeless(table.objectives, known, table.costs(row))
 
     def _stops(self, row: Row) -> Shown | None:
         """The rung where others did better; None if it goes on to its end."""
@@ -210,95 +239,26 @@ class _Simulation:
                 return rung
         return None
 
-    def _tell(self, row: Row, at: Shown | None, attributes: Mapping[str, Any]) -> None:
-        """What a study tells of a complete trial, or of a stopped one."""
+    def _tell(
+        self, row: Row, at: Shown | None, why: Hopeless | None, attributes: Mapping[str, Any]
+    ) -> None:
+        """What a study tells of a complete trial, a stopped one, or one that is refused."""
+        missed = 0.0 if why is None else why.share
+        shares = violations(
+            {},
+            {},
+            unfinished=0.0 if at is None else 1 - at.share,
+            hopeless=missed if self.policy.cost_first else None,
+        )
+        complete = at is None and why is None
         params = {name: value for name, value in row.params.items() if name in self.space}
         trial = optuna.create_trial(
-            state=TrialState.COMPLETE if at is None else TrialState.PRUNED,
-            values=row.objectives if at is None else None,
+            state=TrialState.COMPLETE if complete else TrialState.PRUNED,
+            values=row.objectives if complete else None,
             params=params,
             distributions={name: self.space[name] for name in params},
-            constraints=violations({}, {}, unfinished=0.0 if at is None else 1 - at.share),
-            user_attrs={} if at is None else {COSTS: self.table.costs(row)},
+            constraints=shares,
+            user_attrs={COSTS: self.table.costs(row)},
             system_attrs=dict(attributes),
         )
         self.study.add_trial(trial)
-
-
-class _Places:
-    """Where rows lie on the axes of a table, each from 0 to 1."""
-
-    def __init__(self, table: Table) -> None:
-        self._axes = {name: axis for name, axis in table.axes.items() if not axis.fixed}
-        self._named = np.array([_is_named(axis) for axis in self._axes.values()], dtype=bool)
-        self._rows = np.array([self._place(row.params) for row in table.rows])
-
-    def nearest(self, params: Mapping[str, Any], among: Sequence[int]) -> int:
-        """Which of `among` differs least from `params`, mean over the axes that the row has."""
-        if not self._axes:
-            return among[0]
-        rows = self._rows[among]
-        apart: Floats = np.abs(rows - np.array(self._place(params)))
-        apart = np.where(self._named, np.where(apart > 0, 1.0, apart), apart)
-        has = ~np.isnan(rows)
-        distance = np.where(has, apart, 0.0).sum(axis=1) / np.maximum(has.sum(axis=1), 1)
-        return among[int(distance.argmin())]
-
-    def _place(self, params: Mapping[str, Any]) -> list[float]:
-        return [
-            _position(axis, params[name]) if name in params else float("nan")
-            for name, axis in self._axes.items()
-        ]
-
-
-def _is_named(axis: Parameter) -> bool:
-    return not isinstance(axis, FloatRange) and isinstance(axis.values[0], str | bool)
-
-
-def _position(axis: Parameter, value: Any) -> float:
-    """From 0 to 1: a number of a range by its size, one of a list by its rank."""
-    if isinstance(axis, FloatRange):
-        low, high, here = axis.low, axis.high, float(value)
-        if axis.log:
-            low, high, here = (float(np.log(each)) for each in (low, high, here))
-        return (here - low) / (high - low)
-    ranked = axis.values if _is_named(axis) else sorted(axis.values)
-    return ranked.index(value) / (len(ranked) - 1)
-
-
-def _part(each: Iterable[bool]) -> float:
-    return float(np.mean(list(each)))
-
-
-def _mean(values: Sequence[float]) -> Estimate:
-    low, high = _interval(values, lambda draws: draws.mean(axis=1))
-    return Estimate(value=float(np.mean(values)), low=low, high=high)
-
-
-def _median(values: Sequence[float | None]) -> Estimate:
-    """Of values that may never have come: those are later than any other."""
-    known = [float("inf") if value is None else value for value in values]
-    low, high = _interval(known, _middle)
-    middle = _known(float(_middle(np.array([known]))[0]))
-    return Estimate(value=middle, low=low, high=high)
-
-
-def _middle(draws: Floats) -> Floats:
-    """The lower median of each row, which is one of its values, infinity or not."""
-    ordered: Floats = np.sort(draws, axis=1)
-    return ordered[:, (draws.shape[1] - 1) // 2]
-
-
-def _interval(
-    values: Sequence[float], statistic: Callable[[Floats], Floats]
-) -> tuple[float | None, float | None]:
-    """95 % by a bootstrap over seeds; None of fewer than three."""
-    if len(values) < 3:
-        return None, None
-    draws = np.random.default_rng(0).choice(values, (N_RESAMPLES, len(values)))
-    low, high = np.quantile(statistic(draws), [0.025, 0.975], method="inverted_cdf")
-    return _known(float(low)), _known(float(high))
-
-
-def _known(value: float) -> float | None:
-    return value if np.isfinite(value) else None

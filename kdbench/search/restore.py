@@ -18,7 +18,7 @@ from kdbench.parameters import NO_TEACHER
 from kdbench.records import FamilyCodec, TrialSpec
 from kdbench.search.attributes import COSTS, INTERRUPTED, RUNGS, SPEC_HASH
 from kdbench.search.ground import Ground
-from kdbench.search.objectives import broken, costs_of, objective_values, violations
+from kdbench.search.objectives import HOPELESS, broken, costs_of, objective_values, violations
 from kdbench.store import Store, StoredTrial
 
 
@@ -88,20 +88,30 @@ def _told(stored: StoredTrial | None, cfg: StudyConfig, ground: Ground) -> Froze
         attributes[RUNGS] = {str(rung.step): dict(rung.values) for rung in stored.rungs}
     constraints, limits, values = None, cfg.constraints.limits, None
     state = TrialState.FAIL
+    costs: Mapping[str, float]
+    none_missed = 0.0 if cfg.cost_first else None
     if stored.result is not None:
         state = TrialState.COMPLETE
         values = objective_values(cfg.objectives, stored.result)
-        constraints = violations(limits, costs_of(stored.result))
+        costs = costs_of(stored.result)
+        constraints = violations(limits, costs, hopeless=none_missed)
+        attributes[COSTS] = costs
     elif stored.failure is not None and stored.failure.state == "stopped":
         costs = stored.failure.values
         state = TrialState.PRUNED
         left = 1 - stored.rungs[-1].step / cfg.training.steps
-        constraints = violations(limits, costs, unfinished=left)
+        constraints = violations(limits, costs, unfinished=left, hopeless=none_missed)
         attributes[COSTS] = dict(costs)
     elif stored.failure is not None and stored.failure.state == "infeasible":
         costs = stored.failure.values
         state = TrialState.PRUNED
-        constraints = violations(limits, costs, overlaps=bool(broken(limits, costs)))
+        overlaps = bool(broken(limits, costs))
+        constraints = violations(limits, costs, overlaps=overlaps, hopeless=none_missed)
+        attributes[COSTS] = dict(costs)
+    elif stored.failure is not None and stored.failure.state == "refused":
+        costs = {name: cost for name, cost in stored.failure.values.items() if name != HOPELESS}
+        state = TrialState.PRUNED
+        constraints = violations(limits, costs, hopeless=stored.failure.values[HOPELESS])
         attributes[COSTS] = dict(costs)
     elif stored.failure is None or stored.reason == INTERRUPTED:
         attributes[INTERRUPTED] = True

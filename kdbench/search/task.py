@@ -20,7 +20,9 @@ from kdbench.search.gate import TrialGate
 from kdbench.search.ground import Ground, bench
 from kdbench.search.interrupt import Interrupt
 from kdbench.search.locks import Lock
-from kdbench.search.objectives import costs_of, objective_values, violations
+from kdbench.search.objectives import HOPELESS, costs_of, objective_values, violations
+from kdbench.search.others import found_by_others, shown_by_others, twins_of
+from kdbench.search.prospects import Hopeless
 from kdbench.search.reporter import Reporter
 from kdbench.store import Failure, Store, TrialFolder, load_rungs
 
@@ -82,7 +84,7 @@ class Objective:
         trial.set_user_attr(BY, by)
         spec = self._sample(trial)
         trial.set_user_attr(SPEC_HASH, spec.hash)
-        twins = _twins(trial, spec)
+        twins = twins_of(trial, spec)
         self.asking.release()
         if (values := self._known(trial, twins)) is not None:
             return values
@@ -113,8 +115,7 @@ class Objective:
                 return list(twin.values)
             if (kept := self._kept(twin)) is not None:
                 trial.set_user_attr(DUPLICATE_OF, twin.number)
-                limits = self.cfg.constraints.limits
-                _set_constraints(trial, violations(limits, costs_of(kept)))
+                _set_constraints(trial, self._shares(costs_of(kept)), costs_of(kept))
                 return objective_values(self.cfg.objectives, kept)
         earlier = [twin for twin in twins if twin.number < trial.number]
         running = [twin.number for twin in earlier if twin.state == TrialState.RUNNING]
@@ -158,7 +159,7 @@ class Objective:
             self._without_result(trial, gate, why)
         self.report.begin(trial.number, "told")
         self.store.save_result(self.cfg.name, trial.number, result)
-        _set_constraints(trial, violations(gate.limits, costs_of(result)))
+        _set_constraints(trial, self._shares(costs_of(result)), costs_of(result))
         return values
 
     @property
@@ -181,7 +182,8 @@ class Objective:
             limits=self.cfg.constraints.limits,
             objectives=self.cfg.objectives,
             ladder=self.cfg.ladder,
-            others=lambda step: _shown_by_others(trial, step),
+            others=lambda step: shown_by_others(trial, step),
+            finished=(lambda: found_by_others(trial)) if self.cfg.cost_first else None,
             keep=keep,
             rungs=max(earlier, key=len, default=()),
         )
@@ -189,6 +191,8 @@ class Objective:
     def _without_result(self, trial: optuna.Trial, gate: TrialGate, why: Exception) -> NoReturn:
         if gate.stopped_at is not None:
             self._stopped(trial, gate, gate.stopped_at)
+        if gate.hopeless is not None:
+            self._refused(trial, gate, gate.hopeless)
         if gate.refusals:
             rules = ", ".join(f"{name}_max" for name in gate.limits)
             fix = f"loosen {rules} in the study's constraints, or narrow its space"
@@ -217,15 +221,42 @@ class Objective:
         for checkpoint in self.store.trial(self.cfg.name, trial.number).checkpoints:
             checkpoint.unlink()
         left = 1 - rung.step / n_steps
-        _set_constraints(trial, violations(gate.limits, gate.costs, unfinished=left), gate.costs)
+        _set_constraints(trial, self._shares(gate.costs, unfinished=left), gate.costs)
         raise optuna.TrialPruned(problem)
+
+    def _refused(self, trial: optuna.Trial, gate: TrialGate, why: Hopeless) -> NoReturn:
+        at_best = ", ".join(f"{name} {bound:,.4g}" for name, bound in why.bounds.items())
+        problem = (
+            f"refused before training: trial {gate.beaten_by} costs no more and is better than "
+            f"this one could plausibly be, {at_best}"
+        )
+        values = {**gate.costs, HOPELESS: why.share}
+        self._save_failure("refused", problem, "nothing to do, the search goes on", values)
+        _set_constraints(trial, self._shares(gate.costs, hopeless=why.share), gate.costs)
+        raise optuna.TrialPruned(problem)
+
+    def _shares(
+        self,
+        costs: Mapping[str, float],
+        *,
+        overlaps: bool = True,
+        unfinished: float = 0.0,
+        hopeless: float = 0.0,
+    ) -> dict[str, float]:
+        """What breaks a rule, by how much; the same keys of every trial of the study."""
+        return violations(
+            self.cfg.constraints.limits,
+            costs,
+            overlaps=overlaps,
+            unfinished=unfinished,
+            hopeless=hopeless if self.cfg.cost_first else None,
+        )
 
     def _infeasible(
         self, trial: optuna.Trial, gate: TrialGate, problem: str, fix: str, *, overlaps: bool
     ) -> NoReturn:
         self._save_failure("infeasible", problem, fix, gate.costs)
-        shares = violations(gate.limits, gate.costs, overlaps=overlaps)
-        _set_constraints(trial, shares, gate.costs)
+        _set_constraints(trial, self._shares(gate.costs, overlaps=overlaps), gate.costs)
         raise optuna.TrialPruned(problem)
 
     def _interrupted(self, trial: optuna.Trial) -> None:
@@ -235,7 +266,7 @@ class Objective:
 
     def _save_failure(
         self,
-        state: Literal["stopped", "infeasible", "failed"],
+        state: Literal["stopped", "refused", "infeasible", "failed"],
         problem: str,
         fix: str,
         costs: Mapping[str, float],
@@ -251,31 +282,10 @@ class Objective:
 
 
 def _set_constraints(
-    trial: optuna.Trial, shares: Mapping[str, float], costs: Mapping[str, float] | None = None
+    trial: optuna.Trial, shares: Mapping[str, float], costs: Mapping[str, float] | None
 ) -> None:
     """Once, at the very end: a constraint cannot be set again in Optuna."""
     if costs is not None:
         trial.set_user_attr(COSTS, dict(costs))
     for key, share in shares.items():
         trial.set_constraint(key, share)
-
-
-def _shown_by_others(trial: optuna.Trial, step: int) -> list[dict[str, float]]:
-    """Costs and values of every other spec that has been at a rung, its latest attempt."""
-    found: dict[str, dict[str, float]] = {}
-    for other in trial.study.get_trials(deepcopy=False):
-        shown = other.user_attrs.get(RUNGS, {}).get(str(step))
-        if shown is not None:
-            found[other.user_attrs[SPEC_HASH]] = shown
-    found.pop(trial.user_attrs[SPEC_HASH], None)
-    return list(found.values())
-
-
-def _twins(trial: optuna.Trial, spec: TrialSpec) -> list[FrozenTrial]:
-    """Trials of the same spec, first one first."""
-    others = trial.study.get_trials(deepcopy=False)
-    return [
-        other
-        for other in others
-        if other.number != trial.number and other.user_attrs.get(SPEC_HASH) == spec.hash
-    ]

@@ -10,30 +10,47 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import (
     check_front,
     distillation,
+    evaluation,
     inherit,
     kodak,
+    library,
     optimiser,
     publish,
+    scale,
     setting,
     step,
     trial_parts,
 )
 from kdbench.codecs.building import build
+from kdbench.codecs.weights import codec_bytes
 from kdbench.complexity import measure_complexity
+from kdbench.data import load_images
 from kdbench.distill import Distiller, Targets
 from kdbench.files import write_json
 from kdbench.records import Distillation, RDCurve, RDPoint
 from kdbench.report.json_view import study_json
 from kdbench.report.overview import overview
+from kdbench.search.attributes import RUNGS, SETTINGS
+from kdbench.store import Store
 from kdbench.teacher import Teacher
 from kdbench.train import Batch
-from tests.support.codecs import RD_LAMBDAS, architecture, as_tensor, crops, finished, started
+from tests.support.codecs import (
+    RD_LAMBDAS,
+    architecture,
+    as_tensor,
+    crops,
+    finished,
+    started,
+    trained,
+)
 from tests.support.results import STUDY, make_study, result
 
 FOLDER = Path(str(step.__file__)).parent
@@ -307,6 +324,56 @@ def test_students_are_named_by_the_widths_of_encoder_and_decoder() -> None:
     assert inherit.student("32") == (32, 32)
 
 
+# --- library -------------------------------------------------------------------------------------
+
+LIBRARY = {
+    "teacher_loss": 0.5,
+    "parts": [
+        {"part": part, "width": width, "loss": loss}
+        for part, losses in (
+            ("g_a", {16: 0.8, 32: 0.63, 48: 0.57, 64: 0.5}),
+            ("g_s", {16: 0.9, 48: 0.6}),
+        )
+        for width, loss in losses.items()
+    ],
+}
+
+
+def full(encoder: int, decoder: int, loss: float) -> dict[str, Any]:
+    """A row of a table whose rung shows the order upside down."""
+    return {
+        "params_of": [encoder, decoder, 1e-3],
+        "validation_losses": [loss, loss],
+        "bd_rate_pct": None,
+        "kmac_per_px": encoder + decoder,
+        "decoder_kmac_per_px": decoder,
+        "rungs": [{"step": 26, "losses": [-loss]}],
+    }
+
+
+def test_a_student_loses_what_its_encoder_and_its_decoder_lose_alone() -> None:
+    assert library.predicted(LIBRARY, 16, 48) == pytest.approx(0.5 + 0.3 + 0.1)
+    assert library.predicted(LIBRARY, 64, 16) == pytest.approx(0.9)
+
+
+def test_predictions_are_compared_with_what_training_gave() -> None:
+    rows = [
+        full(e, d, library.predicted(LIBRARY, e, d)) for e in (16, 32, 48, 64) for d in (16, 48)
+    ]
+    taus = {at["predictor"]: at["tau"] for at in library.compared(LIBRARY, rows)}
+    assert taus["library"] == pytest.approx(1.0)
+    assert taus["rung of 26 steps"] == pytest.approx(-1.0)
+    assert {at["truth"] for at in library.compared(LIBRARY, rows)} == {"loss"}  # no BD-rate there
+    assert library.compared(LIBRARY, rows[:3]) == []
+
+
+def test_of_a_part_that_learns_alone_all_others_are_frozen() -> None:
+    model = started(architecture())
+    library.only("g_s")(model)
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert learning == {f"g_s.{name}" for name, _ in model.g_s.named_parameters()}
+
+
 # --- optimiser -----------------------------------------------------------------------------------
 
 
@@ -377,6 +444,66 @@ def test_shares_are_of_the_seconds_of_all_trials(tmp_path: Path) -> None:
     assert sum(shares.values()) == pytest.approx(100)
     assert [row["overfit_pct"] for row in rows] == pytest.approx([20.0] * 3)
     assert "median +20.0" in trial_parts.table(rows).splitlines()[-1]
+
+
+# --- evaluation ----------------------------------------------------------------------------------
+
+
+def test_eval_model_finds_what_kdbench_finds(tmp_path: Path) -> None:
+    """On photos of two shapes, one of which is cut to multiples of 64 px; gains and all."""
+    photo = load_images("builtin", "validation").image(0)
+    (tmp_path / "given").mkdir()
+    for i, (height, width) in enumerate(((192, 256), (200, 199))):
+        Image.fromarray(photo[:height, :width]).save(tmp_path / "given" / f"{i}.png")
+    images = evaluation.cut(load_images(tmp_path / "given", "evaluation"), None, tmp_path / "cut")
+    assert images.shapes.tolist() == [[192, 256], [192, 192]]
+    codec = trained(architecture(), 5)
+    assert codec.gain(1).std() > 0
+    path = tmp_path / "codec.safetensors"
+    path.write_bytes(codec_bytes(codec, {}))
+    found = evaluation.compare(path, images, n_rounds=1)
+    assert found["bpp_off"] < 1e-3
+    assert found["psnr_db_off"] < 1e-3
+    low, high = found["points"][evaluation.OURS]
+    assert low[0] < high[0]
+    assert low[2] == pytest.approx(found["points"][evaluation.THEIRS][0][2], abs=1e-4)
+    assert all(s > 0 for clock in ("wall_s", "cpu_s") for s in found[clock].values())
+    assert found["start_cpu_s"] > 0.5  # importing torch
+    rows = evaluation.table({"a codec": found}).splitlines()
+    assert [row.split("|")[2].strip() for row in rows[2:]] == ["kdbench", "eval_model"]
+
+
+def test_only_codecs_that_compressai_has_are_compared() -> None:
+    for other in (architecture(8, 16), architecture(kernel=3), architecture(prior="mean_scale")):
+        with pytest.raises(ValueError, match="of one width"):
+            evaluation.as_compressai(finished(other), 0)
+
+
+# --- scale ---------------------------------------------------------------------------------------
+
+
+def test_asking_and_telling_is_timed_in_a_study_that_knows_the_trials(tmp_path: Path) -> None:
+    rows = scale.ask_and_tell([3, 5], 2, tmp_path)
+    assert [(row["trials"], row["sampler"]) for row in rows] == [
+        (size, sampler) for size in (3, 5) for sampler in scale.SAMPLERS
+    ]
+    for row in rows:
+        for name in scale.PARTS:
+            assert 0 < row[f"{name}_cpu_p50_ms"] <= row[f"{name}_cpu_p95_ms"]
+    for sampler in scale.SAMPLERS:  # the last size lies here: 5 known ones, and 3 that were asked
+        store = Store(tmp_path / f"runs-{sampler}")
+        url = store.database_url("kd_pareto")
+        study = optuna.load_study(study_name="kd_pareto", storage=url)
+        assert len(study.trials) == 5 + 3
+        assert all(len(trial.user_attrs[RUNGS]) == 2 for trial in study.trials)
+        assert study.user_attrs[SETTINGS]["sampler"]["name"] == sampler
+    shown = scale.table(rows, {"1": 100.0, "2": 190.4})
+    assert shown.count("| random") == 2
+    assert "| 2       |             190 |" in shown
+
+
+def test_no_searches_are_no_trials_per_hour(tmp_path: Path) -> None:
+    assert scale.trials_per_hour(0, 10, 1, tmp_path) == {}
 
 
 # --- publish -------------------------------------------------------------------------------------

@@ -429,6 +429,7 @@ def test_every_setting_but_four_is_in_the_hash() -> None:
         "trials": "9", "timeout_s": "9", "workers": "9", "sampler": "{name: gp}",
         "constraints": "{}", "data": "{crops: 99}", "energy": "{windows: 9}", "device": "cpu",
         "seed": "9", "twins": "9", "training.steps": "9", "ladder": "{rungs: [0.5]}",
+        "cost_first": "true",
     }  # fmt: skip
     began = load_study("demo")
     same = {k for k, v in other.items() if not differences(began, load_study("demo", [f"{k}={v}"]))}

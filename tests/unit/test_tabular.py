@@ -119,6 +119,8 @@ def test_a_search_reaches_a_share_when_it_first_has_it() -> None:
         ended_s=(),
         stopped=(),
         wrongly_stopped=(),
+        refused=(),
+        wrongly_refused=(),
         front_share=1.0,
         seconds=50.0,
     )

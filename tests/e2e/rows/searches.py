@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.e2e.rows.recipes import FIX, overridden
 from tests.e2e.rows.row import Row
 from tests.e2e.rows.words import of_study, usage
-from tests.support.desk import Prepare
+from tests.support.desk import Prepare, edited
 
 REPLAY = "replay --study tiny"
 
@@ -31,6 +31,14 @@ def unfinished(what: str, *numbers: int) -> Row:
     )
 
 
+def guessing(objectives: str, problem: str) -> Row:
+    """A study that refuses by costs what it cannot judge by them."""
+    return Row(
+        command=f"search --study quick --set cost_first=true --set {objectives}",
+        answer=f"--set: cost_first: got true; {problem}\n{FIX}",
+    )
+
+
 ROWS = {
     "a sampler that nobody knows": overridden(
         "sampler.name=nsga",
@@ -42,6 +50,18 @@ ROWS = {
         "'space.training.learning_rate={low: 1.0e-4, high: 1.0e-2, log: true}'",
         answer="--set: space.training.learning_rate: is any number of a range, and sampler.name: "
         "grid tries listed values; write some, [0.0001, 0.001, 0.01], or take qmc\n" + FIX,
+    ),
+    "a guess of quality where there is none": guessing(
+        "objectives=[kmac_per_px,params]",
+        "needs bd_rate_pct or validation_loss among the objectives, to guess from costs",
+    ),
+    "a guess from costs that are no objective": guessing(
+        "objectives=[bd_rate_pct]",
+        "needs a cost among the objectives",
+    ),
+    "a guess before a cost is known": guessing(
+        "objectives=[bd_rate_pct,decode_s_per_mpx]",
+        "has no use of decode_s_per_mpx as objective; it is known once all is trained",
     ),
     "a study whose every candidate is above a limit": Row(
         command="search --study quick --set constraints.params_max=20000",
@@ -58,6 +78,13 @@ ROWS = {
         answer="the finished trials of study 'tiny' share no rung to stop others at\n"
         "  fix: `--etas none`, or a study with a ladder: `ladder: {rungs: [0.11, 0.33], stop: "
         "false}` looks and stops nobody\n",
+    ),
+    "a replay with guesses from costs, of none": Row(
+        broken=edited("runs/tiny/study.json", '"bd_rate_pct",', ""),
+        command=f"{REPLAY} --cost-first",
+        answer="costs cannot refuse a trial of study 'tiny', which minimises kmac_per_px, "
+        "energy_j_per_mpx\n  fix: leave `--cost-first` away; it needs bd_rate_pct or "
+        "validation_loss and costs that are known before the training\n",
     ),
     "a replay of a sampler that nobody knows": Row(
         command=f"{REPLAY} --samplers tpe,nsga",

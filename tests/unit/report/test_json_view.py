@@ -16,6 +16,7 @@ from kdbench.report.json_view import bench_json, rerun_json, seeds_json, study_j
 from kdbench.report.overview import overview
 from kdbench.report.tables import show_text
 from kdbench.rerun import reproduction
+from kdbench.store import Failure
 from tests.support import twins
 from tests.support.results import (
     OBJECTIVES,
@@ -24,6 +25,7 @@ from tests.support.results import (
     add_stopped,
     make_study,
     result,
+    spec,
 )
 
 SCHEMAS = Path(__file__).parents[3] / "docs" / "schemas"
@@ -155,6 +157,22 @@ def test_a_stopped_trial_is_told_with_what_it_showed(tmp_path: Path) -> None:
     shown = show_text(overview(store, STUDY), all_trials=True, width=100)
     assert "1 stopped" in shown
     assert re.search(r"6  stopped +stopped after 240 of 800 steps", shown)
+
+
+def test_a_refused_trial_is_told_with_its_costs(tmp_path: Path) -> None:
+    store = make_study(tmp_path)
+    store.begin_trial(STUDY, 6, spec(6))
+    values = {"params": 180_000.0, "kmac_per_px": 1.8, "hopeless": 0.25}
+    problem = "refused before training: trial 0 costs no more and is better than this one"
+    refused = Failure(state="refused", problem=problem, fix="nothing to do", values=values)
+    store.save_failure(STUDY, 6, refused)
+    document = sent(study_json(overview(store, STUDY)))
+    validator("show").validate(document)
+    assert document["trials"][6]["state"] == "refused"
+    assert document["trials"][6]["objectives"]["kmac_per_px"] == 1.8
+    shown = show_text(overview(store, STUDY), all_trials=True, width=100)
+    assert "1 refused" in shown
+    assert re.search(r"6  refused +refused before training: trial 0", shown)
 
 
 def test_fresh_seeds_are_told_with_those_that_broke(tmp_path: Path) -> None:

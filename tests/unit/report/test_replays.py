@@ -37,13 +37,15 @@ def outcome(policy: Policy, **more: Any) -> Outcome:
         "front_found": Estimate(value=1.0, low=1.0, high=1.0),
         "stopped": NONE,
         "wrongly_stopped": NONE,
+        "refused": NONE,
+        "wrongly_refused": NONE,
         "seconds": Estimate(value=3690.0, low=3690.0, high=3690.0),
     }
     return Outcome(policy=policy, **(plain | more))
 
 
 def outcomes() -> list[Outcome]:
-    """Random search, and a ladder that some searches end under without the front."""
+    """Random search, a ladder that some searches end under without the front, and refusals."""
     late = {
         50: Estimate(value=240.0, low=240.0, high=390.0),
         90: Estimate(value=1590.0, low=1440.0, high=None),
@@ -60,7 +62,12 @@ def outcomes() -> list[Outcome]:
         wrongly_stopped=Estimate(value=0.75, low=0.5, high=0.95),
         seconds=Estimate(value=1740.5, low=1400.0, high=2100.0),
     )
-    return [outcome(Policy(sampler="random")), ladder]
+    refusing = outcome(
+        Policy(sampler="random", cost_first=True),
+        refused=Estimate(value=0.95, low=0.8, high=1.0),
+        wrongly_refused=NONE,
+    )
+    return [outcome(Policy(sampler="random")), ladder, refusing]
 
 
 @pytest.mark.parametrize("width", [80, 100])
@@ -75,6 +82,8 @@ def test_a_whole_budget_and_nothing_left_out_are_not_mentioned() -> None:
     text = replay_text("tiny", found(), {}, outcomes(), budget=1.0, width=100)
     assert "left out" not in text
     assert "a search has" not in text
+    alone = replay_text("tiny", found(), {}, outcomes()[:1], budget=1.0, width=100)
+    assert ("refused" in text, "refused" in alone) == (True, False)
 
 
 def test_the_json_follows_its_schema() -> None:

@@ -1,5 +1,6 @@
 """Who goes on at a rung: laws of the decision, and what a stopped trial leaves behind."""
 
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from kdbench.config import Ladder
-from kdbench.errors import ConfigError
+from kdbench.errors import ConfigError, KdbenchError
 from kdbench.rd import hypervolume, non_dominated
 from kdbench.records import Bench, Rung, TrialResult, TrialSpec
 from kdbench.search.attributes import RUNGS
@@ -61,13 +62,21 @@ def test_equals_go_on_together() -> None:
     assert goes_on([1.0, 2.0], [[1.0, 2.0]] * 5, eta=3)
 
 
-def test_ranks_peel_one_front_after_the_other() -> None:
-    values = cloud(30, seed=1, n_axes=2)
+@pytest.mark.parametrize("n_axes", [1, 2, 3, 4])
+@pytest.mark.parametrize("coarse", [False, True])  # then many are equal, on one axis or on all
+def test_ranks_peel_one_front_after_the_other(n_axes: int, coarse: bool) -> None:
+    values = cloud(40, seed=n_axes, n_axes=n_axes)
+    values = [[round(v / 3) for v in row] for row in values] if coarse else values
     found = ranks(values)
     for rank in range(max(found) + 1):
         left = [v for v, r in zip(values, found, strict=True) if r >= rank]
         front = [v for v, r in zip(values, found, strict=True) if r == rank]
         assert front == [v for v, on in zip(left, non_dominated(left), strict=True) if on]
+
+
+def test_a_value_that_is_no_number_has_no_rank() -> None:
+    with pytest.raises(KdbenchError, match="row 1 of the objectives has no number"):
+        ranks([[1.0, 2.0], [math.nan, 1.0]])
 
 
 def test_within_a_rank_the_larger_hypervolume_comes_first() -> None:

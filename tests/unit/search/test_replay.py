@@ -12,8 +12,11 @@ from kdbench.errors import KdbenchError
 from kdbench.parameters import Choice, FloatRange, Parameter
 from kdbench.search import replay as replays
 from kdbench.search.ladder import goes_on
+from kdbench.search.places import Places
+from kdbench.search.prospects import Hopeless
 from kdbench.search.recorded import Recording
-from kdbench.search.replay import LADDERS, SAMPLERS, policies, replay, simulate, summary
+from kdbench.search.replay import LADDERS, SAMPLERS, policies, replay, simulate
+from kdbench.search.summary import summary
 from kdbench.tabular import Policy, Row, Search, Shown, Table
 
 NAMES = ("bd_rate_pct", "kmac_per_px")
@@ -182,7 +185,7 @@ def test_the_nearest_row_counts_the_axes_that_it_has() -> None:
         Row(number=i, params=params, objectives=(1.0, 1.0), seconds=1.0)
         for i, params in enumerate(held)
     )
-    places = replays._Places(Table(objectives=NAMES, rows=rows, axes=axes))
+    places = Places(Table(objectives=NAMES, rows=rows, axes=axes))
 
     def nearest(width: int, side: str, rate: float, among: Sequence[int] = range(4)) -> int:
         return places.nearest({"width": width, "side": side, "rate": rate}, list(among))
@@ -263,6 +266,8 @@ def search(*steps: tuple[float, float], stopped: int = 0) -> Search:
         ended_s=(),
         stopped=tuple(range(stopped)),
         wrongly_stopped=(),
+        refused=(),
+        wrongly_refused=(),
         front_share=0.5,
         seconds=100.0,
     )
@@ -339,3 +344,70 @@ def test_without_rungs_there_is_no_ladder() -> None:
 def test_a_sampler_that_draws_nothing_cannot_be_replayed() -> None:
     with pytest.raises(KdbenchError, match="no sampler 'grid' to replay"):
         policies(recording(), ["grid"])
+
+
+# --- costs first -----------------------------------------------------------------------------
+
+
+def costly(n: int = 24) -> Table:
+    """The dearer the worse: once eight are finished nothing dear is worth a training."""
+    rows = tuple(
+        Row(
+            number=i,
+            params={"a": i},
+            objectives=(10.0 * i, 1.1**i),
+            seconds=100.0,
+            costs={"params": 1e4 * 1.1**i},
+            costs_s=1.0,
+        )
+        for i in range(n)
+    )
+    return Table(objectives=NAMES, rows=rows)
+
+
+def test_what_costs_refuse_costs_its_seconds_until_they_are_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy = Policy(sampler="random", cost_first=True)
+    search, trials = told(monkeypatch, costly(), policy)
+    n = len(search.refused)
+    assert n > 5
+    assert search.wrongly_refused == ()
+    assert search.share == pytest.approx(1.0)
+    assert search.front_share == 1.0
+    assert search.seconds == pytest.approx(n * 1.0 + (24 - n) * 100.0)
+    missed = [trial.constraints["hopeless"] for trial in trials]
+    assert sum(share > 0 for share in missed) == n
+    assert all(
+        (trial.state == TrialState.PRUNED) == (share > 0)
+        for trial, share in zip(trials, missed, strict=True)
+    )
+
+
+def test_a_policy_that_does_not_ask_costs_refuses_nobody() -> None:
+    assert simulate(costly(), RANDOM, seed=0).refused == ()
+
+
+def test_a_front_member_that_is_refused_is_an_error_and_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replays, "hopeless", lambda *_: Hopeless(beaten_by=0, bounds={}, share=1.0))
+    search = simulate(costly(), Policy(sampler="random", cost_first=True), seed=0)
+    assert len(search.refused) == 24
+    assert search.wrongly_refused == (0,)
+    outcome = summary(RANDOM, [search])
+    assert (outcome.refused.value, outcome.wrongly_refused.value) == (24.0, 1.0)
+    assert outcome.seconds.value == pytest.approx(24.0)
+
+
+def test_cost_first_brings_each_policy_twice() -> None:
+    found = [policy.name for policy in policies(recording(0), ["tpe", "random"], cost_first=True)]
+    assert found == ["random", "tpe", "tpe, cost first", "random, cost first"]
+
+
+def test_costs_cannot_refuse_where_there_is_no_cost() -> None:
+    rows = tuple(Row(number=i, params={}, objectives=(1.0,), seconds=1.0) for i in range(2))
+    table = Table(objectives=("bd_rate_pct",), rows=rows)
+    found = Recording(study="demo", table=table, left_out={})
+    with pytest.raises(KdbenchError, match="costs cannot refuse a trial of study 'demo'"):
+        policies(found, ["tpe"], cost_first=True)
