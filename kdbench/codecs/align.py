@@ -56,8 +56,8 @@ def align(
         channels: The teacher's channels the student takes, (M_s,).
         least_share: Of the teacher's widths, from which on g_a and g_s are slices.
     """
-    parts = [(model.g_a, model.g_s) for model in (student, teacher)]
-    if can_narrow(*parts, least_share):
+    own, theirs = ((model.g_a, model.g_s) for model in (student, teacher))
+    if can_narrow(own, theirs, least_share):
         _slice(student, teacher, crops=crops, y=y, levels=levels, channels=channels)
     else:
         last: nn.Conv2d = student.g_a[-1]  # type: ignore[assignment]
