@@ -58,7 +58,6 @@ def align(
         channels: The teacher's channels the student takes, (M_s,).
         least_share: Of the teacher's widths, from which on g_a and g_s are slices.
     """
-    own, theirs = ([model.g_a, model.g_s] for model in (student, teacher))
     own, theirs = ((model.g_a, model.g_s) for model in (student, teacher))
     if can_narrow(own, theirs, least_share):
         _slice(student, teacher, crops=crops, y=y, levels=levels, channels=channels)
