@@ -3,9 +3,10 @@
     python -m benchmarks.library                           some minutes: trains it
     python -m benchmarks.library --trained benchmarks/results/library.json --table ours.jsonl
 
-Each encoder is trained alone: the teacher's g_s, hyperprior and gains are frozen, the loss is
+Each encoder is trained alone: the teacher's g_s, h_a, h_s and gains are frozen, the loss is
 R + rd_lambda 255^2 D and the latent term. Each decoder likewise, behind the teacher's g_a, on its
-latents with their rounding. A part of the teacher's width is the teacher's. What a student of
+latents with their rounding, without the term. A part of the teacher's width is the teacher's.
+What a student of
 encoder e and decoder d will come to is then said without training it: with t the teacher's parts,
 
     loss(e, d) = loss(t, t) + [loss(e, t) - loss(t, t)] + [loss(t, d) - loss(t, t)]
@@ -45,6 +46,7 @@ def only(part: str) -> Callable[[LearnedCodec], None]:
     def freeze(model: LearnedCodec) -> None:
         model.requires_grad_(False)
         model.get_submodule(part).requires_grad_(True)
+        model.entropy_bottleneck.requires_grad_(True)  # a rate that nothing moves has no gradient
         model.parts = {part: model.parts[part]}  # the others have no gradient to look at
 
     return freeze
@@ -59,7 +61,9 @@ def trained_alone(room: Room, part: str, width: int, steps: int, rate: float) ->
         encoder=Transform(width=width) if part == "g_a" else spec.encoder,
         decoder=Transform(width=width) if part == "g_s" else spec.decoder,
         hyper=whole.hyper,
-        distillation=Distillation(teacher=TEACHER, latent=0.3, schedule="decaying"),
+        distillation=Distillation(
+            teacher=TEACHER, latent=0.3 if part == "g_a" else 0.0, schedule="decaying"
+        ),
         training=replace(spec.training, learning_rate=rate),
     )
     found = room.taught(spec, 0.0, only(part))  # a slice: the rest is the teacher's
