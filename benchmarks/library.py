@@ -5,8 +5,9 @@
 
 Each encoder is trained alone: the teacher's g_s, h_a, h_s and gains are frozen, the loss is
 R + rd_lambda 255^2 D and the latent term. Each decoder likewise, behind the teacher's g_a, on its
-latents with their rounding, without the term. A part of the teacher's width is the teacher's. What a student of
-encoder e and decoder d will come to is then said without training it: with t the teacher's parts,
+latents with their rounding, without the term. A part of the teacher's width is the teacher's.
+What a student of encoder e and decoder d will come to is then said without training it: with t the
+teacher's parts,
 
     loss(e, d) = loss(t, t) + [loss(e, t) - loss(t, t)] + [loss(t, d) - loss(t, t)]
 
