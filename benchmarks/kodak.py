@@ -2,7 +2,7 @@
 
     python -m benchmarks.kodak --images DIR --reference tests/golden/kodak_rd.json teacher:default
 
-Real bitstreams through kdbench's evaluation (decoded in a fresh process), every level of every
+Real bitstreams through kdbench's evaluation (decoded in another process), every level of every
 CODEC: teacher:NAME, file:PATH, jpeg, webp, jpeg2000, avif. BD-rate [%, Akima, negative saves bits]
 against each codec of the reference file; where the curves share too little quality there is none.
 The reference's curves are of Kodak's 24 photos: the BD-rates mean something for those only.

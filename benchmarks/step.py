@@ -14,10 +14,15 @@ loops that take turns step by step in one process:
     untaught         CompressAI's `ScaleHyperprior` with its `RateDistortionLoss` at one rate, Adam,
                      and Adam on the quantiles, as CompressAI's training example: no distillation
 
-Naive is fp32, channels first, Adam. All keep freed memory (`device.keep_freed_memory` counts
-for a whole process), which flatters the others. A figure is the median over blocks of ten steps
-of the mean of each, since SOAP refreshes its eigenvectors in every tenth; the first block is left
-out. Wall time, and CPU time of the process, which other work on the machine hardly changes.
+Naive is CompressAI's own layers and entropy models, fp32, channels first, Adam. Its terms of
+distillation are kdbench's, which flatters it. All keep freed memory
+(`device.keep_freed_memory` counts for a whole process), which flatters the others. A figure is the
+median over blocks of ten steps of the mean of each, since SOAP refreshes its eigenvectors in every
+tenth; the first block is left out. Wall time, and CPU time of the process, which other work on the
+machine changes less.
+
+Beside the times stand the multiply-accumulates of a student's step, counted as three forward passes
+(one forward, two backward), as a share of what one thread here does in a large matrix product.
 """
 
 import argparse
@@ -30,13 +35,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from compressai.entropy_models import EntropyBottleneck, GaussianConditional
+from compressai.layers import GDN
 from compressai.losses import RateDistortionLoss
 from compressai.models import ScaleHyperprior
 from torch import Tensor, nn
 
 from benchmarks.publish import add_out, markdown, publish
 from benchmarks.setting import BLOCK, Batches, bench_in, spec_of, typical_ms
+from kdbench.codecs import coder, layers
+from kdbench.codecs.building import build
 from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.complexity import measure_complexity
 from kdbench.data import CropList
 from kdbench.device import deterministic
 from kdbench.distill import (
@@ -58,6 +68,15 @@ UNTAUGHT = "untaught"
 LOOPS = (OURS, CACHED, NO_GRAD, GRADIENTS, UNTAUGHT)
 
 
+PLAIN: dict[type, type] = {
+    layers.GDN: GDN,
+    layers.Deconv: nn.ConvTranspose2d,
+    coder.FactorisedPrior: EntropyBottleneck,
+    coder.GaussianPrior: GaussianConditional,
+}
+SIDE = 2048  # of the matrices whose product is timed
+
+
 @dataclass
 class Times:
     """Seconds of each step, by loop."""
@@ -77,13 +96,21 @@ def now() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
+def plain(student: Hyperprior) -> Hyperprior:
+    """A copy made of CompressAI's own layers and entropy models."""
+    copied = copy.deepcopy(student)
+    for module in copied.modules():
+        module.__class__ = PLAIN.get(type(module), type(module))
+    return copied
+
+
 class NaiveLoop:
-    """A student of its own in a plain loop: fp32, channels first, Adam."""
+    """A student of its own in a plain loop: CompressAI's layers, fp32, channels first, Adam."""
 
     def __init__(
         self, student: Hyperprior, distiller: Distiller, spec: TrialSpec, batches: Batches
     ) -> None:
-        self._student, self._distiller = copy.deepcopy(student), copy.deepcopy(distiller)
+        self._student, self._distiller = plain(student), copy.deepcopy(distiller)
         self._student.train()
         both = nn.ModuleList([self._student, self._distiller])
         self._parameters = [p for n, p in both.named_parameters() if not n.endswith("quantiles")]
@@ -222,6 +249,35 @@ def cache_ms_per_crop(spec: TrialSpec, bench: Bench, crops: CropList) -> float:
     return 1000 * (time.process_time() - began) / crops.n
 
 
+def step_gflop(spec: TrialSpec) -> float:
+    """Of a step of this student on its own: two a MAC, backward as two forward passes."""
+    kmac_per_px = measure_complexity(build(spec.architecture)).kmac_per_px
+    return 2 * 3 * 1000 * kmac_per_px * spec.training.batch * spec.training.crop_px**2 / 1e9
+
+
+def matrix_gflop_per_s(dtype: torch.dtype) -> float:
+    """What a product of large matrices reaches in CPU time, the fastest of ten."""
+    a, b = (torch.randn(SIDE, SIDE).to(dtype) for _ in "ab")
+    seconds = []
+    for _ in range(10):
+        began = time.process_time()
+        a @ b
+        seconds.append(time.process_time() - began)
+    return 2 * SIDE**3 / min(seconds) / 1e9
+
+
+def work(found: Sequence[dict[str, Any]], rates: dict[str, float]) -> str:
+    """One row a width: what its step computes, how fast, and which share of the rates that is."""
+    rows = []
+    for at in found:
+        rate = 1000 * at["gflop"] / at["cpu_ms"][OURS]
+        shares = (f"{100 * rate / reached:.1f} %" for reached in rates.values())
+        rows.append([str(at["width"]), f"{at['gflop']:.2f}", f"{rate:.0f}", *shares])
+    heads = ["N", "GFLOP/step", "GFLOP/s"]
+    heads += [f"of {name}'s {reached:.0f}" for name, reached in rates.items()]
+    return markdown(heads, rows)
+
+
 def table(found: Sequence[dict[str, Any]]) -> str:
     """One row a width and loop: milliseconds, and how many times kdbench's."""
     rows = [
@@ -267,15 +323,25 @@ def main() -> None:
             found.append(
                 {
                     "width": width,
+                    "gflop": step_gflop(spec),
                     "wall_ms": {loop: typical_ms(times.wall[loop]) for loop in LOOPS},
                     "cpu_ms": {loop: typical_ms(times.cpu[loop]) for loop in LOOPS},
                 }
             )
+    rates = {
+        name: matrix_gflop_per_s(dtype)
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+    }
     note = f"The cache costs {cache_ms:.0f} ms of CPU time a crop, once per study."
     publish(
         arguments,
-        f"{table(found)}\n\n{note}",
-        {"widths": found, "cache_ms_per_crop": cache_ms, "precision": precision_of(bench)},
+        f"{table(found)}\n\n{work(found, rates)}\n\n{note}",
+        {
+            "widths": found,
+            "cache_ms_per_crop": cache_ms,
+            "precision": precision_of(bench),
+            "matrix_gflop_per_s": rates,
+        },
     )
 
 

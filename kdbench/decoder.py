@@ -8,9 +8,10 @@
     {"sha": {NAME: SHA}, "seconds": S}            <- or {"problem": WHAT}
 
 One decoder serves all codecs of a process, one after the other, since its start (interpreter,
-torch, CompressAI) takes more CPU seconds than the photos of a student. What must be fresh is the
-codec: it is read anew for every request. A decoder ends with its process, however that one ends;
-it is replaced where the environment changed since, and after an error.
+torch, CompressAI) takes more CPU seconds than the photos of a student; it holds half a gigabyte
+beside the libraries that processes share. What must be fresh is the codec: it is read anew for
+every request. A decoder ends with its process, however that one ends; it is replaced where the
+environment changed since, and after an error.
 """
 
 import atexit

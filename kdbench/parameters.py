@@ -264,6 +264,10 @@ def _hybrid_name(raw: dict[str, Any]) -> str:
 _width = Reader(int, lambda n: 1 <= n <= 1024, "a whole number from 1 to 1024")
 _kernel = Reader(int, lambda k: k in {3, 5}, "3 or 5")
 _activation = Reader(str, lambda name: name in {"gdn", "relu"}, "gdn or relu")
+_convolution = Reader(str, lambda name: name in {"full", "separable"}, "full or separable")
+_layers = Reader(int, lambda n: n in {2, 4}, "2 or 4")
+_stride = Reader(int, lambda s: s in {2, 4, 8}, "2, 4 or 8")
+_taper = Reader(int, lambda t: t in {1, 2}, "1 or 2")
 _prior = Reader(str, lambda name: name in {"scale", "mean_scale"}, "scale or mean_scale")
 _channels = Reader(str, lambda name: name in {"equal", "by_bits"}, "equal or by_bits")
 _schedule = Reader(
@@ -295,6 +299,12 @@ OwnWidth = Annotated[
 """A width that need not be told: None is that of the layers around."""
 Kernel = Annotated[Ints, PlainValidator(_kernel), _write]
 ActivationName = Annotated[Choice[Literal["gdn", "relu"]], PlainValidator(_activation), _write]
+ConvolutionName = Annotated[
+    Choice[Literal["full", "separable"]], PlainValidator(_convolution), _write
+]
+Layers = Annotated[Choice[Literal[2, 4]], PlainValidator(_layers), _write]
+Stride = Annotated[Choice[Literal[2, 4, 8]], PlainValidator(_stride), _write]
+Taper = Annotated[Choice[Literal[1, 2]], PlainValidator(_taper), _write]
 PriorName = Annotated[Choice[Literal["scale", "mean_scale"]], PlainValidator(_prior), _write]
 ChannelWeightsName = Annotated[
     Choice[Literal["equal", "by_bits"]], PlainValidator(_channels), _write

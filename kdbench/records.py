@@ -28,6 +28,7 @@ MEASUREMENT_PROTOCOL = 2
 
 Source = Literal["counter", "sampled", "model", "replay"]
 Activation = Literal["gdn", "relu"]
+Convolution = Literal["full", "separable"]
 Prior = Literal["scale", "mean_scale"]
 Operation = Literal["encode", "decode"]
 ChannelWeights = Literal["equal", "by_bits"]
@@ -90,17 +91,30 @@ def _says_nothing(f: "dataclasses.Field[Any]", value: Any) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transform:
-    """One side of the auto-encoder: four strided layers.
+    """One side of the auto-encoder: strided layers (see `codecs.transforms`).
 
     Attributes:
         width: Channels between the layers (N).
-        kernel: Side of every kernel [px], 3 or 5.
+        kernel: Side of every kernel [px], 3 or 5; of two layers, twice what it is in strides.
         activation: Between the layers; `gdn` is the inverse GDN on the decoder's side.
+        layers: 4, or of a decoder 2.
+        stride: Of the first of two layers: 2, 4 or 8; the second does the rest of 16.
+        convolution: Whether a layer is one convolution, or a 1x1 and a depthwise one.
+        taper: What the width of each of a decoder's four layers is divided by for the next one.
     """
 
     width: int
     kernel: int = 5
     activation: Activation = "gdn"
+    layers: Literal[2, 4] = later(4)
+    stride: Literal[2, 4, 8] = later(8)
+    convolution: Convolution = later("full")
+    taper: Literal[1, 2] = later(1)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels between the layers, of a decoder from the latent on."""
+        return tuple(max(1, self.width // self.taper**i) for i in range(self.layers - 1))
 
 
 LAYERS = tuple(f"{part}.{i}" for part in ("g_a", "g_s") for i in range(7))  # of a hyperprior codec

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import islice, product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,18 +17,22 @@ from kdbench.parameters import (
     ActivationName,
     ChannelWeightsName,
     Choice,
+    ConvolutionName,
     FixedBoolean,
     FloatRange,
     GuidesName,
     Kernel,
     LatentLossName,
     LayerName,
+    Layers,
     OwnWidth,
     Parameter,
     Positive,
     PriorName,
     ScheduleName,
+    Stride,
     Suggests,
+    Taper,
     Teacher,
     TermScheduleName,
     Weight,
@@ -52,6 +56,10 @@ from kdbench.yamlfile import Key, Recipe, nearest_first, read, show
 N_DIAGONAL = 5  # more would spend a default study before its sampler has a say
 _NONE = Choice(values=(NO_TEACHER,))
 _SCALE: PriorName = Choice(values=("scale",))
+_FULL: ConvolutionName = Choice(values=("full",))
+_FOUR: Layers = Choice(values=(4,))
+_UNIFORM: Taper = Choice(values=(1,))
+_EIGHT: Stride = Choice(values=(8,))
 _EQUAL: ChannelWeightsName = Choice(values=("equal",))
 _CONSTANT: ScheduleName = Choice(values=("constant",))
 _SAME: TermScheduleName = Choice(values=(None,))
@@ -73,6 +81,7 @@ class TransformSpace:
     width: Width
     kernel: Kernel
     activation: ActivationName
+    convolution: ConvolutionName = _FULL
 
     def sample(self, side: str, trial: Suggests) -> Transform:
         """One transform; parameters are called `side.width` and so on."""
@@ -80,7 +89,26 @@ class TransformSpace:
             width=self.width.sample(f"{side}.width", trial),
             kernel=self.kernel.sample(f"{side}.kernel", trial),
             activation=self.activation.sample(f"{side}.activation", trial),
+            convolution=self.convolution.sample(f"{side}.convolution", trial),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderSpace(TransformSpace):
+    """A decoder, which may have two layers, or four that taper."""
+
+    layers: Layers = _FOUR
+    stride: Stride = _EIGHT
+    taper: Taper = _UNIFORM
+
+    def sample(self, side: str, trial: Suggests) -> Transform:
+        """One decoder; the stride is asked for of two layers alone, the taper of four."""
+        plain = TransformSpace.sample(self, side, trial)
+        layers = self.layers.sample(f"{side}.layers", trial)
+        if layers == plain.layers:
+            return replace(plain, taper=self.taper.sample(f"{side}.taper", trial))
+        stride = self.stride.sample(f"{side}.stride", trial)
+        return replace(plain, layers=layers, stride=stride)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,7 +378,7 @@ class SearchSpace:
 
     name: str
     encoder: TransformSpace = _OF_A_FAMILY
-    decoder: TransformSpace = _OF_A_FAMILY
+    decoder: DecoderSpace = _OF_A_FAMILY
     hyper: HyperSpace = _OF_A_FAMILY
     latent: LatentSpace = _OF_A_FAMILY
     codec: CodecSection = None
@@ -461,6 +489,7 @@ class SearchSpace:
         for name in teachers:
             if name.startswith(hybrid.KIND) and hybrid.duties(name).keys() <= found.keys():
                 found[name] = hybrid.coordinates(name, found)
+        problems += self._layers_in_vain()
         problems += self._without_a_part(teachers)
         problems += self._guiding_in_vain(teachers)
         problems += self._weighting_in_vain(teachers)
@@ -468,6 +497,20 @@ class SearchSpace:
         if theirs and all(name in found for name in teachers):  # else one of them may serve
             problems += self._unserved(theirs)
         return problems
+
+    def _layers_in_vain(self) -> list[tuple[str, str]]:
+        """Strides and tapers that no decoder has, and layers that a decoder of two has not."""
+        if self.codec is not None:
+            return []
+        if 4 not in self.decoder.layers.values and self.decoder.taper != _UNIFORM:
+            rule = "belongs to decoder.layers: 4; of two layers there is one width"
+            return [("decoder.taper", rule)]
+        if 2 not in self.decoder.layers.values:
+            rule = "belongs to decoder.layers: 2; those of four layers have stride 2"
+            return [("decoder.stride", rule)] if self.decoder.stride != _EIGHT else []
+        inside = [layer for layer in self.feature_layers if layer.startswith("g_s.")]
+        rule = "{} is no layer of a decoder with decoder.layers: 2; take one of g_a"
+        return [("distillation.feature_layer", rule.format(layer)) for layer in inside[:1]]
 
     def _weighting_in_vain(self, teachers: Sequence[str]) -> list[tuple[str, str]]:
         """Weights of channels by the bits of a teacher that does not tell them."""

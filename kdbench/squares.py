@@ -18,7 +18,9 @@ class _SquaredError(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         difference = a - b
         ctx.save_for_backward(difference)
-        return difference.square().sum(tuple(range(1, difference.ndim)))
+        axes = tuple(range(1, difference.ndim))
+        norms: Tensor = torch.linalg.vector_norm(difference, dim=axes)  # a pass less than squares
+        return norms.square_()
 
     @staticmethod
     @once_differentiable

@@ -33,9 +33,10 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.codecs.coder import FactorisedPrior, GaussianPrior
-from kdbench.codecs.layers import GDN, conv, deconv
+from kdbench.codecs.layers import conv, deconv
 from kdbench.codecs.learned import LearnedCodec
-from kdbench.records import Architecture, Transform
+from kdbench.codecs.transforms import analysis, synthesis
+from kdbench.records import Architecture
 
 
 def rounded(values: Tensor) -> Tensor:
@@ -66,13 +67,6 @@ def quantised(y: Tensor, means: Tensor | None) -> Tensor:
     return rounded(y) if means is None else rounded(y - means) + means
 
 
-def _activation(transform: Transform, *, inverse: bool) -> nn.Module:
-    if transform.activation == "relu":
-        return nn.ReLU()
-    gdn: nn.Module = GDN(transform.width, inverse=inverse)
-    return gdn
-
-
 class Hyperprior(LearnedCodec):
     """Variable-rate hyperprior with encoder, decoder and hyper widths of their own.
 
@@ -84,30 +78,13 @@ class Hyperprior(LearnedCodec):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        enc, dec = architecture.encoder, architecture.decoder
         M, H = architecture.latent.channels, architecture.hyper.width
         Z = architecture.hyper.z_channels
         self.architecture = architecture
         self.entropy_bottleneck = FactorisedPrior(Z)
         self.gaussian_conditional = GaussianPrior(None)
-        self.g_a = nn.Sequential(
-            conv(3, enc.width, kernel_size=enc.kernel),
-            _activation(enc, inverse=False),
-            conv(enc.width, enc.width, kernel_size=enc.kernel),
-            _activation(enc, inverse=False),
-            conv(enc.width, enc.width, kernel_size=enc.kernel),
-            _activation(enc, inverse=False),
-            conv(enc.width, M, kernel_size=enc.kernel),
-        )
-        self.g_s = nn.Sequential(
-            deconv(M, dec.width, kernel_size=dec.kernel),
-            _activation(dec, inverse=True),
-            deconv(dec.width, dec.width, kernel_size=dec.kernel),
-            _activation(dec, inverse=True),
-            deconv(dec.width, dec.width, kernel_size=dec.kernel),
-            _activation(dec, inverse=True),
-            deconv(dec.width, 3, kernel_size=dec.kernel),
-        )
+        self.g_a = analysis(architecture.encoder, M)
+        self.g_s = synthesis(architecture.decoder, M)
         self.h_a = nn.Sequential(
             conv(2 * M if self.has_means else M, H, stride=1, kernel_size=3),
             nn.ReLU(inplace=True),

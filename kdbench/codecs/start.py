@@ -17,40 +17,26 @@ which no bias can undo, so a ReLU decoder gives one channel of each width to the
 
 Encoder and decoder may differ in width: the chain is computed for the encoder, and the decoder
 uses the leading coefficients of it (they are ordered by energy), as many as it has channels for.
+
+What cannot be written so, a decoder of two layers or separable transforms, is solved for
+(`codecs.fitting`).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from compressai.layers import GDN
 from torch import Tensor, nn
 
+from kdbench.codecs.fitting import fit_analysis, fit_synthesis, is_written
 from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.codecs.klt import KERNEL_NOISE, RELU_LIFT, basis, blocks, make_linear
 from kdbench.codecs.learned import LearnedCodec
+from kdbench.codecs.regression import in_chunks
+from kdbench.codecs.transforms import analysis, synthesis
 
-GDN_GAMMA = 1e-3
-KERNEL_NOISE = 0.02  # share of the default initialisation kept in the other taps
 GAIN_PER_ROOT_LAMBDA = 82.0  # top gain 13 at rd_lambda .025
-RELU_LIFT = 3.0
-
-
-def _blocks(h: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B H/2 W/2, 4 C): the non-overlapping 2x2 blocks, channel-major."""
-    b, c, height, width = h.shape
-    h = h.reshape(b, c, height // 2, 2, width // 2, 2)
-    return h.permute(0, 2, 4, 1, 3, 5).reshape(-1, c * 4)
-
-
-def _basis(blocks: Tensor, n: int) -> Tensor:
-    """The `n` leading KLT vectors (n, 4 C), each with its largest entry positive.
-
-    The sign rule makes two starts on the same photos agree, whatever the LAPACK.
-    """
-    _, vectors = torch.linalg.eigh((blocks.T @ blocks / len(blocks)).double())
-    basis = vectors.flip(1)[:, :n].T
-    signs = basis.gather(1, basis.abs().argmax(1, keepdim=True)).sign()
-    signed: Tensor = basis * signs
-    return signed.float()
 
 
 def strided(part: nn.Sequential) -> list[nn.Module]:
@@ -58,11 +44,11 @@ def strided(part: nn.Sequential) -> list[nn.Module]:
     return [m for m in part if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
 
 
-def _write(layer: nn.Module, basis: Tensor, n_rows: int, n_cols: int) -> None:
-    """Writes `basis` (n, c, 2, 2) into the central taps; rows are the coarse side's channels."""
+def _write(layer: nn.Module, vectors: Tensor, n_rows: int, n_cols: int) -> None:
+    """Writes `vectors` (n, c, 2, 2) into the central taps; rows are the coarse side's channels."""
     weight, tap = layer.weight, layer.kernel_size[0] // 2  # type: ignore[index]
     weight.mul_(KERNEL_NOISE)  # type: ignore[operator]
-    block = basis[:n_rows, :n_cols]
+    block = vectors[:n_rows, :n_cols]
     weight[: block.shape[0], : block.shape[1], tap : tap + 2, tap : tap + 2] += block  # type: ignore[index,operator]
     layer.bias.zero_()  # type: ignore[operator]
 
@@ -78,12 +64,25 @@ def klt_start(model: Hyperprior, images: Tensor, rd_lambdas: Sequence[float]) ->
         images: (B, 3, H, W) in [0, 1]; H, W multiples of 16; some dozen training crops.
         rd_lambdas: One a level, ascending.
     """
-    decoder = model.architecture.decoder
+    encoder, decoder = model.architecture.encoder, model.architecture.decoder
+    M = model.architecture.latent.channels
+    g_a, g_s = model.g_a, model.g_s
+    if not is_written(encoder):
+        g_a = analysis(replace(encoder, convolution="full"), M)
+    if not is_written(decoder):
+        g_s = synthesis(replace(decoder, layers=4, convolution="full", taper=1), M)
     usable = decoder.width - (decoder.activation == "relu")  # one channel is the constant
-    features, stds = klt_layers(strided(model.g_a), strided(model.g_s), images, usable)
-    for part, inverse in ((model.g_a, False), (model.g_s, True)):
-        _linear_activations(part, stds[:3] if not inverse else stds[2::-1])
-    start_gains(model, rd_lambdas)
+    features, stds = klt_layers(strided(g_a), strided(g_s), images, usable)
+    _linear_activations(g_a, stds[:3])
+    _linear_activations(g_s, stds[2::-1])
+    if model.architecture.n_levels == 1:
+        _scale(strided(g_a)[-1], strided(g_s)[0], rd_lambdas[-1])
+    else:
+        start_gains(model, rd_lambdas)
+    if g_a is not model.g_a:
+        fit_analysis(model.g_a, g_a, images)
+    if g_s is not model.g_s:
+        fit_synthesis(model.g_s, decoder, in_chunks(model.g_a, images), images)
     return features
 
 
@@ -110,16 +109,16 @@ def klt_layers(
     features = h
     for i, (conv, deconv) in enumerate(zip(enc, dec, strict=True)):
         c = h.shape[1]
-        blocks = _blocks(h)
-        basis = _basis(blocks, min(int(conv.out_channels), c * 4))  # type: ignore[arg-type]
-        coefficients = blocks @ basis.T
+        rows = blocks(h)
+        vectors = basis(rows, min(int(conv.out_channels), c * 4))  # type: ignore[arg-type]
+        found = rows @ vectors.T
         b, _, height, width = h.shape
-        h = coefficients.reshape(b, height // 2, width // 2, -1).permute(0, 3, 1, 2)
-        stds.append(coefficients.std(0))
+        h = found.reshape(b, height // 2, width // 2, -1).permute(0, 3, 1, 2)
+        stds.append(found.std(0))
         features = h if i < 3 else features
-        taps = basis.reshape(len(basis), c, 2, 2)
-        coarse_width = usable if i < 3 else len(basis)
-        _write(conv, taps, len(basis), c)
+        taps = vectors.reshape(len(vectors), c, 2, 2)
+        coarse_width = usable if i < 3 else len(vectors)
+        _write(conv, taps, len(vectors), c)
         _write(deconv, taps, coarse_width, fine_width)
         fine_width = usable
     _shift_input_and_output(enc[0], dec[0])
@@ -138,8 +137,7 @@ def _linear_activations(part: nn.Sequential, stds: Sequence[Tensor]) -> None:
     activations = [m for m in part if not isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
     for i, activation in enumerate(activations):
         if isinstance(activation, GDN):
-            gamma = GDN_GAMMA * torch.eye(activation.gamma.shape[0])
-            activation.gamma.copy_(activation.gamma_reparam.init(gamma))
+            make_linear(activation)
         else:
             _lift(layers[i], layers[i + 1], stds[i])
 
@@ -166,15 +164,19 @@ def _lift(before: nn.Module, after: nn.Module, std: Tensor) -> None:
 def start_gains(model: LearnedCodec, rd_lambdas: Sequence[float]) -> None:
     """Starts the gains of `model`, whose layers are KLTs, at what its rd_lambdas need, in place."""
     if model.architecture.n_levels == 1:
-        scale = GAIN_PER_ROOT_LAMBDA * rd_lambdas[-1] ** 0.5
-        enc, dec = strided(model.g_a)[-1], strided(model.g_s)[0]
-        enc.weight.mul_(scale)  # type: ignore[operator]
-        enc.bias.mul_(scale)  # type: ignore[operator]
-        dec.weight.div_(scale)  # type: ignore[operator]
+        _scale(strided(model.g_a)[-1], strided(model.g_s)[0], rd_lambdas[-1])
         return
     log_gain = (GAIN_PER_ROOT_LAMBDA * torch.tensor(list(rd_lambdas)).sqrt()).log()
     model.log_gain.copy_(log_gain[:, None].expand_as(model.log_gain))
     model.log_inverse_gain.copy_(-log_gain[:, None].expand_as(model.log_inverse_gain))
+
+
+def _scale(last: nn.Module, first: nn.Module, rd_lambda: float) -> None:
+    """Gives the one level its gain through the last layer of g_a and the first of g_s."""
+    scale = GAIN_PER_ROOT_LAMBDA * rd_lambda**0.5
+    last.weight.mul_(scale)  # type: ignore[operator]
+    last.bias.mul_(scale)  # type: ignore[operator]
+    first.weight.div_(scale)  # type: ignore[operator]
 
 
 @torch.no_grad()

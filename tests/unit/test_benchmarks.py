@@ -19,6 +19,7 @@ from benchmarks import (
     check_front,
     distillation,
     evaluation,
+    frontier,
     inherit,
     kodak,
     library,
@@ -29,9 +30,13 @@ from benchmarks import (
     step,
     trial_parts,
 )
+from kdbench.bench import CodecFigures
+from kdbench.codecs.building import build
 from kdbench.codecs.weights import codec_bytes
+from kdbench.complexity import measure_complexity
 from kdbench.data import load_images
 from kdbench.distill import Distiller, Targets
+from kdbench.errors import CodecError
 from kdbench.files import write_json
 from kdbench.records import Distillation, RDCurve, RDPoint
 from kdbench.report.json_view import study_json
@@ -269,6 +274,33 @@ def test_the_naive_loop_learns_from_the_loss_that_kdbench_trains_on() -> None:
     assert losses[-1] < losses[0]
 
 
+def test_the_naive_loop_is_made_of_compressai_s_layers_and_computes_the_same() -> None:
+    student = started(architecture(), seed=1)
+    naive = step.plain(student)
+    kinds = [{type(module) for module in model.modules()} for model in (student, naive)]
+    assert set(step.PLAIN) <= kinds[0]  # a layer that is no longer used would be compared unseen
+    assert not {kind for kind in kinds[1] if kind in step.PLAIN}
+    x, out = as_tensor(crops(2)), []
+    for model in (student, naive):
+        torch.manual_seed(0)
+        out.append(model.train()(x)["x_hat"])
+    torch.testing.assert_close(*out)
+
+
+def test_the_untaught_loop_learns() -> None:
+    spec = setting.spec_of(8, 20, "tiny", RD_LAMBDAS)
+    batch = Batch(as_tensor(crops(2)), torch.tensor([0, 1]), None)
+    loop = step.UntaughtLoop(spec, lambda _: batch)
+    losses = [loop.step(i) for i in range(8)]
+    assert losses[-1] < losses[0]
+
+
+def test_a_step_counts_three_forward_passes() -> None:
+    spec = setting.spec_of(8, 20, "tiny", RD_LAMBDAS)
+    macs = measure_complexity(build(spec.architecture)).kmac_per_px * 1000 * 8 * 128 * 128
+    assert step.step_gflop(spec) == pytest.approx(6 * macs / 1e9)
+
+
 # --- inherit -------------------------------------------------------------------------------------
 
 
@@ -392,6 +424,42 @@ def test_bd_rates_are_against_each_reference_and_none_without_common_quality() -
     text = kodak.tables({"x": {"rd": [], "bd_rate_pct": found}}, reference)
     assert "| twice the bits    | -50.00 |" in text
     assert "| far better        |      - |" in text
+
+
+# --- frontier -----------------------------------------------------------------------------------
+
+
+def figures(name: str, bd_rate_pct: float, width: int) -> CodecFigures:
+    found = result(bd_rate_pct, width, None)
+    return CodecFigures(codec=name, sha=name, rd=found.rd, complexity=found.complexity, energy=None)
+
+
+def test_a_student_is_told_by_its_share_of_the_teachers_decoder_and_the_bits_it_needs_more() -> (
+    None
+):
+    teacher = figures("teacher:default", 0.0, 64)
+    points = teacher.rd.points
+    reference = {
+        name: {"bpp": [p.bpp for p in points], "psnr_db": [p.psnr_db for p in points]}
+        for name in (frontier.ANCHOR, *frontier.CLASSICAL)
+    }
+    codecs = {"teacher:default": teacher, "file:small": figures("file:small", 20.0, 8)}
+    found = frontier.measured(codecs, teacher, reference)
+    small = found["file:small"]
+    assert small["share_of_teacher"] == pytest.approx(8 / 64)
+    assert small["bd_rate_teacher"]["pct"] == pytest.approx(20.0)
+    assert small["bd_rate_pct"] == pytest.approx(20.0)
+    text = frontier.tables(found, "teacher:default", reference)
+    assert "+20.0 [+20.0, +20.0] |" in text
+    assert "| 0.125 |".replace(" ", "") in text.replace(" ", "")
+    assert "arXiv 2304.06244" in text
+
+
+def test_a_codec_that_nobody_counts_is_refused() -> None:
+    teacher = figures("teacher:default", 0.0, 64)
+    jpeg = replace(teacher, codec="jpeg", complexity=None)
+    with pytest.raises(CodecError, match="nobody counts the multiply-accumulates of jpeg"):
+        frontier.measured({"jpeg": jpeg}, teacher, {})
 
 
 # --- trial_parts ---------------------------------------------------------------------------------

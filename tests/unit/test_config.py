@@ -91,7 +91,7 @@ def test_the_working_folder_wins_over_what_came_with_kdbench() -> None:
     write("studies/smoke.yaml", STUDY)
     assert load_study("smoke").trials == 4
     packaged = {name for name in list_studies() if not name.startswith("paper_")}
-    assert packaged == {"demo", "smoke", "kd_pareto", "kd_pareto_long"}
+    assert packaged == {"demo", "smoke", "kd_pareto", "kd_pareto_long", "frontier"}
 
 
 PAPER_SEARCHES = [
@@ -100,7 +100,9 @@ PAPER_SEARCHES = [
 ]
 
 
-@pytest.mark.parametrize("name", ["kd_pareto", "kd_pareto_long", "smoke", *PAPER_SEARCHES])
+@pytest.mark.parametrize(
+    "name", ["kd_pareto", "kd_pareto_long", "frontier", "smoke", *PAPER_SEARCHES]
+)
 def test_what_comes_with_kdbench_is_valid_and_says_its_command(name: str) -> None:
     assert load_study(name).name == name
     first = (REPOSITORY / f"studies/{name}.yaml").read_text().splitlines()[0]
@@ -218,9 +220,9 @@ WRONG_VALUES = {
     "space.encodr.width=5": "space.encodr: no such key; did you mean encoder?",
     "space.encoder.wdth=5": "space.encoder.wdth: no such key; did you mean width?",
     "space.encoder=5": "space.encoder: got 5; must be a mapping with keys of: width, kernel, "
-    "activation",
+    "activation, convolution",
     "space=tinny": 'space: got "tinny"; there is no such space; known, nearest first: tiny, '
-    "hyperprior, smoke",
+    "frontier, hyperprior, smoke",
     "space=3": "space: got 3; must be a mapping with keys of: name, encoder, decoder, hyper, "
     "latent, codec, distillation, training",
     "trials.x=3": "trials.x: trials has no keys; set it whole",
@@ -339,7 +341,7 @@ def test_an_unknown_study_lists_the_known_ones_nearest_first(name: str) -> None:
         f'there is no study "{name}"\n'
         "  fix: known here, nearest first: kd_pareto, kd_pareto_long, demo, paper_resources, "
         "paper_rate, paper_latent_kl, paper_autoencoder, paper_codecs, paper_weights, paper_hyper, "
-        "paper_hybrid, paper_channels, smoke; or give the path of a .yaml file"
+        "paper_hybrid, paper_channels, frontier, smoke; or give the path of a .yaml file"
     )
 
 
@@ -371,7 +373,7 @@ def test_check_of_an_unknown_name_is_a_problem_like_another() -> None:
     (problem,) = check_files(["tinny"])
     assert str(problem) == (
         'check: got "tinny"; there is no such study, space or file; known, nearest first: tiny, '
-        "paper_channels, kd_pareto_long, paper_latent_kl, paper_autoencoder, kd_pareto, "
+        "frontier, paper_channels, kd_pareto_long, paper_latent_kl, paper_autoencoder, kd_pareto, "
         "paper_rate, hyperprior, paper_hyper, paper_hybrid, paper_weights, smoke, paper_resources, "
         "paper_codecs, demo"
     )
@@ -473,7 +475,7 @@ def test_studies_spaces_and_every_package_are_in_the_wheel() -> None:
 
 
 def test_plain_yaml_readers_see_the_same_studies_as_we_do() -> None:
-    for name in ("kd_pareto", "kd_pareto_long", "smoke"):
+    for name in ("kd_pareto", "kd_pareto_long", "frontier", "smoke"):
         tree = yaml.safe_load((REPOSITORY / f"studies/{name}.yaml").read_text())
         study = load_study(name)
         assert tree["training"]["steps"] == study.training.steps

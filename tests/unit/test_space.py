@@ -145,6 +145,45 @@ def test_a_schedule_is_asked_for_only_where_it_has_something_to_schedule(
     assert found.schedule == ("decaying" if output else "constant")
 
 
+@pytest.mark.parametrize("layers", [2, 4])
+def test_a_stride_is_asked_for_of_two_layers_and_a_taper_of_four(
+    tmp_path: Path, layers: int
+) -> None:
+    axes = "layers: [2, 4], stride: [2, 4], taper: [1, 2], convolution: [full, separable]"
+    text = FIXED.replace("decoder: {width: 32,", f"decoder: {{width: 32, {axes},")
+    space = written(tmp_path, text)
+    wanted = {"decoder.layers": layers, "decoder.stride": 4, "decoder.taper": 2}
+    dice = Dice(0, **wanted, **{"decoder.convolution": "separable"})
+    decoder = sample(space, dice).decoder
+    asked = {"decoder.stride"} if layers == 2 else {"decoder.taper"}
+    assert dice.asked.keys() == {"decoder.layers", "decoder.convolution"} | asked
+    assert (decoder.layers, decoder.convolution) == (layers, "separable")
+    assert (decoder.stride, decoder.taper) == ((4, 1) if layers == 2 else (8, 2))
+    assert space.unusable(TEACHERS) == []
+
+
+@pytest.mark.parametrize(
+    ("axes", "distillation", "problem"),
+    [
+        ("stride: 4", "", ("decoder.stride", "belongs to decoder.layers: 2")),
+        ("layers: 2, taper: [1, 2]", "", ("decoder.taper", "belongs to decoder.layers: 4")),
+        (
+            "layers: [2, 4]",
+            "features: 0.1, feature_layer: g_s.4",
+            ("distillation.feature_layer", "g_s.4 is no layer of a decoder with"),
+        ),
+    ],
+)
+def test_an_axis_of_a_decoder_that_nobody_has_is_told(
+    tmp_path: Path, axes: str, distillation: str, problem: tuple[str, str]
+) -> None:
+    text = FIXED.replace("decoder: {width: 32,", f"decoder: {{width: 32, {axes},")
+    taught = f"distillation: {{teacher: teacher:default, {distillation}}}\n"
+    ((key, rule),) = written(tmp_path, text + taught).unusable(TEACHERS)
+    assert key == problem[0]
+    assert rule.startswith(problem[1])
+
+
 @pytest.mark.parametrize("latent", [0.0, 0.1])
 def test_weights_of_channels_are_asked_for_only_with_a_latent_term(
     tmp_path: Path, latent: float
@@ -353,6 +392,11 @@ WRONG = {
     "hyper.width: {low: 1, high: 9999}": 'got {"low": 1, "high": 9999}; low and high must be a '
     "whole number from 1 to 1024",
     "encoder.kernel: [3, 7]": "got [3, 7]; every value must be 3 or 5",
+    "encoder.layers: 2": "no such key; known here: width, kernel, activation, convolution",
+    "decoder.layers: 3": "got 3; must be 2 or 4",
+    "decoder.stride: 16": "got 16; must be 2, 4 or 8",
+    "decoder.taper: [1, 3]": "got [1, 3]; every value must be 1 or 2",
+    "decoder.convolution: depthwise": 'got "depthwise"; must be full or separable',
     "encoder.kernel: {low: 3, high: 5}": 'got {"low": 3, "high": 5}; every value of the range '
     "must be 3 or 5",
     "encoder.activation: [gdn, rleu]": 'got ["gdn", "rleu"]; every value must be gdn or relu',
@@ -392,7 +436,8 @@ def test_each_wrong_parameter_is_told_with_place_value_and_rule(
     key, _, value = line.partition(": ")
     part, _, name = key.partition(".")
     lines = [row for row in FIXED.splitlines() if not row.startswith(part)]
-    rest = {"encoder": "width: 32, kernel: 5, activation: gdn", "hyper": "", "distillation": ""}
+    side = "width: 32, kernel: 5, activation: gdn"
+    rest = {"encoder": side, "decoder": side, "hyper": "", "distillation": ""}
     others = [item for item in rest[part].split(", ") if item and not item.startswith(name)]
     lines.append(f"{part}: {{{', '.join([*others, f'{name}: {value}'])}}}")
     with pytest.raises(ConfigError) as caught:
@@ -408,5 +453,6 @@ def test_an_unknown_space_lists_the_known_ones() -> None:
         load_space("hyperpriro")
     assert str(caught.value) == (
         'there is no search space "hyperpriro"\n'
-        "  fix: known here, nearest first: hyperprior, smoke; or give the path of a .yaml file"
+        "  fix: known here, nearest first: hyperprior, frontier, smoke; or give the path of a "
+        ".yaml file"
     )

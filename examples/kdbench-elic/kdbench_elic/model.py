@@ -25,8 +25,9 @@ from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 
 from kdbench.codecs.hyperprior import quantised, rounded
+from kdbench.codecs.klt import KERNEL_NOISE
 from kdbench.codecs.learned import LearnedCodec
-from kdbench.codecs.start import KERNEL_NOISE, gained_deviations, klt_layers, start_gains, strided
+from kdbench.codecs.start import gained_deviations, klt_layers, start_gains, strided
 
 
 def _chain(width: int, blocks: int) -> nn.Sequential:

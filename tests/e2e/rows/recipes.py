@@ -5,9 +5,9 @@ from tests.support.desk import QUICK, data, text
 
 FIX = "  fix: correct what is listed; `kdbench check` reads every study and space file again\n"
 KNOWN = (
-    "quick, smoke, kd_pareto, paper_hybrid, paper_weights, kd_pareto_long, paper_resources, "
-    "paper_latent_kl, paper_autoencoder, paper_rate, paper_hyper, paper_codecs, paper_channels; "
-    "or give the path of a .yaml file\n"
+    "quick, smoke, frontier, kd_pareto, paper_hybrid, paper_weights, kd_pareto_long, "
+    "paper_resources, paper_latent_kl, paper_autoencoder, paper_rate, paper_hyper, paper_codecs, "
+    "paper_channels; or give the path of a .yaml file\n"
 )
 DEMO = """\
 space: narrow
@@ -56,7 +56,7 @@ ROWS = {
     "a space that nobody knows": overridden(
         "space=hyperpior",
         'space: got "hyperpior"; there is no such space; known, nearest first: '
-        "hyperprior, narrow, smoke",
+        "hyperprior, narrow, frontier, smoke",
     ),
     "a misspelt key": overridden(
         "training.stpes=3", "training.stpes: no such key; did you mean steps?"

@@ -7,6 +7,7 @@ import torch
 
 from kdbench.codecs.bitfile import Image, analyse_image, expectation
 from kdbench.codecs.hyperprior import Hyperprior, images_bits
+from kdbench.codecs.klt import basis
 from kdbench.codecs.start import klt_start, scale_start
 from kdbench.data import load_images
 from kdbench.rd import psnr_db
@@ -116,14 +117,12 @@ def test_two_starts_on_other_noise_share_basis_and_signs() -> None:
 
 def test_every_basis_vector_has_its_largest_entry_positive() -> None:
     """Else two machines' LAPACKs could start students that mean the opposite."""
-    from kdbench.codecs.start import _basis
-
     torch.manual_seed(0)
-    blocks = torch.randn(500, 12) @ torch.randn(12, 12)
-    basis = _basis(blocks, 8)
-    assert (basis.gather(1, basis.abs().argmax(1, keepdim=True)) > 0).all()
-    torch.testing.assert_close(basis @ basis.T, torch.eye(8), atol=1e-5, rtol=0)
-    energy = (blocks @ basis.T).square().mean(0)
+    rows = torch.randn(500, 12) @ torch.randn(12, 12)
+    vectors = basis(rows, 8)
+    assert (vectors.gather(1, vectors.abs().argmax(1, keepdim=True)) > 0).all()
+    torch.testing.assert_close(vectors @ vectors.T, torch.eye(8), atol=1e-5, rtol=0)
+    energy = (rows @ vectors.T).square().mean(0)
     assert (energy.diff() < 0).all()
 
 
