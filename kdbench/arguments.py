@@ -220,14 +220,11 @@ def _teach(command: argparse.ArgumentParser) -> None:
         help="a folder of photos, or `builtin` (default); may be given again",
     )
     command.add_argument("--steps", type=_count, default=100_000, metavar="N")
-    command.add_argument("--width", type=_count, default=64, metavar="N", help="of both transforms")
-    command.add_argument("--latent", type=_count, default=192, metavar="M", help="channels of y")
-    command.add_argument("--hyper", type=_count, default=64, metavar="N", help="width")
+    command.add_argument("--width", type=_count, metavar="N", help="of both transforms (64)")
+    command.add_argument("--latent", type=_count, metavar="M", help="channels of y (192)")
+    command.add_argument("--hyper", type=_count, metavar="N", help="width (64)")
     command.add_argument(
-        "--prior",
-        choices=("scale", "mean_scale"),
-        default="scale",
-        help="what h_s predicts (scale)",
+        "--prior", choices=("scale", "mean_scale"), help="what h_s predicts (scale)"
     )
     command.add_argument(
         "--rd-lambdas",
@@ -242,7 +239,10 @@ def _teach(command: argparse.ArgumentParser) -> None:
     command.add_argument("--learning-rate", type=_positive, default=1e-3, metavar="X")
     command.add_argument("--seed", type=int, default=0, metavar="N")
     command.add_argument(
-        "--start", metavar="TEACHER", help="go on from the weights of teacher:NAME or file:PATH"
+        "--start",
+        metavar="CODEC",
+        help="go on from the weights of teacher:NAME or file:PATH, a student's too, and be what it "
+        "is where nothing else is told",
     )
     command.add_argument("--out", metavar="FILE", help="teachers/NAME.safetensors by default")
     command.add_argument("--licence", metavar="TEXT", help="of the weights, kept in the card")

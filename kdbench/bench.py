@@ -1,10 +1,11 @@
 """One codec on one set of photos: curve, complexity, energy. For `bench` and a study's anchor."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from kdbench.cards import training_of
 from kdbench.errors import CodecError, KdbenchError
 from kdbench.files import load, write_json
 from kdbench.rd import bd_rate
@@ -96,14 +97,8 @@ def bench_codec(
         rd=found.curve,
         complexity=complexity,
         energy=energy,
-        rd_lambdas=tuple(v for _, card in loaded for v in _rd_lambdas(card)),
+        rd_lambdas=tuple(v for _, card in loaded for v in training_of(card).get("rd_lambdas", ())),
     )
-
-
-def _rd_lambdas(card: "Mapping[str, Any]") -> list[float]:
-    """Of a teacher's card or of a student's."""
-    told = card.get("training") or card.get("spec", {}).get("training", {})
-    return list(told.get("rd_lambdas", ()))
 
 
 def _require_one_architecture(name: str, models: "Sequence[Hyperprior]") -> None:

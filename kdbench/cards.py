@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,12 @@ def list_teachers() -> dict[str, Path]:
         for path in sorted(folder.glob("*.safetensors")):
             found.setdefault(path.stem, path)
     return found
+
+
+def training_of(card: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How the codec was trained, a teacher or a student; empty where its card does not say."""
+    told: Mapping[str, Any] = card.get("training") or card.get("spec", {}).get("training", {})
+    return told
 
 
 def teacher_coordinates() -> dict[str, Coordinates]:

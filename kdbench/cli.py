@@ -250,9 +250,9 @@ def teach(arguments: Namespace) -> int:
     """Trains a teacher; started again, it goes on from its checkpoint."""
     from kdbench.codecs.weights import read_card
     from kdbench.device import resolve
-    from kdbench.records import Architecture, Hyper, Latent, Training, Transform
+    from kdbench.records import Training
     from kdbench.report.progress import following
-    from kdbench.teach import load_training_photos
+    from kdbench.teach import load_training_photos, planned
     from kdbench.teach import teach as train_teacher
 
     sources = arguments.images or ["builtin"]
@@ -260,15 +260,15 @@ def teach(arguments: Namespace) -> int:
         photos = load_training_photos(sources, arguments.crop)
     for skipped in photos.skipped:
         print(f"skipped {skipped.name}: {skipped.why}", file=sys.stderr)
-    side = Transform(width=arguments.width)
     with following(arguments.name, silent=arguments.json) as follow:
         path = train_teacher(
-            Architecture(
-                encoder=side,
-                decoder=side,
-                hyper=Hyper(width=arguments.hyper, prior=arguments.prior),
-                latent=Latent(channels=arguments.latent),
-                n_levels=len(arguments.rd_lambdas),
+            planned(
+                arguments.start,
+                len(arguments.rd_lambdas),
+                width=arguments.width,
+                latent=arguments.latent,
+                hyper=arguments.hyper,
+                prior=arguments.prior,
             ),
             Training(
                 steps=arguments.steps,

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,17 @@ from kdbench.data import ImageSet, Role, disjoint, joined, load_images, sample_b
 from kdbench.device import supports_bf16
 from kdbench.errors import CodecError, ConfigError, StoreError
 from kdbench.files import require_writable, write_atomic
-from kdbench.records import Architecture, Progress, Training, plain
-from kdbench.teacher import Teacher, load_teacher
+from kdbench.records import (
+    Architecture,
+    Hyper,
+    Latent,
+    Prior,
+    Progress,
+    Training,
+    Transform,
+    plain,
+)
+from kdbench.teacher import Teacher, load_teacher, teacher_architecture
 from kdbench.train import Batch, TrainingLog, levels_of_step, step_rng, to_tensor, train
 
 N_START_CROPS = 64
@@ -35,6 +45,41 @@ def load_training_photos(sources: Sequence[str], crop_px: int) -> ImageSet:
     held_out: tuple[Role, ...] = ("validation", "evaluation")
     disjoint({"train": photos} | {role: load_images("builtin", role) for role in held_out})
     return photos
+
+
+def planned(
+    start: str | None,
+    n_levels: int,
+    *,
+    width: int | None = None,
+    latent: int | None = None,
+    hyper: int | None = None,
+    prior: Prior | None = None,
+) -> Architecture:
+    """What is to be trained: as told, and where nothing is told as `start` is.
+
+    Without `start` that is N=64 on both sides and in the hyperprior of scales, M=192.
+
+    Raises:
+        CodecError: `start` is no codec file.
+    """
+    side = Transform(width=64)
+    plan = Architecture(
+        encoder=side,
+        decoder=side,
+        hyper=Hyper(width=64),
+        latent=Latent(channels=192),
+        n_levels=n_levels,
+    )
+    if start is not None and isinstance(told := teacher_architecture(start), Architecture):
+        plan = told
+    return Architecture(
+        encoder=replace(plan.encoder, width=width or plan.encoder.width),
+        decoder=replace(plan.decoder, width=width or plan.decoder.width),
+        hyper=replace(plan.hyper, width=hyper or plan.hyper.width, prior=prior or plan.hyper.prior),
+        latent=Latent(channels=latent or plan.latent.channels),
+        n_levels=n_levels,
+    )
 
 
 def teach(
@@ -126,8 +171,10 @@ def command_line(
     """The command that trains this teacher again, every argument written out."""
     words: list[object] = ["kdbench", "teach", card["name"]]
     words += [word for source in card["sources"] for word in ("--images", str(source))]
-    words += ["--width", architecture.encoder.width, "--latent", architecture.latent.channels]
-    words += ["--hyper", architecture.hyper.width, "--prior", architecture.hyper.prior]
+    if not card.get("start"):  # which says what it is
+        words += ["--width", architecture.encoder.width, "--latent", architecture.latent.channels]
+        words += ["--hyper", architecture.hyper.width]
+    words += ["--prior", architecture.hyper.prior]
     words += ["--rd-lambdas", *training.rd_lambdas]
     words += ["--steps", training.steps, "--batch", training.batch, "--crop", training.crop_px]
     words += ["--learning-rate", training.learning_rate, "--seed", seed]

@@ -33,7 +33,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kdbench.cards import list_teachers
+from kdbench.cards import list_teachers, training_of
 from kdbench.codecs.hyperprior import Hyperprior, quantised
 from kdbench.codecs.weights import file_sha, load_codec, read_card
 from kdbench.contract import Teaches
@@ -65,7 +65,7 @@ class Teacher:
     @property
     def rd_lambdas(self) -> tuple[float, ...]:
         """What each of its levels was trained for."""
-        return tuple(self.card["training"]["rd_lambdas"])
+        return tuple(training_of(self.card)["rd_lambdas"])
 
     @property
     def offer(self) -> Offer:
@@ -138,10 +138,10 @@ def load_teacher(name: str) -> Teacher:
             "where they are hyperpriors",
             fix="bring it as plugin:NAME, by an entry point of the group kdbench.teachers",
         )
-    if "rd_lambdas" not in card.get("training", {}):
+    if "rd_lambdas" not in training_of(card):
         raise CodecError(
             f"{path} has no `training.rd_lambdas` in its card, so its levels cannot be matched",
-            fix="name a file that `kdbench teach` wrote",
+            fix="name a file that `kdbench teach` or `kdbench search` wrote",
         )
     return Teacher(name=name, path=path, sha=file_sha(path), model=model, card=card)
 

@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from kdbench import evaluate, train
 from kdbench.arguments import parse
 from kdbench.codecs.hyperprior import Hyperprior, images_bits
 from kdbench.codecs.succeed import succeed
-from kdbench.codecs.weights import KERNEL_NDIM, load_codec
+from kdbench.codecs.weights import KERNEL_NDIM, codec_bytes, load_codec
 from kdbench.data import ImageSet, load_images
 from kdbench.data.folder import BUILTIN
 from kdbench.errors import CodecError, ConfigError, DataError, StoreError
 from kdbench.evaluate import Evaluation
-from kdbench.records import Progress, RDCurve, RDPoint, Training
-from kdbench.teach import command_line, load_training_photos, teach
+from kdbench.records import Hyper, Progress, RDCurve, RDPoint, Training, Transform
+from kdbench.teach import command_line, load_training_photos, planned, teach
 from kdbench.teacher import load_teacher
 from tests.support.codecs import (
     RD_LAMBDAS,
@@ -181,6 +182,37 @@ def test_a_teacher_may_go_on_from_the_weights_of_another(photos: ImageSet, tmp_p
     card = load_codec(then)[1]
     assert card["start"]["teacher"] == f"file:{first}"
     assert f"--start file:{first}" in card["command"]
+
+
+def test_a_student_goes_on_as_what_it_is(photos: ImageSet, tmp_path: Path) -> None:
+    """Whatever its decoder; what the command line tells is taken instead."""
+    tapered = replace(architecture(8), decoder=Transform(width=12, kernel=3, taper=2))
+    student = tmp_path / "student.safetensors"
+    spec = {"spec": {"training": {"rd_lambdas": list(RD_LAMBDAS)}}}  # the card of a student
+    student.write_bytes(codec_bytes(finished(tapered), spec))
+    start = f"file:{student}"
+    plan = planned(start, len(RD_LAMBDAS))
+    assert plan == tapered
+    assert planned(start, 2, prior="mean_scale").hyper == Hyper(width=8, prior="mean_scale")
+    assert planned(None, 2, width=32).encoder == Transform(width=32)
+    then = teach(
+        plan,
+        _training(learning_rate=1e-9),
+        photos,
+        out=tmp_path / "then.safetensors",
+        seed=0,
+        device="cpu",
+        card=CARD,
+        start=start,
+    )
+    model, card = load_codec(then)
+    assert model.architecture == tapered
+    torch.testing.assert_close(
+        model.g_s[0].weight, load_codec(student)[0].g_s[0].weight, rtol=1e-3, atol=1e-5
+    )
+    told = parse(shlex.split(card["command"])[1:])
+    assert (told.width, told.latent, told.hyper) == (None, None, None)
+    assert planned(told.start, len(told.rd_lambdas), prior=told.prior) == tapered
 
 
 @torch.no_grad()
