@@ -1,4 +1,4 @@
-"""A library of encoders and decoders that share the teacher's latents: does it order students?
+"""Whether a library of encoders and decoders that share the teacher's latents orders students.
 
     python -m benchmarks.library                           some minutes: trains it
     python -m benchmarks.library --trained benchmarks/results/library.json --table ours.jsonl
@@ -18,7 +18,8 @@ encoder e and decoder d will come to is then said without training it: with t th
 
 `--table` (`benchmarks.table` makes it) has fully trained students: Kendall's tau with their
 validation loss and BD-rate, of all and learning rate by learning rate; 95 %, bootstrap over
-students. Beside it what costs nothing (more kMAC/px is better) and what a ladder sees (the loss at each rung).
+students. Beside it what costs nothing (more kMAC/px is better) and what a ladder sees (the loss at
+each rung).
 """
 
 import argparse
