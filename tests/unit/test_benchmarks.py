@@ -370,6 +370,14 @@ def test_predictions_are_compared_with_what_training_gave() -> None:
     assert library.compared(LIBRARY, rows[:3]) == []
 
 
+def test_a_student_that_is_dominated_as_predicted_is_not_trained() -> None:
+    rows = [full(16, 48, 0.9) | {"bd_rate_pct": 1.0}, full(64, 16, 0.9) | {"bd_rate_pct": 5.0}]
+    by_all, by_decoder = library.refusals(LIBRARY, rows)  # 0.87 at 64, 0.90 at 80
+    assert (by_all["untrained"], by_all["front"], by_all["front_lost"]) == (1, 2, 1)
+    assert by_decoder["cost"] == "decoder_kmac_per_px"
+    assert by_decoder["untrained"] == 1
+
+
 def test_of_a_part_that_learns_alone_all_others_are_frozen() -> None:
     model = started(architecture())
     library.only("g_s")(model)
