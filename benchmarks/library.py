@@ -14,7 +14,6 @@ teacher's parts,
 `--table` (`benchmarks.table` makes it) has fully trained students: Kendall's tau with their
 validation loss and BD-rate, of all and learning rate by learning rate; 95 %, bootstrap over
 students. Beside it what costs nothing (more kMAC/px is better) and what a ladder sees (the loss at
-each rung).
 each rung). Then what it would have saved: students that are dominated as predicted (loss, kMAC/px)
 are not trained, and some of them may be on the true front (BD-rate, kMAC/px).
 """
