@@ -3,7 +3,7 @@
     python -m benchmarks.decoders                       about 8 minutes on a free core
     python -m benchmarks.decoders --steps 4 --crops 128 --only "2 layers, x8 of 8"          a test
 
-Every student has the teacher's encoder, hyperprior and live latents (of 192, 136 are ever coded),
+Every student has the teacher's encoder, hyperprior and live latents (those that are ever coded),
 taken over whole unless its row says otherwise, and a decoder of its own, fitted by least squares;
 all of it is then trained under `teacher:default`, on the same crops from the same seed. Told is
 R + rd_lambda 255^2 D on validation crops, mean over the levels, against the teacher's own loss,
@@ -17,20 +17,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from benchmarks.inherit import RD_LAMBDAS, Room
 from benchmarks.publish import add_out, markdown, publish
 from benchmarks.setting import spec_of
 from kdbench.codecs.building import build
+from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.codecs.regression import in_chunks
 from kdbench.complexity import measure_complexity
-from kdbench.losses import estimated_loss
+from kdbench.losses import Pixels, estimated_loss
 from kdbench.records import Distillation, Hyper, Latent, Transform, TrialSpec
 from kdbench.teacher import load_teacher
+from kdbench.train import to_tensor
 
 TEACHER = "teacher:default"
-LIVE = 136
 LATENT_WEIGHT = 0.1
+CODED = 1e-3  # share of a live channel's symbols that are not 0, at the highest level
+LIVE = None
 
-Structure = tuple[Transform, int, int]  # decoder, width of the hyperprior, latents
+Structure = tuple[Transform, int, int | None]  # decoder, width of the hyperprior, latents if told
 STRUCTURES: dict[str, Structure] = {
     "4 layers of 8": (Transform(width=8), 64, LIVE),
     "4 layers of 12": (Transform(width=12), 64, LIVE),
@@ -51,7 +58,16 @@ STRUCTURES: dict[str, Structure] = {
 }
 
 
-def student(structure: Structure, steps: int, rate: float) -> TrialSpec:
+@torch.no_grad()
+def live_latents(model: Hyperprior, crops: Pixels) -> int:
+    """How many of the latent channels of `crops` are not always 0 at the highest level."""
+    y = in_chunks(model.g_a, to_tensor(crops, "cpu"))
+    symbols = (y * model.gain(model.architecture.n_levels - 1)).round()
+    coded: Tensor = (symbols != 0).float().mean((0, 2, 3)) > CODED
+    return int(coded.sum())
+
+
+def student(structure: Structure, live: int, steps: int, rate: float) -> TrialSpec:
     """What is trained."""
     decoder, hyper, latents = structure
     spec = spec_of(
@@ -61,7 +77,7 @@ def student(structure: Structure, steps: int, rate: float) -> TrialSpec:
         spec,
         decoder=decoder,
         hyper=Hyper(width=hyper),
-        latent=Latent(channels=latents),
+        latent=Latent(channels=latents or live),
         distillation=Distillation(teacher=TEACHER, latent=LATENT_WEIGHT, schedule="decaying"),
         training=replace(spec.training, learning_rate=rate),
     )
@@ -116,12 +132,19 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         room = Room.in_folder(arguments.cache or Path(folder), arguments.crops)
-        specs = {n: student(STRUCTURES[n], arguments.steps, arguments.rate) for n in arguments.only}
-        first = next(iter(specs.values()))
-        teacher_loss = estimated_loss(load_teacher(TEACHER).model, room.unseen, first)
+        teacher = load_teacher(TEACHER).model
+        live = live_latents(teacher, room.unseen)
+        specs = {
+            name: student(STRUCTURES[name], live, arguments.steps, arguments.rate)
+            for name in arguments.only
+        }
+        teacher_loss = estimated_loss(teacher, room.unseen, next(iter(specs.values())))
         rows = [tried(room, name, spec, teacher_loss) for name, spec in specs.items()]
-    text = f"{arguments.steps} steps of 8 crops, seed 0\n\n{table(rows)}"
-    publish(arguments, text, {"teacher_loss": teacher_loss, "rows": rows})
+    text = (
+        f"{arguments.steps} steps of 8 crops, seed 0; {live} of the teacher's "
+        f"{teacher.architecture.latent.channels} latents are live\n\n{table(rows)}"
+    )
+    publish(arguments, text, {"teacher_loss": teacher_loss, "live_latents": live, "rows": rows})
 
 
 if __name__ == "__main__":
