@@ -1,4 +1,4 @@
-"""A library of encoders and decoders that share the teacher's latents: does it order students?
+"""Whether a library of encoders and decoders that share the teacher's latents orders students.
 
     python -m benchmarks.library                           some minutes: trains it
     python -m benchmarks.library --trained benchmarks/results/library.json --table ours.jsonl
@@ -6,14 +6,20 @@
 Each encoder is trained alone: the teacher's g_s, h_a, h_s and gains are frozen, the loss is
 R + rd_lambda 255^2 D and the latent term. Each decoder likewise, behind the teacher's g_a, on its
 latents with their rounding, without the term. A part of the teacher's width is the teacher's.
+<<<<<<< HEAD
+What a student of encoder e and decoder d will come to is then said without training it: with t the
+teacher's parts,
+=======
 What a student of
 encoder e and decoder d will come to is then said without training it: with t the teacher's parts,
+>>>>>>> main
 
     loss(e, d) = loss(t, t) + [loss(e, t) - loss(t, t)] + [loss(t, d) - loss(t, t)]
 
 `--table` (`benchmarks.table` makes it) has fully trained students: Kendall's tau with their
-validation loss and BD-rate, learning rate by learning rate; 95 %, bootstrap over students. Beside
-it what costs nothing (more kMAC/px is better) and what a ladder sees (the loss at each rung).
+validation loss and BD-rate, of all and learning rate by learning rate; 95 %, bootstrap over
+students. Beside it what costs nothing (more kMAC/px is better) and what a ladder sees (the loss at
+each rung).
 """
 
 import argparse
@@ -111,10 +117,10 @@ def predictors(found: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, list[
 
 
 def compared(found: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Tau of each predictor with loss and BD-rate, for each rate of learning of the table."""
+    """Tau of each predictor with loss and BD-rate: of all rows, and of each learning rate's."""
     figures = []
-    for rate in sorted({row["params_of"][2] for row in rows}):
-        group = [row for row in rows if row["params_of"][2] == rate]
+    for rate in (None, *sorted({row["params_of"][2] for row in rows})):
+        group = [row for row in rows if rate in (None, row["params_of"][2])]
         if len(group) < MIN_STUDENTS:
             continue
         truths = {"loss": [fmean(row["validation_losses"]) for row in group]}
@@ -143,7 +149,7 @@ def text_of(found: Mapping[str, Any], figures: Sequence[Row], rows: Sequence[Row
     ]
     taus = [
         [
-            f"{at['learning_rate']:g}",
+            "any" if at["learning_rate"] is None else f"{at['learning_rate']:g}",
             at["truth"],
             at["predictor"],
             str(at["students"]),
@@ -171,7 +177,7 @@ def main(given: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--table", type=Path, help="students to order")
     parser.add_argument("--trained", type=Path, help="a library that was trained: trains nothing")
-    parser.add_argument("--steps", type=int, default=150, help="of each part")
+    parser.add_argument("--steps", type=int, default=60, help="of each part")
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--crops", type=int, default=768, help="training crops, built-in photos")
     add_out(parser, "library")

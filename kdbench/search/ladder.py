@@ -1,11 +1,15 @@
-"""Which trials go on: at each rung the best 1/eta of all that reached it (MO-ASHA, stopping form).
+"""Which trials go on: at each rung the front, and the best 1/eta of all that reached it.
 
 Optuna prunes no trial of several objectives, so this stands in its place. A trial that reaches a
-rung is compared with every trial that has been there, finished or not: it goes on if it is among
-the best by non-dominated rank, within a rank by what it adds to the hypervolume (Schmucker et al.
-2021, arXiv 2106.12639, whose promotions become decisions to stop, so that nobody waits).
+rung is compared with every trial that has been there, finished or not. It goes on if none of them
+dominates it, or if it is among the best 1/eta by non-dominated rank, within a rank by what it adds
+to the hypervolume (MO-ASHA, Schmucker et al. 2021, arXiv 2106.12639, whose promotions become
+decisions to stop, so that nobody waits).
 
-The first trials of a study find few to be compared with: of n the best `ceil(n / eta)` go on.
+MO-ASHA alone stops members of a front that is longer than 1/eta of the trials, however well a rung
+orders them, and fronts of students are long: of the true front a rung at a ninth of the steps
+stopped 27 % with eta 3, and 12 % where the front goes on, for 45 and 36 % of the steps saved
+(`benchmarks/order.py`).
 """
 
 import math
@@ -21,15 +25,15 @@ TOLERANCE = 1e-9  # of the volume of all
 
 
 def goes_on(own: Values, others: Sequence[Values], eta: int) -> bool:
-    """Whether a trial is among the best 1/eta at a rung.
+    """Whether a trial is on the front of a rung, or among the best 1/eta there.
 
     Args:
         own: What it showed there, everything minimised.
         others: What every other trial showed that has been there.
         eta: One of so many goes on, and always one.
     """
-    places = math.ceil((len(others) + 1) / eta)
-    return place([own, *others], 0) < places
+    everyone = [own, *others]
+    return ranks(everyone)[0] == 0 or place(everyone, 0) < math.ceil(len(everyone) / eta)
 
 
 def place(values: Sequence[Values], i: int) -> int:
