@@ -6,20 +6,16 @@
 Each encoder is trained alone: the teacher's g_s, h_a, h_s and gains are frozen, the loss is
 R + rd_lambda 255^2 D and the latent term. Each decoder likewise, behind the teacher's g_a, on its
 latents with their rounding, without the term. A part of the teacher's width is the teacher's.
-<<<<<<< HEAD
 What a student of encoder e and decoder d will come to is then said without training it: with t the
 teacher's parts,
-=======
-What a student of
-encoder e and decoder d will come to is then said without training it: with t the teacher's parts,
->>>>>>> main
 
     loss(e, d) = loss(t, t) + [loss(e, t) - loss(t, t)] + [loss(t, d) - loss(t, t)]
 
 `--table` (`benchmarks.table` makes it) has fully trained students: Kendall's tau with their
 validation loss and BD-rate, of all and learning rate by learning rate; 95 %, bootstrap over
 students. Beside it what costs nothing (more kMAC/px is better) and what a ladder sees (the loss at
-each rung).
+each rung). Then what it would have saved: students that are dominated as predicted (loss, kMAC/px)
+are not trained, and some of them may be on the true front (BD-rate, kMAC/px).
 """
 
 import argparse
@@ -38,6 +34,7 @@ from benchmarks.setting import spec_of
 from benchmarks.table import AXES, TEACHER, load_rows
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.losses import estimated_loss
+from kdbench.rd import non_dominated
 from kdbench.records import Distillation, Transform
 from kdbench.teacher import load_teacher
 
@@ -141,6 +138,31 @@ def compared(found: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, An
     return figures
 
 
+def refusals(found: Mapping[str, Any], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """By each cost: students that the prediction leaves untrained, and those of the true front."""
+    counted = []
+    known = [row for row in rows if row["bd_rate_pct"] is not None]
+    said = predictors(found, known)["library"]
+    for cost in ("kmac_per_px", "decoder_kmac_per_px"):
+        costs = [row[cost] for row in known]
+        truth = [row["bd_rate_pct"] for row in known]
+        kept, front = (
+            non_dominated([list(pair) for pair in zip(values, costs, strict=True)])
+            for values in (said, truth)
+        )
+        lost = sum(best and not stays for best, stays in zip(front, kept, strict=True))
+        counted.append(
+            {
+                "cost": cost,
+                "students": len(known),
+                "untrained": kept.count(False),
+                "front": sum(front),
+                "front_lost": lost,
+            }
+        )
+    return counted
+
+
 def text_of(found: Mapping[str, Any], figures: Sequence[Row], rows: Sequence[Row]) -> str:
     """The library, what it cost, and the taus."""
     parts = [
@@ -167,6 +189,11 @@ def text_of(found: Mapping[str, Any], figures: Sequence[Row], rows: Sequence[Row
         said += [
             markdown(["rate", "truth", "predictor", "students", "tau [95 %]"], taus, left=3),
             f"Start and training of one of these {len(rows)} students: {row_s:.0f} CPU s.",
+            *(
+                f"By {at['cost']}: {at['untrained']} of {at['students']} students untrained, "
+                f"{at['front_lost']} of {at['front']} of the true front lost."
+                for at in refusals(found, rows)
+            ),
         ]
     return "\n\n".join(said)
 
@@ -190,7 +217,9 @@ def main(given: Sequence[str] | None = None) -> None:
             room = Room.in_folder(Path(folder), arguments.crops)
             found = library(room, arguments.steps, arguments.rate)
     figures = compared(found, rows)
-    publish(arguments, text_of(found, figures, rows), {"library": found, "taus": figures})
+    refused = refusals(found, rows) if rows else []
+    kept = {"library": found, "taus": figures, "refused": refused}
+    publish(arguments, text_of(found, figures, rows), kept)
 
 
 if __name__ == "__main__":

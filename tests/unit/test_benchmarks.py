@@ -371,6 +371,13 @@ def test_predictions_are_compared_with_what_training_gave() -> None:
     assert library.compared(LIBRARY, rows[:3]) == []
 
 
+def test_a_student_that_is_dominated_as_predicted_is_not_trained() -> None:
+    rows = [full(16, 48, 0.9) | {"bd_rate_pct": 1.0}, full(64, 16, 0.9) | {"bd_rate_pct": 5.0}]
+    by_all, by_decoder = library.refusals(LIBRARY, rows)  # both are said to reach 0.9
+    assert (by_all["untrained"], by_all["front"], by_all["front_lost"]) == (1, 1, 0)
+    assert (by_decoder["untrained"], by_decoder["front"], by_decoder["front_lost"]) == (1, 2, 1)
+
+
 def test_of_a_part_that_learns_alone_all_others_are_frozen() -> None:
     model = started(architecture())
     library.only("g_s")(model)
