@@ -17,6 +17,7 @@ from PIL import Image
 
 from benchmarks import (
     check_front,
+    decoders,
     distillation,
     evaluation,
     frontier,
@@ -43,7 +44,7 @@ from kdbench.report.json_view import study_json
 from kdbench.report.overview import overview
 from kdbench.search.attributes import RUNGS, SETTINGS
 from kdbench.store import Store
-from kdbench.teacher import Teacher
+from kdbench.teacher import Teacher, load_teacher
 from kdbench.train import Batch
 from tests.support.codecs import (
     RD_LAMBDAS,
@@ -467,6 +468,29 @@ def test_a_codec_that_nobody_counts_is_refused() -> None:
     jpeg = replace(teacher, codec="jpeg", complexity=None)
     with pytest.raises(CodecError, match="nobody counts the multiply-accumulates of jpeg"):
         frontier.measured({"jpeg": jpeg}, teacher, {})
+
+
+# --- decoders -----------------------------------------------------------------------------------
+
+
+def test_live_latents_are_those_that_are_coded() -> None:
+    model = finished(architecture(latent=16))
+    every = decoders.live_latents(model, crops(4))
+    with torch.no_grad():
+        last = dict(model.g_a[-1].named_parameters())
+        last["weight"][3:8] = 0.0
+        last["bias"][3:8] = 0.4 / model.gain(1)[0, 3:8, 0, 0]  # rounds to 0
+    assert 8 < every <= 16
+    assert decoders.live_latents(model, crops(4)) == every - 5
+
+
+def test_every_decoder_on_trial_is_about_a_tenth_of_its_teachers() -> None:
+    teacher = load_teacher(decoders.TEACHER).model
+    limit = measure_complexity(teacher).decoder_kmac_per_px / 10
+    for name, structure in decoders.STRUCTURES.items():
+        spec = decoders.student(structure, 136, 1, 1e-3)
+        costs = measure_complexity(build(spec.architecture)).decoder_kmac_per_px
+        assert 0.6 * limit < costs < (1.1 if "192" in name else 1.0) * limit
 
 
 # --- trial_parts ---------------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """Two-layer and separable transforms: shapes, costs by formula, a start that shows the photo."""
 
+import json
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 from torch import Tensor, nn
 
 from kdbench.codecs.align import align
@@ -23,10 +25,11 @@ from kdbench.complexity import measure_complexity
 from kdbench.conformance import CLAUSES, Subject, try_clause
 from kdbench.data import load_images
 from kdbench.rd import psnr_db
-from kdbench.records import Architecture, Hyper, Latent, Transform, canonical_json
+from kdbench.records import Architecture, Hyper, Latent, Transform, canonical_json, plain
 from tests.support.codecs import RD_LAMBDAS, architecture, as_tensor, crops, trained
 
 M, N = 48, 12
+SCHEMA = Path(__file__).parents[3] / "docs" / "schemas" / "show.schema.json"
 FULL = Transform(width=16)
 SEPARABLE = Transform(width=16, convolution="separable")
 TAPERED = Transform(width=32, kernel=3, taper=2)
@@ -303,6 +306,13 @@ def test_a_file_remembers_what_it_is(tmp_path: Path) -> None:
     read, _ = load_codec(path)
     assert read.architecture == plan
     assert read.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("sides", STARTS.values(), ids=STARTS)
+def test_the_schema_of_show_knows_it(sides: tuple[Transform, Transform]) -> None:
+    told = json.loads(SCHEMA.read_text())["$defs"]["spec"]["properties"]
+    for side, transform in zip(("encoder", "decoder"), sides, strict=True):
+        Draft202012Validator(told[side]).validate(plain(transform))
 
 
 def test_what_a_transform_was_before_keeps_its_name() -> None:
