@@ -18,8 +18,8 @@ trial. The kinds differ in one lever each:
 
 Hypervolume is that of (quality, log kMAC/px of encoder and decoder) below one corner for all, a
 tenth beyond the worst of both tables, as a share of what all students of both tables have. Quality
-is once BD-rate against the anchor, once the loss on validation crops, mean over the levels: few
-students from noise have a BD-rate at so few steps, and those without one count as nothing there.
+is once the loss on validation crops, mean over the levels, once BD-rate against the anchor. Students
+without a BD-rate count as nothing there; where the script has none, there is nothing to reach.
 Intervals: 95 %, bootstrap over search seeds.
 """
 
@@ -228,8 +228,8 @@ def table(found: Sequence[Found]) -> str:
             f"{at['trial_s']:.0f}",
             f"{at['end_s']:.0f}",
             f"{at['end_share']:.3f}",
-            "never" if at["seconds_to_goal"] is None else spread(at),
-            "" if not at["seconds_to_goal"] else f"{at['goal_s'] / at['seconds_to_goal']:.1f}",
+            "" if not at["goal"] else "never" if at["seconds_to_goal"] is None else spread(at),
+            "" if not (at["goal"] and at["seconds_to_goal"]) else times_earlier(at),
         ]
         for at in found
     ]
@@ -242,6 +242,11 @@ def table(found: Sequence[Found]) -> str:
         "times earlier",
     ]
     return markdown(heads, rows)
+
+
+def times_earlier(at: Found) -> str:
+    """Than the script, which has it at its end."""
+    return f"{at['goal_s'] / at['seconds_to_goal']:.1f}"
 
 
 def spread(at: Found) -> str:
