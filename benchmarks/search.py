@@ -18,8 +18,8 @@ trial. The kinds differ in one lever each:
 
 Hypervolume is that of (quality, log kMAC/px of encoder and decoder) below one corner for all, a
 tenth beyond the worst of both tables, as a share of what all students of both tables have. Quality
-is once the loss on validation crops, mean over the levels, once BD-rate against the anchor. Students
-without a BD-rate count as nothing there; where the script has none, there is nothing to reach.
+is the loss on validation crops, mean over the levels, and then BD-rate against the anchor, where a
+student without one counts as nothing and a script without any leaves nothing to reach.
 Intervals: 95 %, bootstrap over search seeds.
 """
 
