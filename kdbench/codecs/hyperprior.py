@@ -41,6 +41,8 @@ from kdbench.records import Architecture
 
 def rounded(values: Tensor) -> Tensor:
     """`values` rounded, with the gradient of the identity (straight through)."""
+    if not torch.is_grad_enabled():  # an operation that whoever counts operations knows
+        return values.round()
     rounded: Tensor = _Round.apply(values)
     return rounded
 

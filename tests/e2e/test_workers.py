@@ -133,13 +133,13 @@ def test_a_killed_worker_is_started_again_and_its_trial_too(search: Search) -> N
 
 
 def test_a_ladder_survives_the_death_of_a_worker(search: Search) -> None:
-    ladder = ("--set", "ladder={rungs: [0.2, 0.5], eta: 2}", "--set", "trials=6")
+    ladder = ("--set", "ladder={rungs: [0.2, 0.5], eta: 2}", "--set", "trials=12")
     process = search.start("--workers", "2", *ladder, STUB_SECONDS="0.5")
     until(lambda: len(search.workers()) == 2)
     os.kill(search.workers()[0], signal.SIGKILL)
     code, printed = finish(process)
     assert code == 0
-    assert printed.endswith("ended: complete, 6 complete\n")
+    assert printed.endswith("ended: complete, 12 complete\n")
     trials = search.trials()
     assert search.states()["RUNNING"] == 0
     assert search.states()["PRUNED"] > 0
