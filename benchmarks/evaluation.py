@@ -24,7 +24,6 @@ share one. Figures are medians over the rounds that follow.
 """
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +39,7 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.publish import add_out, markdown, publish
-from benchmarks.setting import bench_in, spec_of
+from benchmarks.setting import bench_in, cpu_s_of, spec_of
 from kdbench.codecs.bitfile import HEADER
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.learned import DOWNSAMPLING
@@ -124,18 +123,10 @@ def ours(curve: RDCurve, images: ImageSet) -> tuple[Point, ...]:
 
 def timed(evaluate: Callable[[], tuple[Point, ...]], pid: int | None = None) -> Round:
     """Wall seconds, and CPU seconds of this process and, if named, of another."""
-    began, cpu_began = time.perf_counter(), time.process_time() + _cpu_s(pid)
+    began, cpu_began = time.perf_counter(), time.process_time() + cpu_s_of(pid)
     points = evaluate()
-    cpu_s = time.process_time() + _cpu_s(pid) - cpu_began
+    cpu_s = time.process_time() + cpu_s_of(pid) - cpu_began
     return Round(time.perf_counter() - began, cpu_s, points)
-
-
-def _cpu_s(pid: int | None) -> float:
-    """CPU seconds that a process has used: fields 14 and 15 of its `stat`."""
-    if pid is None:
-        return 0.0
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def compare(path: Path, images: ImageSet, n_rounds: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     python -m benchmarks.frontier --images KODAK --reference tests/golden/kodak_rd.json CODEC ...
 
 Every CODEC (teacher:NAME, file:PATH, trial:STUDY/N) codes every photo at every level into real
-files that a fresh process decodes. Multiply-accumulates are kdbench's (docs/method.md); the
+files that another process decodes. Multiply-accumulates are kdbench's (docs/method.md); the
 decoder's are h_s + g_s. BD-rate [%, Akima, negative saves bits] against `--teacher` with a paired
 bootstrap interval over the photos, and against bmshj2018-hyperprior's published curve, which is of
 Kodak's 24 photos: that column means something for those only. Figures of other papers are what

@@ -1,5 +1,6 @@
 """What the timing benchmarks have in common: students, bench, and how a step is summed up."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -25,6 +26,14 @@ def typical_ms(seconds: Sequence[float], block: int = BLOCK) -> float:
     """Median of the means of whole blocks, the first one left out [ms]."""
     blocks = [seconds[i : i + block] for i in range(block, len(seconds) - block + 1, block)]
     return 1000 * median(fmean(each) for each in blocks)
+
+
+def cpu_s_of(pid: int | None) -> float:
+    """CPU seconds that a process has used: fields 14 and 15 of its `stat`; 0 of None."""
+    if pid is None:
+        return 0.0
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def spec_of(width: int, steps: int, teacher: str, rd_lambdas: tuple[float, ...]) -> TrialSpec:

@@ -16,6 +16,7 @@ they computed. A general-purpose implementation took three times as long per ste
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -89,7 +90,7 @@ class Soap(torch.optim.Optimizer):
         ]
 
 
-class _Batch:
+class _Batch(ABC):
     """Parameters that are updated together; each one's state is a view of the batch's.
 
     Args:
@@ -112,13 +113,13 @@ class _Batch:
         """Of the tensors in a state."""
         return "mean", "square"
 
+    @abstractmethod
     def joined(self, each: Sequence[Tensor]) -> Tensor:
         """One tensor of one tensor a parameter."""
-        raise NotImplementedError
 
+    @abstractmethod
     def apart(self, values: Tensor) -> Sequence[Tensor]:
         """Views of a joined tensor, one a parameter."""
-        raise NotImplementedError
 
     def keep(self, moments: dict[str, Tensor]) -> None:
         """Joined tensors, by name, become part of the states."""
@@ -144,9 +145,9 @@ class _Batch:
         size = math.sqrt(1 - beta2**step) / (1 - beta1**step)
         return torch.div(mean, denominator, out=denominator).mul_(size)
 
+    @abstractmethod
     def update(self) -> None:
         """One step of all."""
-        raise NotImplementedError
 
 
 class _Vectors(_Batch):

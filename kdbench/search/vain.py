@@ -27,7 +27,8 @@ def in_vain(cfg: StudyConfig, store: Store) -> KdbenchError:
     number = min(over, key=lambda n: (max(over[n].values()), n))
     costs = next(t.failure.values for t in trials if t.number == number and t.failure)
     missed = [
-        f"{key} is {costs[key]:,.6g}, {100 * share:.3g} % above {key}_max ({limits[key]:,.6g})"
+        f"{key} is {_said(costs[key])}, {_said(100 * share)} % above {key}_max "
+        f"({_said(limits[key])})"
         for key, share in over[number].items()
     ]
     let_in = ", ".join(f"constraints.{key}_max={_above(costs[key])}" for key in over[number])
@@ -44,6 +45,11 @@ def _shares(limits: dict[str, float], trial: StoredTrial) -> dict[str, float]:
         return {}
     shares = violations(limits, trial.failure.values)
     return {key: shares[key] for key in limits if shares[key] > 0}
+
+
+def _said(value: float) -> str:
+    """Whole from 1,000 on, else three digits."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _above(cost: float) -> str:

@@ -21,9 +21,9 @@ from benchmarks import (
     distillation,
     evaluation,
     frontier,
+    halves,
     inherit,
     kodak,
-    library,
     optimiser,
     publish,
     scale,
@@ -328,7 +328,7 @@ def test_students_are_named_by_the_widths_of_encoder_and_decoder() -> None:
     assert inherit.student("32") == (32, 32)
 
 
-# --- library -------------------------------------------------------------------------------------
+# --- halves -------------------------------------------------------------------------------------
 
 LIBRARY = {
     "teacher_loss": 0.5,
@@ -356,31 +356,29 @@ def full(encoder: int, decoder: int, loss: float) -> dict[str, Any]:
 
 
 def test_a_student_loses_what_its_encoder_and_its_decoder_lose_alone() -> None:
-    assert library.predicted(LIBRARY, 16, 48) == pytest.approx(0.5 + 0.3 + 0.1)
-    assert library.predicted(LIBRARY, 64, 16) == pytest.approx(0.9)
+    assert halves.predicted(LIBRARY, 16, 48) == pytest.approx(0.5 + 0.3 + 0.1)
+    assert halves.predicted(LIBRARY, 64, 16) == pytest.approx(0.9)
 
 
 def test_predictions_are_compared_with_what_training_gave() -> None:
-    rows = [
-        full(e, d, library.predicted(LIBRARY, e, d)) for e in (16, 32, 48, 64) for d in (16, 48)
-    ]
-    taus = {at["predictor"]: at["tau"] for at in library.compared(LIBRARY, rows)}
+    rows = [full(e, d, halves.predicted(LIBRARY, e, d)) for e in (16, 32, 48, 64) for d in (16, 48)]
+    taus = {at["predictor"]: at["tau"] for at in halves.compared(LIBRARY, rows)}
     assert taus["library"] == pytest.approx(1.0)
     assert taus["rung of 26 steps"] == pytest.approx(-1.0)
-    assert {at["truth"] for at in library.compared(LIBRARY, rows)} == {"loss"}  # no BD-rate there
-    assert library.compared(LIBRARY, rows[:3]) == []
+    assert {at["truth"] for at in halves.compared(LIBRARY, rows)} == {"loss"}  # no BD-rate there
+    assert halves.compared(LIBRARY, rows[:3]) == []
 
 
 def test_a_student_that_is_dominated_as_predicted_is_not_trained() -> None:
     rows = [full(16, 48, 0.9) | {"bd_rate_pct": 1.0}, full(64, 16, 0.9) | {"bd_rate_pct": 5.0}]
-    by_all, by_decoder = library.refusals(LIBRARY, rows)  # both are said to reach 0.9
+    by_all, by_decoder = halves.refusals(LIBRARY, rows)  # both are said to reach 0.9
     assert (by_all["untrained"], by_all["front"], by_all["front_lost"]) == (1, 1, 0)
     assert (by_decoder["untrained"], by_decoder["front"], by_decoder["front_lost"]) == (1, 2, 1)
 
 
 def test_of_a_part_that_learns_alone_all_others_are_frozen() -> None:
     model = started(architecture())
-    library.only("g_s")(model)
+    halves.only("g_s")(model)
     learning = {name for name, p in model.named_parameters() if p.requires_grad}
     decoder = {f"g_s.{name}" for name, _ in model.g_s.named_parameters()}
     assert learning >= decoder

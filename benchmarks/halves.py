@@ -1,7 +1,7 @@
 """Whether a library of encoders and decoders that share the teacher's latents orders students.
 
-    python -m benchmarks.library                           some minutes: trains it
-    python -m benchmarks.library --trained benchmarks/results/library.json --table ours.jsonl
+    python -m benchmarks.halves                           some minutes: trains it
+    python -m benchmarks.halves --trained benchmarks/results/halves.json --table ours.jsonl
 
 Each encoder is trained alone: the teacher's g_s, h_a, h_s and gains are frozen, the loss is
 R + rd_lambda 255^2 D and the latent term. Each decoder likewise, behind the teacher's g_a, on its
@@ -207,13 +207,13 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=60, help="of each part")
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--crops", type=int, default=768, help="training crops, built-in photos")
-    add_out(parser, "library")
+    add_out(parser, "halves")
     arguments = parser.parse_args(given)
     rows = [] if arguments.table is None else load_rows(arguments.table)
     if arguments.trained is not None:
         found = json.loads(arguments.trained.read_text())["library"]
     else:
-        with tempfile.TemporaryDirectory(prefix="kdbench-library-") as folder:
+        with tempfile.TemporaryDirectory(prefix="kdbench-halves-") as folder:
             room = Room.in_folder(Path(folder), arguments.crops)
             found = library(room, arguments.steps, arguments.rate)
     figures = compared(found, rows)
