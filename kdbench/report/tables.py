@@ -32,7 +32,7 @@ def show_text(found: Overview, *, all_trials: bool, width: int) -> str:
     if all_trials:
         parts += _unfinished(found, width)
     parts += _dead_terms(shown, width)
-    parts += _energy_again(found, width)
+    parts += [wrapped("", text, width, indent=0) for text in energy_again(found)]
     parts += _twins(shown, found, width)
     if "model" in sources_of(shown.values()):
         parts.append(wrapped("", MODEL_NOTE, width, indent=0))
@@ -149,19 +149,18 @@ def _dead_terms(results: Mapping[int, TrialResult], width: int) -> list[str]:
     return [wrapped("", f"dead terms: {'; '.join(dead)}", width, indent=0)] if dead else []
 
 
-def _energy_again(found: Overview, width: int) -> list[str]:
+def energy_again(found: Overview) -> list[str]:
     """How far the front's energy moved in training; nothing where nobody looked."""
     front = [trial for trial in found.trials if trial.number in found.front]
     shifts = {t.number: shift for t in front if (shift := t.energy_shift_pct) is not None}
     if not shifts:
         return []
     number = max(shifts, key=lambda n: abs(shifts[n]))
-    text = (
+    return [
         f"energy is measured before training; measured again after it, on {len(shifts)} of the "
         f"{len(front)} students on the front, it moved by {percent(shifts[number])} % at most "
         f"(trial {number})."
-    )
-    return [wrapped("", text, width, indent=0)]
+    ]
 
 
 def _twins(numbers: Iterable[int], found: Overview, width: int) -> list[str]:
