@@ -33,6 +33,7 @@ __all__ = [
     "trial_charts",
 ]
 MARKS: tuple[Role, ...] = ("anchor", "codec")  # what is no trial
+Quality = Callable[[RDPoint], float | None]
 MS_SSIM_DB_MAX = 60.0  # of 1 - MS-SSIM, where a float tells no more
 
 
@@ -335,7 +336,7 @@ def _rd_charts(
         for place, trial in enumerate(trials)
         if trial.result is not None
     ]
-    qualities: tuple[tuple[str, str, Callable[[RDPoint], float | None]], ...] = (
+    qualities: tuple[tuple[str, str, Quality], ...] = (
         ("psnr", "PSNR", _psnr_db),
         ("ms-ssim", "MS-SSIM", ms_ssim_db),
     )
@@ -369,9 +370,7 @@ def ms_ssim_db(point: RDPoint) -> float | None:
     return -10 * log10(max(1 - point.ms_ssim, 10 ** (-MS_SSIM_DB_MAX / 10)))
 
 
-def _curve(
-    name: str, curve: RDCurve, role: Role, place: int, quality: Callable[[RDPoint], float | None]
-) -> Series:
+def _curve(name: str, curve: RDCurve, role: Role, place: int, quality: Quality) -> Series:
     points = tuple(
         Point(
             x=point.bpp,

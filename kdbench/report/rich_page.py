@@ -18,6 +18,7 @@ from kdbench.report.document import Document, Entries
 from kdbench.report.text import Cells
 
 FONT_FACE = re.compile(r"@font-face\s*\{[^}]*\}\s*")  # rich's would be fetched from a network
+LEAST_COLUMNS = 100
 PAPER = TerminalTheme((255, 255, 255), (28, 32, 38), [(28, 32, 38)] * 8)  # black on white
 
 
@@ -43,10 +44,11 @@ def report_html(document: Document, width: int) -> str:
 
 
 def _recorded(document: Document, width: int) -> Console:
+    """A console that was told the report; narrower than `LEAST_COLUMNS` figures would be cut."""
     console = Console(
         file=StringIO(),
         record=True,
-        width=width,
+        width=max(width, LEAST_COLUMNS),
         force_terminal=True,
         color_system="truecolor",
         legacy_windows=False,
@@ -89,7 +91,9 @@ def _table(cells: Cells) -> Table:
         caption=Text(cells.note) if cells.note else None,
         caption_justify="left",
         box=SIMPLE_HEAD,
+        show_edge=False,
         pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for i, head in enumerate(cells.heads):
         table.add_column(
