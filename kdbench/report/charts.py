@@ -44,6 +44,7 @@ __all__ = [
 MARKS: tuple[Role, ...] = ("anchor", "codec")  # what is no trial
 Spread = Callable[[str, TrialResult], Interval]
 Quality = Callable[[RDPoint], float | None]
+MANY = 60  # complete trials beyond which the front alone has bars
 MS_SSIM_DB_MAX = 60.0  # of 1 - MS-SSIM, where a float tells no more
 
 
@@ -159,8 +160,9 @@ def _projection(
         y=y_axis,
         series=tuple(series),
         rules=_rules(found, names, codecs),
-        note="Bars are 95 % intervals: of BD-rate over photos, of energy over windows. The line "
-        "joins trials that nothing beats in these two objectives alone.",
+        note="Bars are 95 % intervals: of BD-rate over photos, of energy over windows"
+        + (", of the front alone" if found.n("complete") > MANY else "")
+        + ". The line joins trials that nothing beats in these two objectives alone.",
     )
 
 
@@ -187,6 +189,7 @@ def _trial_points(
     found: Overview, names: Sequence[str], spread: Spread, *, on_front: bool
 ) -> tuple[Point, ...]:
     points = []
+    with_bars = on_front or found.n("complete") <= MANY
     for trial in found.trials:
         result = trial.result
         if result is None or (trial.number in found.front) != on_front:
@@ -194,7 +197,9 @@ def _trial_points(
         values = _values(result, names)
         if values is None:
             continue
-        x_ends, y_ends = (spread(name, result) for name in names[:2])
+        x_ends, y_ends = (
+            spread(name, result) if with_bars else UNKNOWN_INTERVAL for name in names[:2]
+        )
         points.append(
             Point(
                 x=values[0],
