@@ -61,10 +61,10 @@ def visit(
         f"--log-net-log={network}",
         f"--window-size={width},{height}",
         f"--blink-settings=preferredColorScheme={0 if dark else 1}",
-        "--virtual-time-budget=10000",
+        "--virtual-time-budget=5000",
     ]
     opened = [BROWSER, *flags, "--dump-dom", f"--screenshot={folder / 'picture.png'}", address]
-    run = subprocess.run(opened, capture_output=True, text=True, timeout=180, check=True)
+    run = subprocess.run(opened, capture_output=True, text=True, timeout=300, check=True)
     lines = [line for line in run.stderr.splitlines() if ":CONSOLE:" in line]
     return Visit(
         dom=run.stdout,
