@@ -48,6 +48,19 @@ def codec_bytes(model: LearnedCodec, card: Mapping[str, Any], *, half: bool = Fa
     return _ordered(save({k: v.contiguous().cpu() for k, v in tensors.items()}, metadata))
 
 
+def codec_identity(model: LearnedCodec) -> bytes:
+    """SHA-256 of what `model` computes with: architecture, weights and tables, whatever its card.
+
+    A student and the package that it was exported to have the same.
+    """
+    digest = hashlib.sha256(canonical_json(model.architecture).encode())
+    for name, value in sorted(model.state_dict().items()):
+        array = value.detach().cpu().contiguous().numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.digest()
+
+
 def _ordered(file: bytes) -> bytes:
     """`file` with its header sorted: safetensors writes metadata in random order (0.8, 2026)."""
     (length,) = LENGTH.unpack_from(file)
