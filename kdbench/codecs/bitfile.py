@@ -223,9 +223,7 @@ def read_header(data: bytes) -> Header:
 
 
 def _forged(what: str) -> CodecError:
-    return CodecError(
-        f"the .kdb file contradicts itself: {what}", fix="copy or encode it again"
-    )
+    return CodecError(f"the .kdb file contradicts itself: {what}", fix="copy or encode it again")
 
 
 @torch.no_grad()
