@@ -25,8 +25,9 @@ def codec_files(
 ) -> tuple[Path, ...]:
     """The file of a learned codec by name, or one a rate; none for a classical codec.
 
-    The folder of a package, `teacher:NAME`, `file:PATH`, `trial:STUDY/N`, `zoo:MODEL/QUALITY`, `zoo:MODEL/FIRST-LAST`. Where
-    `cache` is given the zoo's models are written there as codecs (`adopt`).
+    The folder of a package, `teacher:NAME`, `file:PATH`, `trial:STUDY/N`, `zoo:MODEL/QUALITY`,
+    `zoo:MODEL/FIRST-LAST`. Where `cache` is given the zoo's models are written there as codecs
+    (`adopt`).
 
     Raises:
         CodecError: No codec of this name.

@@ -10,7 +10,10 @@ from kdbench import __version__
 
 RD_LAMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)
 LEARNED = "a package's folder, teacher:NAME, file:PATH or trial:STUDY/N"
-CODECS = "a package's folder, teacher:NAME, file:PATH, trial:STUDY/N, zoo:MODEL/QUALITY, jpeg, webp, jpeg2000 or avif"
+CODECS = (
+    "a package's folder, teacher:NAME, file:PATH, trial:STUDY/N, zoo:MODEL/QUALITY, jpeg, webp, "
+    "jpeg2000 or avif"
+)
 EPILOG = "exit codes: 0 done, 1 a problem (its fix is on stderr), 2 wrong usage, 130 interrupted"
 
 
@@ -218,7 +221,14 @@ def _rerun(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--twin", action="store_true", help="train it without distillation, too, and compare"
     )
-    _device(command)
+    longer = command.add_mutually_exclusive_group()
+    longer.add_argument("--steps", type=_count, metavar="N", help="train N steps instead")
+    longer.add_argument(
+        "--full", action="store_true", help="train as many steps as the study kd_pareto_long has"
+    )
+    command.add_argument(
+        "--on", "--device", dest="device", metavar="NAME", help="auto, cpu, cuda or cuda:N"
+    )
     _common(command)
 
 

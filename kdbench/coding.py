@@ -4,6 +4,7 @@ Both compute with one thread and in fp32, as evaluations do, so that a float h_s
 thread count on either side.
 """
 
+import io
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,6 @@ from PIL import Image as Pillow
 from kdbench.anchor import codec_files
 from kdbench.cards import training_of
 from kdbench.codecs.bitfile import (
-    Header,
     Image,
     decode_image,
     encode_image,
@@ -139,10 +139,8 @@ def encode_file(
         seconds["encode"] = time.perf_counter() - began
         decoded, seconds["decode"] = _decoded(model, data, here, device)
     _written(out, data)
-    header = read_header(data)
-    return _coded(
-        out, codec, data, header, model, rd_lambdas, seconds, psnr_db(pixels, decoded, peak=255)
-    )
+    psnr = psnr_db(pixels, decoded, peak=255)
+    return _coded(out, codec, data, model=model, rd_lambdas=rd_lambdas, seconds=seconds, psnr=psnr)
 
 
 def decode_file(
@@ -196,8 +194,8 @@ def decode_file(
             )
         psnr = psnr_db(pixels, decoded, peak=255)
     _save(out, decoded)
-    header = read_header(data)
-    return _coded(out, codec, data, header, model, rd_lambdas, {"decode": seconds}, psnr)
+    took = {"decode": seconds}
+    return _coded(out, codec, data, model=model, rd_lambdas=rd_lambdas, seconds=took, psnr=psnr)
 
 
 def load_named(codec: str, store: Store) -> tuple[LearnedCodec, tuple[float, ...]]:
@@ -246,12 +244,13 @@ def _coded(
     out: Path,
     codec: str,
     data: bytes,
-    header: Header,
+    *,
     model: LearnedCodec,
     rd_lambdas: tuple[float, ...],
     seconds: dict[str, float],
     psnr: float | None,
 ) -> Coded:
+    header = read_header(data)
     n = model.architecture.n_levels
     return Coded(
         file=out,
@@ -295,8 +294,6 @@ def _written(out: Path, data: bytes) -> None:
 
 
 def _save(out: Path, pixels: Image) -> None:
-    import io
-
     kinds = {".png": "PNG", ".ppm": "PPM", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
     buffer = io.BytesIO()
     Pillow.fromarray(np.asarray(pixels)).save(buffer, kinds[out.suffix.lower()])

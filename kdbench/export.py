@@ -77,12 +77,15 @@ def export(
 
         require_runtime()
     model, _ = load_codec(student)
-    data, curve, exact = student.read_bytes(), result.rd, None
+    data, curve, exact, costs = student.read_bytes(), result.rd, None, result.complexity
     with _whole(folder) as inside:
         if wanted.deterministic:
+            from kdbench.complexity import measure_complexity
+
             model, data = _rounded(model, trial)
             write_atomic(inside / CODEC, data)
             curve, exact = _measured(inside / CODEC, store, study, result, on_progress)
+            costs = measure_complexity(model)
         else:
             write_atomic(inside / CODEC, data)
         onnx = _onnx(model, inside) if wanted.onnx else {}
@@ -93,6 +96,7 @@ def export(
             "licence": _licence(trial, wanted.licence, _training_photos(store, study)),
             "arithmetic": "integer" if model.has_integer_prior else "float",
             "deterministic": exact,
+            "complexity": complexity_json(costs),
             "onnx": onnx,
         }
         write_json(inside / CARD, card)
@@ -238,7 +242,6 @@ def _card(anchor: str, study: str, trial: StoredTrial, result: TrialResult, curv
         "images": list(curve.images),
         "bd_rate": bd_rate_json(result.bd_rate),
         "anchor": anchor,
-        "complexity": complexity_json(result.complexity),
         "energy": energy_json(energy),
         "energy_of": "trained" if trial.trained_energy else "started",
         "coding_s_per_mpx": {"encode": curve.encode_s_per_mpx, "decode": curve.decode_s_per_mpx},

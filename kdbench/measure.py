@@ -94,7 +94,7 @@ def measure_again(
     if setting.energy.meter == "none":
         setting = replace(setting, energy=replace(setting.energy, meter="auto"))
     images = load_images(setting.data.evaluation, "evaluation")
-    done = []
+    done: list[Remeasured] = []
     for trial, student in zip(trials, students, strict=True):
         on_trial(len(done), len(trials))
         done.append(_measured(store, study, trial, student, images=images, bench=setting))

@@ -154,7 +154,14 @@ def write_onnx(model: LearnedCodec, folder: Path, image: Image) -> tuple[Checked
         "decoder": (Decoder(model), ["y_hat", "level"], ["x_hat"]),
     }
     return tuple(
-        _checked(part, folder / f"{name}.onnx", inputs, outputs, seen[name], model)
+        _checked(
+            part,
+            folder / f"{name}.onnx",
+            inputs,
+            outputs,
+            seen[name],
+            exact=name == "hyper_decoder" and model.has_integer_prior,
+        )
         for name, (part, inputs, outputs) in parts.items()
     )
 
@@ -177,7 +184,8 @@ def _checked(
     inputs: list[str],
     outputs: list[str],
     seen: Sequence[Sequence[Tensor | None]],
-    model: Hyperprior,
+    *,
+    exact: bool,
 ) -> Checked:
     names = [name for name, value in zip(inputs, seen[0], strict=True) if value is not None]
     _write(part, path, names, outputs, [value for value in seen[0] if value is not None])
@@ -189,7 +197,6 @@ def _checked(
         for ours, theirs in zip(wanted, run_onnx(path, given), strict=True):
             difference = max(difference, float(np.abs(ours.numpy() - theirs).max()))
             largest = max(largest, float(ours.abs().max()))
-    exact = isinstance(part, HyperDecoder) and model.has_integer_prior
     if not difference <= (0.0 if exact else TOLERANCE * max(1.0, largest)):
         raise CodecError(
             f"{path.name} in ONNX Runtime differs from torch by {difference:.3g} where the largest "

@@ -55,8 +55,8 @@ def codec_file(folder: Path) -> Path:
     _require(path, folder)
     if file_sha(path) != card["sha"]:
         raise CodecError(
-            f"{path} is not the file that {CARD} beside it names: SHA-256 {file_sha(path)[:16]}..., "
-            f"not {str(card['sha'])[:16]}...",
+            f"{path} is not the file that {CARD} beside it names: its SHA-256 begins with "
+            f"{file_sha(path)[:16]}, not {card['sha'][:16]}",
             fix="copy the whole package again; its files belong together",
         )
     return path

@@ -31,6 +31,7 @@ import hashlib
 import math
 import struct
 import zlib
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -205,21 +206,20 @@ def read_header(data: bytes) -> Header:
         )
     if zlib.crc32(data[:CRC_AT] + data[HEADER.size :]) != crc:
         raise CodecError("the .kdb file is damaged or cut short", fix="copy or encode it again")
-    at, level, more = HEADER.size, float(below), {"codec": None, "is_integer": None}
-    machine = None
+    at, level = HEADER.size, float(below)
+    codec, is_integer, machine = None, None, None
     if magic == MAGIC_TRAVELLING:
         if len(data) < at + TRAVELLING.size:
             raise _forged("its header ends early")
-        steps, codec, is_integer, n_machine = TRAVELLING.unpack_from(data, at)
+        steps, codec, arithmetic, n_machine = TRAVELLING.unpack_from(data, at)
         at += TRAVELLING.size
         machine = data[at : at + n_machine].decode(errors="replace")
-        at, level = at + n_machine, below + steps / STEPS
-        more = {"codec": codec, "is_integer": bool(is_integer)}
+        at, level, is_integer = at + n_machine, below + steps / STEPS, bool(arithmetic)
     if at + n_y > len(data):
         raise _forged("its strings are longer than the file")
     if not (height and width):
         raise _forged("its image has no pixels")
-    return Header(level, height, width, check, machine=machine, strings=(at, at + n_y), **more)
+    return Header(level, height, width, check, codec, is_integer, machine, (at, at + n_y))
 
 
 def _forged(what: str) -> CodecError:
@@ -317,7 +317,7 @@ def _least_bits(model: LearnedCodec) -> float:
     )
     bits = 0.0
     for row, n in zip(tables.tolist(), lengths.tolist(), strict=True):
-        most = max(b - a for a, b in zip(row[: n - 1], row[1:n], strict=True))
+        most = max(b - a for a, b in pairwise(row[:n]))
         bits += PRECISION_BITS - math.log2(most)
     return bits
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdbench.codecs.bitfile import Image, to_tensor
 from kdbench.codecs.hyperprior import Hyperprior
@@ -38,7 +38,6 @@ def with_integer_prior(model: LearnedCodec, images: Sequence[Image]) -> Hyperpri
     exact = Hyperprior(replace(model.architecture, hyper=hyper))
     target = exact.h_s
     assert isinstance(target, IntegerSynthesis)
-    assert isinstance(model.h_s, nn.Sequential)
     fill(target, model.h_s, _hyper_latents(model, images))
     kept = {k: v for k, v in model.state_dict().items() if not k.startswith("h_s.")}
     exact.load_state_dict(kept | {f"h_s.{k}": v for k, v in target.state_dict().items()})

@@ -98,7 +98,7 @@ class Hyperprior(LearnedCodec):
         self.h_s = self._hyper_synthesis(Z, H, 2 * M if self.has_means else M)
         self.make_gains(architecture.n_levels, M)
 
-    def _hyper_synthesis(self, Z: int, H: int, n_out: int) -> nn.Module:
+    def _hyper_synthesis(self, Z: int, H: int, n_out: int) -> nn.Sequential:
         if self.has_integer_prior:
             return IntegerSynthesis(Z, H, n_out, rectifies=not self.has_means)
         layers = [deconv(Z, H), nn.ReLU(inplace=True), deconv(H, H), nn.ReLU(inplace=True)]

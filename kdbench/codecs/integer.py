@@ -89,7 +89,7 @@ class IntegerLayer(nn.Module):
             )
 
 
-class IntegerSynthesis(nn.Module):
+class IntegerSynthesis(nn.Sequential):
     """h_s in integers: z_hat float32 (B, Z, h/4, w/4) -> sigma, or sigma and mu, (B, .., h, w)."""
 
     def __init__(self, z_channels: int, width: int, n_out: int, *, rectifies: bool) -> None:
@@ -101,26 +101,27 @@ class IntegerSynthesis(nn.Module):
             n_out: M, or 2 M with means.
             rectifies: Whether outputs are 0 at least: of scales alone.
         """
-        super().__init__()
-        self.register_buffer("scale", torch.ones(()))
-        self.scale: Tensor
-        self.layers = nn.Sequential(
+        super().__init__(
             IntegerLayer(z_channels, width, upsamples=True, rectifies=True, bits=ACTIVATION_BITS),
             IntegerLayer(width, width, upsamples=True, rectifies=True, bits=ACTIVATION_BITS),
             IntegerLayer(width, n_out, upsamples=False, rectifies=rectifies, bits=OUTPUT_BITS),
         )
-        self.register_load_state_dict_post_hook(lambda module, _: module.require_exact())
+        self.register_buffer("scale", torch.ones(()))
+        self.scale: Tensor
 
     def forward(self, z_hat: Tensor) -> Tensor:
         """As the float h_s, rounded."""
         largest = 2.0**ACTIVATION_BITS - 1
         x = torch.round(z_hat.double() * self.scale.double()).clamp(-largest, largest)
-        return (self.layers(x) * 2.0**-OUTPUT_FRACTION_BITS).float()
+        for layer in self:
+            x = layer(x)
+        return (x * 2.0**-OUTPUT_FRACTION_BITS).float()
 
     def require_exact(self) -> None:
         """Raises CodecError where any input could make a sum inexact."""
-        for layer in self.layers:
-            layer.require_exact(2.0**ACTIVATION_BITS)  # type: ignore[operator]
+        for layer in self:
+            assert isinstance(layer, IntegerLayer)
+            layer.require_exact(2.0**ACTIVATION_BITS)
 
 
 def _integers(*shape: int, kind: torch.dtype) -> nn.Parameter:
@@ -147,9 +148,7 @@ def fill(target: IntegerSynthesis, h_s: nn.Sequential, z_hats: Iterable[Tensor])
     fraction_bits = [_fraction_bits(peak) for peak in peaks[:-1]]
     target.scale.fill_(2.0 ** fraction_bits[0])
     outputs = [*fraction_bits[1:], OUTPUT_FRACTION_BITS]
-    for integer, layer, f_in, f_out in zip(
-        target.layers, layers, fraction_bits, outputs, strict=True
-    ):
+    for integer, layer, f_in, f_out in zip(target, layers, fraction_bits, outputs, strict=True):
         assert isinstance(integer, IntegerLayer)
         kernels, bias = _as_3x3(layer)
         largest = max(float(kernels.abs().max()), 1e-6)

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from kdbench.codecs.building import build
+from kdbench.codecs.integer import IntegerSynthesis
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.errors import CodecError
 from kdbench.records import AnyArchitecture, Architecture, FamilyArchitecture, canonical_json
@@ -97,6 +98,9 @@ def load_codec(path: Path) -> tuple[LearnedCodec, dict[str, Any]]:
             f"{first[1].strip() if len(first) > 1 else first[0]}",
             fix="take the original file again; header and weights must come from one save",
         ) from None
+    for part in model.modules():
+        if isinstance(part, IntegerSynthesis):
+            part.require_exact()
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)

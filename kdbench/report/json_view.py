@@ -153,10 +153,25 @@ def rerun_json(runs: Sequence[Reproduction], study: str) -> Json:
             {
                 "number": run.number,
                 "reproduced": run.identical,
+                "within_interval": run.within_interval,
+                "verdict": run.verdict,
+                "steps": run.steps and {"then": run.steps[0], "now": run.steps[1]},
                 "expected": run.expected,
                 "same": dict(run.same),
                 "changed": {k: {"then": a, "now": b} for k, (a, b) in run.changed.items()},
                 "bd_rate_pct": {"then": run.first.bd_rate_pct, "now": run.second.bd_rate_pct},
+                "bd_rate": {
+                    "then": bd_rate_json(run.first.bd_rate),
+                    "now": bd_rate_json(run.second.bd_rate),
+                },
+                "energy": {
+                    "then": energy_json(run.first.energy),
+                    "now": energy_json(run.second.energy),
+                },
+                "training_s": {
+                    "then": run.first.seconds.get("training"),
+                    "now": run.second.seconds.get("training"),
+                },
                 "difference": bd_rate_json(run.difference) if run.difference else None,
                 "why_no_difference": run.why_not,
                 "hashes": {"then": dict(run.first.hashes), "now": dict(run.second.hashes)},
