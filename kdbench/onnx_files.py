@@ -26,7 +26,7 @@ from kdbench.codecs.learned import LearnedCodec
 from kdbench.errors import CodecError
 
 OPSET = 17
-TOLERANCE = 1e-3  # of the largest value, or of 1 where that is less
+TOLERANCE = 1e-4  # of the largest value, or of 1 where that is less
 EXTRA = "pip install 'kdbench[onnx]'"
 Array = npt.NDArray[Any]
 
