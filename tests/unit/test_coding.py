@@ -208,7 +208,7 @@ def test_an_original_of_another_size_is_refused(here: Path, capsys: Capture) -> 
 
 
 def test_a_codec_of_one_rate_has_no_quality(tmp_path: Path, here: Path, capsys: Capture) -> None:
-    store = make_study_with_student(tmp_path / "one", n_levels=1)
+    store = make_study_with_student(tmp_path / "one", n_levels=1, evaluated=False)
     line = ["encode", "photo.png", "out.kdb", *CODEC, "--root", str(store.root)]
     assert "leave `--quality` away" in refused(capsys, *line, "--quality", "0.5")
     told = run(capsys, *line)

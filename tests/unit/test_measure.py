@@ -28,7 +28,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return make_study_with_student(tmp_path_factory.mktemp("study"))
+    return make_study_with_student(tmp_path_factory.mktemp("study"), evaluated=False)
 
 
 @pytest.fixture
