@@ -43,7 +43,7 @@ Curve = dict[float, tuple[list[float], list[float]]]  # bpp and PSNR of each pho
 
 
 def coded(model: Hyperprior, images: ImageSet, levels: Sequence[float]) -> Curve:
-    """bpp and PSNR of real files that say any level."""
+    """Bits per pixel and PSNR of real files that say any level."""
     found: Curve = {level: ([], []) for level in levels}
     for i in range(images.n):
         image = images.image(i)

@@ -163,9 +163,9 @@ def run_again(
     first = recorded(trial)
     then, now = stood_on(trial.spec, bench, anchor_sha)
     spec, recorded_steps = trial.spec, trial.spec.training.steps
-    longer = None if steps in (None, recorded_steps) else (recorded_steps, steps)
+    longer = None if steps is None or steps == recorded_steps else (recorded_steps, steps)
     if longer is not None:
-        spec = replace(spec, training=replace(spec.training, steps=steps))
+        spec = replace(spec, training=replace(spec.training, steps=longer[1]))
     files = TrialFolder(folder / str(trial.number))
     keep_spec(files, spec)
     again = run_trial(spec, bench, lambda rung: True, files.path, on_progress)

@@ -334,7 +334,7 @@ def _slack(model: LearnedCodec, shape: tuple[int, int]) -> bytes:
 
 
 @torch.no_grad()
-def expectation(model: LearnedCodec, image: Analysed, level: int) -> Expectation:
+def expectation(model: LearnedCodec, image: Analysed, level: float) -> Expectation:
     """Estimated bits and reconstruction of an image, without a bitstream."""
     out = model.forward_latent(image.latent, level)
     x_hat: Tensor = out["x_hat"]  # type: ignore[assignment]

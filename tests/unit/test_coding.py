@@ -95,8 +95,8 @@ def test_decoded_pixels_are_kept_by_every_format(here: Path, kind: str, capsys: 
     run(capsys, "encode", "photo.png", "photo.kdb", *CODEC)
     run(capsys, "decode", "photo.kdb", f"back.{kind}", *CODEC)
     run(capsys, "decode", "photo.kdb", "again.png", *CODEC)
-    pixels = [np.asarray(Image.open(name)) for name in (f"back.{kind}", "again.png")]
-    np.testing.assert_array_equal(*pixels)
+    one, two = (np.asarray(Image.open(name)) for name in (f"back.{kind}", "again.png"))
+    np.testing.assert_array_equal(one, two)
 
 
 def test_a_teachers_file_and_a_packages_are_written_likewise(here: Path, capsys: Capture) -> None:
