@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from compressai.models.base import CompressionModel
+from jsonschema import Draft202012Validator
 
 import kdbench
 from kdbench import onnx_files
@@ -83,6 +84,15 @@ def test_a_package_is_the_student_with_its_card_and_its_spec(store: Store, packa
     assert card["training"]["steps"] == trial.spec.training.steps
     assert card["identity"] == codec_identity(student()).hex()
     assert json.loads((package / "spec.json").read_text())["hash"] == trial.spec.hash
+
+
+def test_cards_follow_their_schema(package: Path, exact: Path) -> None:
+    schemas = Path(__file__).parents[2] / "docs" / "schemas"
+    schema = json.loads((schemas / "package.schema.json").read_text())
+    Draft202012Validator.check_schema(schema)
+    for folder in (package, exact):
+        Draft202012Validator(schema).validate(card_of(folder))
+        assert not Draft202012Validator(schema).is_valid(card_of(folder) | {"energy": 1.0})
 
 
 def test_its_readme_has_the_figures_of_its_card(package: Path) -> None:
