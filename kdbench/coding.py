@@ -14,13 +14,8 @@ from PIL import Image as Pillow
 
 from kdbench.anchor import codec_files
 from kdbench.cards import training_of
-from kdbench.codecs.bitfile import (
-    Image,
-    decode_image,
-    encode_image,
-    lay_out,
-    read_header,
-)
+from kdbench.codecs.bitfile import Image, decode_image, encode_image, lay_out
+from kdbench.codecs.fileform import read_header
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.codecs.weights import load_codec
 from kdbench.data import UnusableError, read_rgb

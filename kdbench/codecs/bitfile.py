@@ -1,36 +1,15 @@
-"""The .kdb file: one image, coded by one codec at one level.
+"""Images to .kdb files and back, by any learned codec; `fileform` has what stands where.
 
-    bytes   what
-    4       magic "KDB1", or "KDB2" of a file that leaves the process it was written in
-    1       level
-    2, 2    height, width [px], big-endian, before padding
-    4       length of the y string
-    4       first bytes of the SHA-256 of coded symbols, scale indexes and the codec's biases
-    4       CRC-32 of all other bytes
-    KDB2 only:
-    2       how far the quality lies above the level, in 1/65536 of the way to the next one
-    8       first bytes of the codec's identity (`weights.codec_identity`)
-    1       arithmetic of h_s: 0 float, 1 integer (`codecs.integer`)
-    1       length of the next item
-    ...     machine that wrote it: processor, kernels, threads, versions; UTF-8
-    both:
-    ...     y string, z string (CompressAI's range coder)
-
-The check matters because a float h_s gives other scale indexes on another CPU, thread count or
-runtime; the range decoder then reads garbage without noticing. A decode that disagrees is an error.
-So is one by another codec, even where both took their entropy model from one teacher.
-The CRC tells a damaged file from such a one before anything is decoded. What a header declares is
-held against the length of its strings before any memory is asked for: no symbol can cost less
-than the most likely one of its table.
-
-All 21 bytes of a KDB1 header count as bits in an evaluation, as a JPEG's do (0.0004 bpp at
-768x512). Evaluations write KDB1, since nobody there asks which codec and which machine it was.
+The strings are CompressAI's range coder's. A float h_s gives other scale indexes on another CPU,
+thread count or runtime; the range decoder then reads garbage without noticing, so a decode whose
+symbols and indexes have another hash than the header says is an error. So is one by another codec,
+even where both took their entropy model from one teacher.
+What a header declares is held against the length of its strings before any memory is asked for:
+no symbol can cost less than the most likely one of its table.
 """
 
 import hashlib
 import math
-import struct
-import zlib
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -40,17 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kdbench.codecs.fileform import STEPS, Header, contradiction, packed, read_header, require_size
 from kdbench.codecs.learned import DOWNSAMPLING, LearnedCodec
 from kdbench.codecs.weights import codec_identity
 from kdbench.errors import CodecError
 
-MAGIC, MAGIC_TRAVELLING = b"KDB1", b"KDB2"
 PRECISION_BITS = 16  # of CompressAI's range coder
-HEADER = struct.Struct(">4sBHHI4sI")
-CRC_AT = HEADER.size - 4
-TRAVELLING = struct.Struct(">H8sBB")
-STEPS = 1 << 16  # between two levels
-MAX_PX = 1 << 27  # of an image; g_s of a small codec has 8 GiB of activations there
 
 Image = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 
@@ -66,29 +40,6 @@ class Analysed(NamedTuple):
     latent: Tensor
     height: int
     width: int
-
-
-class Header(NamedTuple):
-    """What a .kdb file says of itself.
-
-    Attributes:
-        level: Between two trained levels, too.
-        height, width: Of the image [px].
-        check: Of symbols, scale indexes and biases.
-        codec: First bytes of its identity; None of a file that does not travel, as the next two.
-        is_integer: Whether h_s computed in integers.
-        machine: That wrote it.
-        strings: Where the y string begins, and where the z string does [bytes].
-    """
-
-    level: float
-    height: int
-    width: int
-    check: bytes
-    codec: bytes | None
-    is_integer: bool | None
-    machine: str | None
-    strings: tuple[int, int]
 
 
 class Expectation(NamedTuple):
@@ -146,7 +97,7 @@ def analyse_image(model: LearnedCodec, image: Image) -> Analysed:
         CodecError: The image is larger than a .kdb file can say, or than a decoder takes.
     """
     height, width = image.shape[:2]
-    _require_size(height, width)
+    require_size(height, width)
     return Analysed(model.g_a(to_tensor(image).to(_device(model))), height, width)
 
 
@@ -169,61 +120,28 @@ def encode_analysed(
         level: A trained one; or where `machine` is given between two, in steps of 1/65536.
         machine: The one that encodes, for a file that travels; its first 255 bytes are kept.
     """
-    below, steps = divmod(round(level * STEPS), STEPS)
-    if steps and machine is None:
+    model.checked_levels(level, 1)
+    kept = round(level * STEPS) / STEPS
+    if machine is None and not kept.is_integer():
         raise CodecError(
             f"level {level:g} lies between two, which a KDB1 file cannot say",
             fix="name the machine that encodes, and a KDB2 file is written",
         )
-    out = model.compress_latent(image.latent, below + steps / STEPS if steps else below)
+    out = model.compress_latent(image.latent, int(kept) if kept.is_integer() else kept)
     y_string, z_string = out["strings"][0][0], out["strings"][1][0]  # type: ignore[index]
     check = _check(model, out["symbols"], out["indexes"])  # type: ignore[arg-type]
-    size = image.height, image.width
-    magic = MAGIC if machine is None else MAGIC_TRAVELLING
-    header = HEADER.pack(magic, below, *size, len(y_string), check, 0)[:CRC_AT]
-    rest: bytes = y_string + z_string
-    if machine is not None:
-        named = machine.encode()[:255]
-        codec = codec_identity(model)[:8]
-        more = TRAVELLING.pack(steps, codec, model.has_integer_prior, len(named))
-        rest = more + named + rest
-    return header + struct.pack(">I", zlib.crc32(header + rest)) + rest
-
-
-def read_header(data: bytes) -> Header:
-    """What the .kdb file `data` says of itself.
-
-    Raises:
-        CodecError: Not a .kdb file, of a newer kdbench, damaged or cut short.
-    """
-    if len(data) < HEADER.size or data[:3] != MAGIC[:3]:
-        raise CodecError("this is no .kdb file", fix="name a file that `kdbench encode` wrote")
-    magic, below, height, width, n_y, check, crc = HEADER.unpack_from(data)
-    if magic not in (MAGIC, MAGIC_TRAVELLING):
-        raise CodecError(
-            f"this is no .kdb file that this kdbench knows: it begins with {magic!r}",
-            fix="if a newer kdbench wrote it, use that one: `pip install --upgrade kdbench`",
-        )
-    if zlib.crc32(data[:CRC_AT] + data[HEADER.size :]) != crc:
-        raise CodecError("the .kdb file is damaged or cut short", fix="copy or encode it again")
-    at, level = HEADER.size, float(below)
-    codec, is_integer, machine = None, None, None
-    if magic == MAGIC_TRAVELLING:
-        if len(data) < at + TRAVELLING.size:
-            raise _forged("its header ends early")
-        steps, codec, arithmetic, n_machine = TRAVELLING.unpack_from(data, at)
-        at += TRAVELLING.size
-        machine = data[at : at + n_machine].decode(errors="replace")
-        at, level, is_integer = at + n_machine, below + steps / STEPS, bool(arithmetic)
-    if at + n_y > len(data):
-        raise _forged("its strings are longer than the file")
-    if not (height and width):
-        raise _forged("its image has no pixels")
-    return Header(level, height, width, check, codec, is_integer, machine, (at, at + n_y))
-
-
-def _forged(what: str) -> CodecError:
-    return CodecError(f"the .kdb file contradicts itself: {what}", fix="copy or encode it again")
+    travels = machine is not None
+    header = Header(
+        level=kept,
+        height=image.height,
+        width=image.width,
+        check=check,
+        codec=codec_identity(model)[:8] if travels else None,
+        is_integer=model.has_integer_prior if travels else None,
+        machine=machine,
+        strings=(0, len(y_string)),
+    )
+    return packed(header, y_string + z_string)
 
 
 @torch.no_grad()
@@ -243,7 +161,7 @@ def decode_image(model: LearnedCodec, data: bytes, *, machine: str = "this machi
     _require_codec(model, header)
     y_at, z_at = header.strings
     y_string, z_string = data[y_at:z_at], data[z_at:]
-    _require_size(header.height, header.width)
+    require_size(header.height, header.width)
     shape = (-(-header.height // DOWNSAMPLING), -(-header.width // DOWNSAMPLING))
     _require_bits(model, shape, len(z_string))
     y_string, z_string = (string + _slack(model, shape) for string in (y_string, z_string))
@@ -280,19 +198,6 @@ def _other_latents(header: Header, machine: str) -> CodecError:
     )
 
 
-def _require_size(height: int, width: int) -> None:
-    if max(height, width) > 65535:
-        raise CodecError(
-            f"the image is {width}x{height} px; a .kdb file holds at most 65535 px a side",
-            fix="cut the image into tiles",
-        )
-    if height * width > MAX_PX:
-        raise CodecError(
-            f"the image is {width}x{height} px; {MAX_PX / 1e6:.0f} megapixels are coded at most",
-            fix="cut the image into tiles",
-        )
-
-
 def _require_bits(model: LearnedCodec, shape: tuple[int, int], n_z_bytes: int) -> None:
     """Raises CodecError where the z string is too short for an image of `shape`.
 
@@ -301,7 +206,7 @@ def _require_bits(model: LearnedCodec, shape: tuple[int, int], n_z_bytes: int) -
     """
     least = _least_bits(model) * shape[0] * shape[1]
     if 8 * n_z_bytes + 64 < least:
-        raise _forged(
+        raise contradiction(
             f"{n_z_bytes} bytes cannot hold what predicts {shape[1] * DOWNSAMPLING}x"
             f"{shape[0] * DOWNSAMPLING} px with this codec, at least {math.ceil(least / 8)} bytes"
         )

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from kdbench.cli import main
-from kdbench.codecs.bitfile import read_header
+from kdbench.codecs.fileform import read_header
 from kdbench.data import load_images
 from kdbench.store import Store
 from tests.support.results import STUDY

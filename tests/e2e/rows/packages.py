@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from kdbench.codecs.bitfile import CRC_AT, HEADER, encode_image
+from kdbench.codecs.bitfile import encode_image
+from kdbench.codecs.fileform import CRC_AT, HEADER
 from kdbench.codecs.weights import file_sha, load_codec
 from kdbench.data import load_images
 from tests.e2e.rows.row import Row

@@ -10,16 +10,14 @@ import torch
 
 from kdbench.codecs import bitfile
 from kdbench.codecs.bitfile import (
-    CRC_AT,
-    HEADER,
     Image,
     analyse_image,
     decode_image,
     encode_image,
     expectation,
     payload_bits,
-    read_header,
 )
+from kdbench.codecs.fileform import CRC_AT, HEADER, read_header
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.weights import codec_identity
 from kdbench.data import load_images
@@ -235,6 +233,23 @@ def test_a_machine_of_a_long_name_is_cut(model: Hyperprior, photo: Image) -> Non
     data = encode_image(model, photo, 0, machine="Ünit " * 100)
     decode_image(model, data)
     assert str(read_header(data).machine).startswith("Ünit Ünit")
+
+
+def test_a_machine_s_name_steers_no_terminal(model: Hyperprior, photo: Image) -> None:
+    data = encode_image(model, photo, 0, machine="\x1b[31mred\n")
+    assert read_header(data).machine == "?[31mred?"
+
+
+def test_a_header_that_ends_early_is_refused(model: Hyperprior, travelling: bytes) -> None:
+    short = travelling[: HEADER.size + 4]
+    with pytest.raises(CodecError, match="its header ends early"):
+        decode_image(model, forged(short, ">B", 4, 1))
+
+
+@pytest.mark.parametrize("level", [-0.5, 1.5, 2, float("nan")])
+def test_a_level_outside_writes_no_file(model: Hyperprior, photo: Image, level: float) -> None:
+    with pytest.raises(CodecError, match="outside the trained levels 0 to 1"):
+        encode_image(model, photo, level, machine="here")
 
 
 def test_a_level_between_two_needs_a_file_that_can_say_so(model: Hyperprior, photo: Image) -> None:

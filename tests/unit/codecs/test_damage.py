@@ -6,15 +6,9 @@ import zlib
 import numpy as np
 import pytest
 
-from kdbench.codecs.bitfile import (
-    CRC_AT,
-    HEADER,
-    Image,
-    decode_image,
-    encode_image,
-    read_header,
-)
+from kdbench.codecs.bitfile import Image, decode_image, encode_image
 from kdbench.codecs.deterministic import with_integer_prior
+from kdbench.codecs.fileform import CRC_AT, HEADER, read_header
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.data import load_images
 from kdbench.errors import CodecError
