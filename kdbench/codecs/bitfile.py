@@ -19,7 +19,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdbench.codecs.fileform import STEPS, Header, contradiction, packed, read_header, require_size
+from kdbench.codecs.fileform import (
+    STEPS,
+    Header,
+    contradiction,
+    header_bytes,
+    packed,
+    read_header,
+    require_size,
+)
 from kdbench.codecs.learned import DOWNSAMPLING, LearnedCodec
 from kdbench.codecs.weights import codec_identity
 from kdbench.errors import CodecError
@@ -273,7 +281,7 @@ def _within_precision(p: Tensor) -> Tensor:
 
 def payload_bits(data: bytes) -> int:
     """Bits of the two strings of a .kdb file, its header not counted."""
-    return (len(data) - read_header(data).strings[0]) * 8
+    return (len(data) - header_bytes(data)) * 8
 
 
 def _device(model: LearnedCodec) -> torch.device:

@@ -116,6 +116,14 @@ def read_header(data: bytes) -> Header:
     return Header(level, height, width, check, codec, is_integer, machine, (at, at + n_y))
 
 
+def header_bytes(data: bytes) -> int:
+    """Length of the header of a .kdb file that nobody has damaged."""
+    if data[:4] == MAGIC:
+        return HEADER.size
+    *_, n_machine = TRAVELLING.unpack_from(data, HEADER.size)
+    return HEADER.size + TRAVELLING.size + int(n_machine)
+
+
 def contradiction(what: str) -> CodecError:
     """What to raise for a file with a right checksum and a header that cannot be."""
     return CodecError(f"the .kdb file contradicts itself: {what}", fix="copy or encode it again")
