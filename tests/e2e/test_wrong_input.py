@@ -24,6 +24,7 @@ from kdbench.store import Store
 from tests.e2e.rows import (
     codecs,
     families,
+    packages,
     paper,
     photos,
     recipes,
@@ -44,6 +45,7 @@ ROWS: Mapping[str, Row] = {
     **photos.ROWS,
     **codecs.ROWS,
     **families.ROWS,
+    **packages.ROWS,
     **stores.ROWS,
     **teachers.ROWS,
     **paper.ROWS,
