@@ -160,6 +160,31 @@ def _show(store: "Store", study: str, *, all_trials: bool, as_json: bool) -> int
     return 0
 
 
+def dashboard(arguments: Namespace) -> int:
+    """A study in a browser, until it is interrupted."""
+    from kdbench.dashboard import Door, serve
+
+    store, study = _store(arguments), arguments.study
+
+    def say(page: str) -> None:
+        if arguments.json:
+            _print_json({"study": study, "url": page, "read_only": not arguments.write})
+        else:
+            what = "notes can be written" if arguments.write else "read-only"
+            print(f"study {study}: {page} ({what}; Ctrl-C ends it)")
+        sys.stdout.flush()
+
+    door = Door(
+        port=arguments.port,
+        host=arguments.host,
+        exposed=arguments.i_know_it_has_no_login,
+        write=arguments.write,
+        open_page=arguments.open,
+    )
+    serve(store, study, _storage(arguments) or store.database_url(study), door, say)
+    return 0
+
+
 def replay(arguments: Namespace) -> int:
     """Searches again among the finished trials of a study, on paper: samplers and ladders."""
     from kdbench.report.overview import overview
@@ -369,6 +394,7 @@ FUNCTIONS: Mapping[str, Callable[[Namespace], int]] = {
     "search": search,
     "worker": worker,
     "show": show,
+    "dashboard": dashboard,
     "replay": replay,
     "rerun": rerun,
     "bench": bench,

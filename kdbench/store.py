@@ -10,6 +10,7 @@ runs/<study>/trials/<n>/       spec.json, then result.json or failure.json; log.
                                where the study asks for twins, twin.json; rungs.json of studies
                                with a ladder
 runs/<study>/codecs/<i>.json   figures of codec i, of a study that lists codecs
+runs/<study>/notes.json        what people wrote in the dashboard
 runs/<study>/reruns/<k>/<n>/   what `rerun` trained again: one run of trial n, or with --seeds and
                                --twin a folder for each training
 """
@@ -39,6 +40,7 @@ from kdbench.records import (
 
 State = Literal["complete", "stopped", "refused", "infeasible", "failed", "running"]
 CACHE = "cache"
+_NEWS = (".json", ".png", ".safetensors")
 STUDY_NAME = re.compile(rf"(?!{CACHE}$)[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
@@ -126,6 +128,20 @@ class _TwinFile:
     schema: int = SCHEMA
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notes:
+    """What people wrote about a study, in Markdown.
+
+    Attributes:
+        study: None where nobody wrote about the study as a whole.
+        trials: By the number of the trial.
+    """
+
+    study: str | None = None
+    trials: Mapping[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+
 @dataclass(frozen=True, slots=True)
 class TrialFolder:
     """The files of one trial."""
@@ -173,6 +189,12 @@ class TrialFolder:
             return (self.student,)
         found = self.path.glob("student-*.safetensors")
         return tuple(sorted(found, key=lambda path: int(path.stem.rpartition("-")[2])))
+
+    @property
+    def kept(self) -> tuple[Path, ...]:
+        """Files for people to look into or to take away; those that are not there yet, too."""
+        told = (self.spec, self.result, self.failure, self.rungs, self.trained_energy, self.twin)
+        return (*told, self.log, *self.students)
 
     @property
     def rungs(self) -> Path:
@@ -313,6 +335,19 @@ class Store:
         """Where a study that lists codecs keeps the figures of the one at `i`."""
         return self.study_folder(study) / "codecs" / f"{i}.json"
 
+    def load_notes(self, study: str) -> Notes:
+        """What people wrote; nothing where nobody did.
+
+        Raises:
+            StoreError: A damaged file.
+        """
+        path = self.study_folder(study) / "notes.json"
+        return load(path, Notes) if path.is_file() else Notes()
+
+    def save_notes(self, study: str, notes: Notes) -> None:
+        """Keep what people wrote."""
+        write_json(self.study_folder(study) / "notes.json", notes)
+
     def new_rerun(self, study: str) -> Path:
         """A folder of its own for trials that are run again.
 
@@ -391,6 +426,20 @@ class Store:
             StoreError: No such study, or a damaged file.
         """
         return [_load_trial(folder) for folder in self._folders(study)]
+
+    def stamp(self, study: str) -> frozenset[tuple[str, int, int]]:
+        """Path, time and size of every file of the trials: another one when a trial has news.
+
+        Logs and checkpoints, which grow with every step, are left out.
+        """
+        pattern = "trials/*/*.*"
+        files = [p for p in self.study_folder(study).glob(pattern) if p.suffix in _NEWS]
+        found = set()
+        for path in files:
+            with suppress(FileNotFoundError):  # replaced while we looked
+                stat = path.stat()
+                found.add((str(path), stat.st_mtime_ns, stat.st_size))
+        return frozenset(found)
 
     def find_by_spec_hash(self, study: str, spec_hash: str) -> list[StoredTrial]:
         """Trials that were told the same: attempts at one spec, first one first."""

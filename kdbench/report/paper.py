@@ -142,7 +142,7 @@ def _energy(reference: Row, rows: Sequence[Row]) -> str:
     )
 
     def cells(row: Row) -> list[str]:
-        change = None if row is reference else _energy_change_pct(row.energy, reference.energy)
+        change = None if row is reference else energy_change_pct(row.energy, reference.energy)
         frame_mj = None if row.energy is None else row.energy.j_per_mpx * FRAME_PX / 1e3
         text = "" if row is reference else percent(change)
         return [row.name, energy_cell(row.energy, with_source), text, figure(frame_mj)]
@@ -165,7 +165,7 @@ def energy_cell(energy: CodecEnergy | None, with_source: bool) -> str:
     return figure(energy.j_per_mpx) + (f" {energy.source}" if with_source else "")
 
 
-def _energy_change_pct(ours: CodecEnergy | None, theirs: CodecEnergy | None) -> float | None:
+def energy_change_pct(ours: CodecEnergy | None, theirs: CodecEnergy | None) -> float | None:
     """Change of energy [%]; None between two devices, meters or kinds of figure."""
     if ours is None or theirs is None or ours.device != theirs.device:
         return None
