@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from kdbench.dashboard import words
 from kdbench.dashboard.guard import answer, refuse
 from kdbench.dashboard.notebook import Notebook
 from kdbench.dashboard.picture import STUDY_ID, Picture
@@ -122,13 +123,16 @@ class Answers:
 
 
 def amended(detail: dict[str, Any], picture: Picture) -> dict[str, Any]:
-    """Details of the study with Optuna's best trials, and with our figures in our order."""
+    """Details of the study with Optuna's best trials, our figures in our order, what went wrong."""
     order = {name: place for place, name in enumerate(picture.figures)}
     best = [trial for trial in detail["trials"] if trial["number"] in picture.best]
     figures = sorted(
         detail["plotly_graph_objects"], key=lambda one: order.get(one["id"], len(order))
     )
-    return {**detail, "best_trials": best, "plotly_graph_objects": figures}
+    note = detail["note"]
+    if picture.problem is not None:
+        note = {**note, "body": words.not_fresh(picture.problem) + note["body"]}
+    return {**detail, "best_trials": best, "plotly_graph_objects": figures, "note": note}
 
 
 def _after(query: str) -> int:

@@ -67,6 +67,7 @@ def of_trials(
     found: Overview,
     trials: Sequence[FrozenTrial],
     artifacts: Mapping[int, Sequence[Artifact]],
+    fixed: Mapping[str, str],
     storage: InMemoryStorage,
 ) -> optuna.Study:
     """The study in `storage`: as the database has it, with what the folders know of each trial."""
@@ -76,6 +77,8 @@ def of_trials(
         directions=["minimize"] * len(found.objectives),
     )
     study.set_metric_names(list(found.objectives))
+    for key, value in fixed.items():
+        study.set_user_attr(key, value)
     stored = {trial.number: trial for trial in found.trials}
     for trial in trials:
         known = stored.get(trial.number) or stored.get(trial.user_attrs.get(DUPLICATE_OF, -1))

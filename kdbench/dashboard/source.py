@@ -56,12 +56,12 @@ class Source:
     def picture(self) -> Picture:
         """The study as it is; the database first, since a worker writes its folder before it."""
         trials = self._trials()
-        found = overview(self._store, self._name)
+        found, stored = overview(self._store, self._name), self._store.load_study(self._name)
         artifacts = {one.number: artifacts_of(found, one) for one in found.trials}
         with quiet():
             storage = InMemoryStorage()
-            study = of_trials(found, trials, artifacts, storage)
-            self._write_notes(study, found, artifacts)
+            study = of_trials(found, trials, artifacts, stored.fixed, storage)
+            self._write_notes(study, found, stored.fixed, artifacts)
             return Picture(
                 study=study,
                 storage=storage,
@@ -78,11 +78,14 @@ class Source:
                 self._database.remove_session()  # every request has a thread of its own
 
     def _write_notes(
-        self, study: optuna.Study, found: Overview, artifacts: Mapping[int, Sequence[Artifact]]
+        self,
+        study: optuna.Study,
+        found: Overview,
+        fixed: Mapping[str, str],
+        artifacts: Mapping[int, Sequence[Artifact]],
     ) -> None:
-        stored = self._store.load_study(self._name)
         page = f"{STUDY_PAGE}/trials?numbers="
-        ours: dict[int | None, str] = {None: words.study_note(found, stored.fixed, page)}
+        ours: dict[int | None, str] = {None: words.study_note(found, fixed, page)}
         for trial in found.trials:
             shown = [
                 (one, f"/artifacts/{STUDY_ID}/{trial.number}/{one.id}")

@@ -1,5 +1,6 @@
 """Notes in Markdown: what a study found and stands on, and each trial beside its teacher."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -93,6 +94,11 @@ def _sources(found: Overview) -> list[str]:
         return ["Energy was not measured."]
     text = f"Energy: {', '.join(sorted(sources))}."
     return [f"{text} {MODEL_NOTE[0].upper()}{MODEL_NOTE[1:]}" if "model" in sources else text]
+
+
+def not_fresh(problem: str) -> str:
+    """What stands above the note of a study that cannot be read any more."""
+    return f"> **This page is not up to date**: {_plain(problem)}\n\n"
 
 
 # --- of a trial ------------------------------------------------------------------------------
@@ -243,22 +249,26 @@ def _code(text: str) -> str:
 
 def _short(value: str) -> str:
     """Hashes by their first digits."""
-    return value[:12] if len(value) == 64 else value
+    return value[:12] if re.fullmatch("[0-9a-f]{64}", value) else value
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """GitHub's Markdown; cells but the links of the first column are escaped."""
     aligned = ["---", *["--:"] * (len(heads) - 1)]
     lines = [
-        [_plain(head) for head in heads],
+        [_plain(heads[0]), *map(_cell, heads[1:])],
         aligned,
-        *([_cell(cell) for cell in row] for row in rows),
+        *(
+            [row[0] if row[0].startswith("[") else _plain(row[0]), *map(_cell, row[1:])]
+            for row in rows
+        ),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cell(text: str) -> str:
-    return text if text.startswith("[") and text.endswith(")") else _plain(text)
+    """With a wide space before it: the page leaves none between columns."""
+    return f"\u2003{_plain(text)}"
 
 
 def _block(commands: Sequence[str]) -> str:
