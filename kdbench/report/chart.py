@@ -1,0 +1,135 @@
+"""What a figure shows, without a library that draws: axes, series, reference marks."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["points", "line", "steps", "bars", "text"]
+Role = Literal["front", "beaten", "anchor", "twin", "codec", "member", "other", "quiet"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """One axis.
+
+    Attributes:
+        unit: Empty where a figure has none.
+        log: Whether it is drawn by its logarithm; every value is above 0 then.
+        categories: Names of the places 0, 1, ... of an axis that has no numbers.
+        low, high: Its ends; None: where the values are.
+    """
+
+    label: str
+    unit: str = ""
+    log: bool = False
+    categories: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def title(self) -> str:
+        """Label and unit."""
+        return f"{self.label} [{self.unit}]" if self.unit else self.label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One mark.
+
+    Attributes:
+        x: On the horizontal axis; of categories their place.
+        y: None breaks a line here and draws nothing.
+        z: Of a figure in three dimensions.
+        x_low, x_high, y_low, y_high: Ends of the 95 % interval; None where it is not known.
+        label: A word beside it; empty: none.
+        hover: What is said of it, lines of plain text.
+        trial: Its number, where it is one.
+    """
+
+    x: float
+    y: float | None
+    z: float | None = None
+    x_low: float | None = None
+    x_high: float | None = None
+    y_low: float | None = None
+    y_high: float | None = None
+    label: str = ""
+    hover: str = ""
+    trial: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """Marks of one look and one entry of the legend.
+
+    Attributes:
+        role: What it is; decides its colour and shape (`palette`).
+        place: Which one of its role, so that several look different.
+        with_points: Whether a line has its points marked.
+    """
+
+    name: str
+    kind: Kind
+    points: tuple[Point, ...]
+    role: Role
+    place: int = 0
+    with_points: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A straight line across the figure at one value: a codec that has no value on the other axis.
+
+    Attributes:
+        along: The axis that `value` is on.
+    """
+
+    along: Literal["x", "y"]
+    value: float
+    label: str
+    role: Role = "codec"
+    place: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """One figure.
+
+    Attributes:
+        name: For files and anchors: letters, digits, `-` and `_`.
+        note: What a reader must know, one sentence or more.
+        z: Of a figure in three dimensions.
+    """
+
+    name: str
+    title: str
+    x: Axis
+    y: Axis
+    series: tuple[Series, ...]
+    z: Axis | None = None
+    rules: tuple[Rule, ...] = ()
+    note: str = ""
+
+
+def ends(chart: Chart, along: Literal["x", "y"]) -> tuple[float, float] | None:
+    """Least and greatest value of a figure's points on one axis; None without any."""
+    points = [point for series in chart.series for point in series.points]
+    values = [value for p in points if (value := p.x if along == "x" else p.y) is not None]
+    return (min(values), max(values)) if values else None
+
+
+def rule_points(chart: Chart, rule: Rule) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Both ends of a rule, across all points of its figure."""
+    low, high = ends(chart, "y" if rule.along == "x" else "x") or (0.0, 1.0)
+    if rule.along == "x":
+        return (rule.value, low), (rule.value, high)
+    return (low, rule.value), (high, rule.value)
+
+
+def error_bar(
+    value: float, low: float | None, high: float | None, *, log: bool
+) -> tuple[float, float] | None:
+    """Lengths below and above a point; None without an interval. Above 0 where `log` is drawn."""
+    if low is None or high is None:
+        return None
+    below = value - (max(low, value / 1000) if log else low)
+    return max(below, 0.0), max(high - value, 0.0)

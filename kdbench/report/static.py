@@ -1,0 +1,201 @@
+"""Figures on paper: `Chart` -> SVG, PNG or PDF by matplotlib, the same bytes for the same chart.
+
+On white; words are taken as they stand (`$` begins no formula).
+"""
+
+from io import BytesIO
+from typing import Any, Literal
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from kdbench.report.chart import Axis, Chart, Point, Series, error_bar, rule_points
+from kdbench.report.palette import WHITE, Dash, Look, Shape, look, look_of
+
+Format = Literal["svg", "png", "pdf"]
+SIZE_IN = (7.2, 4.4)
+PNG_DPI = 110
+MAX_LABELS = 30  # beyond which labels beside points would cover one another
+_STYLE = {
+    "text.parse_math": False,
+    "svg.hashsalt": "kdbench",  # else ids are random
+    "svg.fonttype": "path",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.5,
+}
+_UNDATED: dict[Format, dict[str, Any]] = {
+    "svg": {"Date": None, "Creator": None},
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+_MARKERS: dict[Shape, str] = {
+    "circle": "o",
+    "cross": "x",
+    "star": "*",
+    "diamond": "D",
+    "square": "s",
+    "triangle": "^",
+    "down": "v",
+    "plus": "P",
+}
+_LINES: dict[Dash, str] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
+_HATCHES = ("", "///", "xxx", "---", "...", "+++", "\\\\\\", "|||")
+
+
+def image(chart: Chart, kind: Format) -> bytes:
+    """A file of the figure."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=SIZE_IN, facecolor=WHITE, layout="constrained")
+        if chart.z is None:
+            _flat(figure, chart)
+        else:
+            _solid(figure, chart)
+        file = BytesIO()
+        figure.savefig(file, format=kind, dpi=PNG_DPI, metadata=_UNDATED[kind])
+    return file.getvalue()
+
+
+def _flat(figure: Figure, chart: Chart) -> None:
+    axes = figure.add_subplot()
+    axes.set_axisbelow(True)
+    n_bars = sum(series.kind == "bars" for series in chart.series)
+    for series in chart.series:
+        if series.kind == "bars":
+            _bars(axes, series, n_bars)
+        elif series.kind == "text":
+            for point in series.points:
+                axes.text(point.x, point.y, point.label, ha="center", va="center", fontsize=7)
+        else:
+            _marks(axes, chart, series)
+    for rule in chart.rules:
+        drawn = look(rule.role, rule.place)
+        (x0, y0), (x1, y1) = rule_points(chart, rule)
+        line = _LINES[drawn.dash]
+        axes.plot([x0, x1], [y0, y1], color=drawn.colour, linestyle=line, label=rule.label, lw=1.2)
+    for name, axis in (("x", chart.x), ("y", chart.y)):
+        _set_axis(axes, name, axis)
+    axes.set_title(chart.title)
+    _legend(figure, axes)
+
+
+def _legend(figure: Figure, axes: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if len(handles) > 1:
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8
+        )
+
+
+def _set_axis(axes: Any, name: str, axis: Axis) -> None:
+    """Title, scale, ends and names of one axis."""
+    getattr(axes, f"set_{name}label")(axis.title)
+    if axis.log:
+        getattr(axes, f"set_{name}scale")("log")
+        which = getattr(axes, f"{name}axis")
+        which.set_major_formatter("{x:g}")
+        which.set_minor_formatter("{x:g}")
+        axes.tick_params(axis=name, which="minor", labelsize=6)
+    if axis.categories:
+        names, places = list(axis.categories), range(len(axis.categories))
+        slanted = sum(map(len, names)) > 60
+        kind = {"rotation": 40, "ha": "right"} if slanted and name == "x" else {}
+        getattr(axes, f"set_{name}ticks")(list(places), names, fontsize=7, **kind)
+    if axis.low is not None and axis.high is not None:
+        getattr(axes, f"set_{name}lim")(axis.low, axis.high)
+
+
+def _bars(axes: Any, series: Series, n_bars: int) -> None:
+    width = 0.8 / n_bars
+    axes.bar(
+        [point.x + (series.place - (n_bars - 1) / 2) * width for point in series.points],
+        [point.y for point in series.points],
+        width,
+        color=look_of(series).colour,
+        edgecolor=WHITE,
+        hatch=_HATCHES[series.place % len(_HATCHES)],
+        label=series.name,
+        linewidth=0.4,
+    )
+
+
+def _marks(axes: Any, chart: Chart, series: Series) -> None:
+    drawn, points = look_of(series), series.points
+    x = [point.x for point in points]
+    y = [float("nan") if point.y is None else point.y for point in points]
+    if series.kind == "points":
+        axes.errorbar(
+            x,
+            y,
+            xerr=_errors(points, "x", log=chart.x.log),
+            yerr=_errors(points, "y", log=chart.y.log),
+            fmt=_MARKERS[drawn.shape],
+            color=drawn.colour,
+            markersize=drawn.size_px * 0.7,
+            elinewidth=0.8,
+            capsize=2,
+            label=series.name,
+        )
+        if len(points) <= MAX_LABELS:
+            for point in points:
+                if point.label and point.y is not None:
+                    axes.annotate(
+                        point.label,
+                        (point.x, point.y),
+                        xytext=(4, 4),
+                        textcoords="offset points",
+                        fontsize=7,
+                    )
+        return
+    axes.plot(
+        x,
+        y,
+        color=drawn.colour,
+        linestyle=_LINES[drawn.dash],
+        drawstyle="steps-post" if series.kind == "steps" else "default",
+        marker=_MARKERS[drawn.shape] if series.with_points else "",
+        markersize=drawn.size_px * 0.6,
+        linewidth=1.2,
+        alpha=0.45 if series.role == "quiet" else 1.0,
+        label=series.name,
+    )
+
+
+def _errors(points: tuple[Point, ...], along: str, *, log: bool) -> list[list[float]] | None:
+    """Lengths below and above; of a point without an interval there is nothing to see."""
+    pairs = []
+    for point in points:
+        value = point.x if along == "x" else point.y
+        low, high = getattr(point, f"{along}_low"), getattr(point, f"{along}_high")
+        pairs.append(None if value is None else error_bar(value, low, high, log=log))
+    if not any(pairs):
+        return None
+    nan = float("nan")
+    return [[nan if pair is None else pair[i] for pair in pairs] for i in (0, 1)]
+
+
+def _solid(figure: Figure, chart: Chart) -> None:
+    """Three dimensions; matplotlib has no logarithmic ones that place marks right, so none here."""
+    assert chart.z is not None
+    axes: Any = figure.add_subplot(projection="3d")
+    for series in chart.series:
+        drawn: Look = look_of(series)
+        axes.scatter(
+            [point.x for point in series.points],
+            [point.y for point in series.points],
+            [point.z for point in series.points],
+            color=drawn.colour,
+            marker=_MARKERS[drawn.shape],
+            s=4 * drawn.size_px,
+            label=series.name,
+        )
+    axes.set_xlabel(chart.x.title)
+    axes.set_ylabel(chart.y.title)
+    axes.set_zlabel(chart.z.title)
+    axes.set_title(chart.title)
+    _legend(figure, axes)
