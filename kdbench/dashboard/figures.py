@@ -1,31 +1,54 @@
-"""Figures of the study page, made by `report`; which choice matters needs Optuna and is its own."""
+"""The figures of the study page: those of `report`, and which choice matters."""
+
+import textwrap
 
 import optuna
-from optuna.trial import TrialState
 from optuna_dashboard import save_plotly_graph_object
 from plotly.graph_objects import Figure
 
+from kdbench.dashboard.importance import importance_chart
+from kdbench.report.chart import Chart
+from kdbench.report.charts import study_charts
+from kdbench.report.interactive import INK, plotly_figure
 from kdbench.report.overview import Overview
 
-IMPORTANCE = "importance"
-ENOUGH = 4  # complete trials, under which importances are noise, and may not exist
+FRAME_PX = 450  # what the page gives a figure
+NOTE_COLUMNS = 95
+NOTE_LINE_PX = 13
+TITLE_PX = 18
+EYE = {"x": 1.7, "y": 1.7, "z": 0.9}  # far enough to see the ends of the axes
 
 
 def draw(study: optuna.Study, found: Overview) -> tuple[str, ...]:
-    """Puts every figure that can be drawn on the page of `study`; their ids, in order."""
-    drawn: dict[str, Figure] = {}
-    if (figure := importance(study)) is not None:
-        drawn[IMPORTANCE] = figure
-    for name, figure in drawn.items():
-        save_plotly_graph_object(study, figure, graph_object_id=name)
-    return tuple(drawn)
+    """Puts every figure that there is something for on the page of `study`; their ids, in order."""
+    chosen = importance_chart(study)
+    charts = [*study_charts(found), *([] if chosen is None else [chosen])]
+    for chart in charts:
+        save_plotly_graph_object(study, framed(chart), graph_object_id=chart.name)
+    return tuple(chart.name for chart in charts)
 
 
-def importance(study: optuna.Study) -> Figure | None:
-    """Which choice matters for which objective (Optuna's PED-ANOVA); None of too few trials."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(complete) < ENOUGH:
-        return None
-    figure = optuna.visualization.plot_param_importances(study)
-    figure.update_layout(title="Which choice matters")
+def framed(chart: Chart) -> Figure:
+    """A chart in the page's frame, its note below its title."""
+    figure = plotly_figure(chart)
+    lines = textwrap.wrap(chart.note, NOTE_COLUMNS)
+    title = figure.layout.title.text + "".join(f"<br><sup>{line}</sup>" for line in lines)
+    top = figure.layout.margin.t + NOTE_LINE_PX * len(lines)
+    figure.update_layout(
+        height=FRAME_PX,
+        title={
+            "text": title,
+            "xref": "container",
+            "x": 0.01,
+            "xanchor": "left",
+            "yref": "container",
+            "y": 1.0,
+            "yanchor": "top",
+            "pad": {"t": TITLE_PX},
+        },
+        margin={"t": top},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": INK, "orientation": "v"},
+    )
+    if chart.z is not None:
+        figure.update_layout(scene={"camera": {"eye": EYE}, "aspectmode": "cube"})
     return figure
