@@ -10,6 +10,7 @@ written for it a second time without a line in the database.
 
 import logging
 import socket
+import threading
 import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,10 +69,10 @@ def serve(store: Store, study: str, url: str, door: Door, on_ready: Callable[[st
     guard = Guard(answers, _names(door.host), *([may_write] if door.write else []))
     with listen(family, address, guard) as server:
         page = server.origin + STUDY_PAGE
-        on_ready(page)
-        if door.open_page:
-            webbrowser.open(page)
         try:
+            on_ready(page)
+            if door.open_page:  # beside us: a browser in the terminal comes back when it is closed
+                threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
             server.serve_forever()
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the study is as it was") from None

@@ -233,6 +233,11 @@ def _failed(url: URL, err: BaseException) -> StoreError:
         fix = f"move it away, `kdbench search` makes it again from the trials' folders; or {fix}"
     elif "no such table" in first or "does not exist" in first:
         fix = f"`kdbench search` makes its tables when it begins a study; or {fix}"
+    elif "table schema" in first:
+        fix = (
+            "use the Optuna that made it; an older one's is brought up to date by `optuna storage "
+        )
+        fix += "upgrade --storage URL`, while no search runs"
     elif url.get_backend_name() == "sqlite":
         folder = Path(url.database or "").absolute().parent
         fix = f"see that {folder} is a folder that can be written; {fix}"

@@ -7,7 +7,9 @@ import hashlib
 import os
 import re
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -304,6 +306,27 @@ def test_a_study_without_a_finished_trial_is_shown(tmp_path: Path) -> None:
 
 
 # --- how it begins and ends ------------------------------------------------------------------
+
+
+def test_a_port_that_is_taken_is_named_with_another(page: Dashboard, root: Path) -> None:
+    port = page.origin.rpartition(":")[2]
+    again = [sys.executable, "-m", "kdbench", "dashboard", "--study", STUDY, "--root", str(root)]
+    run = subprocess.run([*again, "--port", port], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == (
+        f"port {port} of 127.0.0.1 is taken\n  fix: name another one: `--port {int(port) + 1}`, "
+        "or `--port 0` for any that is free\n"
+    )
+
+
+def test_who_says_so_may_show_it_to_everybody_and_strangers_names_are_still_refused(
+    root: Path,
+) -> None:
+    with dashboard(root, "--host", "0.0.0.0", "--i-know-it-has-no-login") as page:
+        assert page.ask("/api/studies", headers={"Host": "192.0.2.7:80"}).status == 200
+        assert page.ask("/api/studies", headers={"Host": socket.gethostname()}).status == 200
+        assert page.ask("/api/studies", headers={"Host": "evil.example"}).status == 403
+        assert page.ask("/api/studies/0", "DELETE").status == 403
 
 
 def test_open_shows_the_page_in_the_browser_of_the_user(own: Path, tmp_path: Path) -> None:

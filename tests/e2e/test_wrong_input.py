@@ -23,6 +23,7 @@ from kdbench import cli, lesson
 from kdbench.store import Store
 from tests.e2e.rows import (
     codecs,
+    dashboards,
     families,
     paper,
     photos,
@@ -48,6 +49,7 @@ ROWS: Mapping[str, Row] = {
     **teachers.ROWS,
     **paper.ROWS,
     **searches.ROWS,
+    **dashboards.ROWS,
     **({} if torch.cuda.is_available() else stores.WITHOUT_CUDA),
 }
 IN_A_PROCESS = (  # of their own, as a user would type them

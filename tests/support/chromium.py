@@ -90,10 +90,9 @@ class Page:
 
     def goto(self, url: str) -> None:
         """Open an address and wait until it is loaded."""
-        self.call("Page.navigate", url=url)
-        self.wait_for(
-            f"location.href.startsWith({json.dumps(url[:7])}) && document.readyState === 'complete'"
-        )
+        said = self.call("Page.navigate", url=url)  # answered when the new page is there
+        assert "errorText" not in said, f"{url}: {said['errorText']}"
+        self.wait_for("document.readyState === 'complete'")
 
     def evaluate(self, script: str) -> Any:
         """The value of an expression of JavaScript; a promise's once it has one."""
