@@ -195,6 +195,29 @@ def _dashboard(command: argparse.ArgumentParser) -> None:
     _common(command)
 
 
+def _report(command: argparse.ArgumentParser) -> None:
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("--study", metavar="NAME", help="one that has begun")
+    what.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="two studies on one figure; refused unless they were measured alike",
+    )
+    command.add_argument(
+        "--format",
+        choices=("text", "html", "markdown", "latex", "csv", "json", "svg"),
+        help="text by default; html is one page, markdown, latex and svg are folders",
+    )
+    command.add_argument(
+        "--out",
+        metavar="PATH",
+        help="a file, or of markdown, latex and svg a folder; text, csv and json are printed and "
+        "the others land in reports/NAME where nothing is named",
+    )
+    _common(command)
+
+
 def _replay(command: argparse.ArgumentParser) -> None:
     _study(command)
     command.add_argument(
@@ -307,6 +330,7 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "search": ("search for small codecs until the study's budget is spent", _search),
     "show": ("what a study found: its front, or all trials", _show),
     "dashboard": ("look at a study in a browser, live", _dashboard),
+    "report": ("what a study found as a page, a paper's tables or a sheet", _report),
     "replay": ("compare samplers and ladders on the finished trials of a study", _replay),
     "rerun": ("train stored trials again and compare", _rerun),
     "bench": ("one codec on a folder of photos", _bench),

@@ -185,6 +185,27 @@ def dashboard(arguments: Namespace) -> int:
     return 0
 
 
+def report(arguments: Namespace) -> int:
+    """A study, or two of them, as a page, tables or figures to keep."""
+    from kdbench.report.render import IN_ONE_FILE, comparison, printed, subject, write
+    from kdbench.report.text import width_here
+
+    store = _store(arguments)
+    kind = arguments.format or ("json" if arguments.json else "text")
+    about = comparison(store, *arguments.compare) if arguments.compare else None
+    about = about or subject(store, arguments.study)
+    if arguments.out is None and kind in IN_ONE_FILE and kind != "html":
+        print(printed(about, kind, width_here()), end="")
+        return 0
+    out = None if arguments.out is None else Path(arguments.out)
+    paths = write(about, kind, out, width_here())
+    if arguments.json:
+        _print_json({"name": about.name, "format": kind, "files": [str(path) for path in paths]})
+    else:
+        print(f"{paths[0]}" + (f" and {len(paths) - 1} files beside it" if len(paths) > 1 else ""))
+    return 0
+
+
 def replay(arguments: Namespace) -> int:
     """Searches again among the finished trials of a study, on paper: samplers and ladders."""
     from kdbench.report.overview import overview
@@ -395,6 +416,7 @@ FUNCTIONS: Mapping[str, Callable[[Namespace], int]] = {
     "worker": worker,
     "show": show,
     "dashboard": dashboard,
+    "report": report,
     "replay": replay,
     "rerun": rerun,
     "bench": bench,

@@ -23,6 +23,7 @@ CONSTRAINT = "constraints:"  # prefix of Optuna 5's attributes, one a rule
 LEGACY_CONSTRAINTS = "constraints"  # the list that Optuna 4 wrote
 QUEUED = "fixed_params"  # Optuna's attribute of trials that wait
 
+SAME = "same_spec_as"  # attribute of a trial that repeats another one's values
 STUDY_ID = 0  # the first of a storage in memory
 
 
@@ -123,7 +124,7 @@ def _figures_of(
     """Columns of the page's table; what nobody knows is not there."""
     known: dict[str, str | float | None] = {"state": state_of(trial, stored)}
     if DUPLICATE_OF in trial.user_attrs:
-        known["same_spec_as"] = trial.user_attrs[DUPLICATE_OF]
+        known[SAME] = trial.user_attrs[DUPLICATE_OF]
     if stored is not None:
         known |= {"on_front": "yes" if stored.number in found.front else "no"}
         known |= stored.failure.values if stored.failure else {}

@@ -11,7 +11,7 @@ from kdbench.dashboard.artifacts import Artifact
 from kdbench.dashboard.figures import draw
 from kdbench.dashboard.files import artifacts_of
 from kdbench.dashboard.notebook import Notebook
-from kdbench.dashboard.picture import STUDY_ID, Picture, best_of, of_trials, write_note
+from kdbench.dashboard.picture import SAME, STUDY_ID, Picture, best_of, of_trials, write_note
 from kdbench.errors import StoreError
 from kdbench.report.overview import Overview, overview
 from kdbench.search.storage import connect_to_look, quiet, storage_errors
@@ -86,6 +86,9 @@ class Source:
     ) -> None:
         page = f"{STUDY_PAGE}/trials?numbers="
         ours: dict[int | None, str] = {None: words.study_note(found, fixed, page)}
+        for one in study.get_trials(deepcopy=False):
+            if SAME in one.user_attrs:
+                ours[one.number] = words.duplicate_note(int(one.user_attrs[SAME]), page)
         for trial in found.trials:
             shown = [
                 (one, f"/artifacts/{STUDY_ID}/{trial.number}/{one.id}")

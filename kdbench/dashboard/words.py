@@ -131,6 +131,11 @@ def trial_note(
     return "\n\n".join([*parts, _block(commands)]) + "\n"
 
 
+def duplicate_note(of: int, url: str) -> str:
+    """Of a trial that was not trained, since its spec had been."""
+    return f"**The same spec as trial [{of}]({url}{of})**, whose values it repeats.\n"
+
+
 def _fate(found: Overview, trial: StoredTrial) -> str:
     if trial.state == "running":
         return "**Running**, or its process died: no result yet."

@@ -4,7 +4,7 @@ Each function is pure and gives a `Chart`, or None where the study has nothing t
 `study_charts` are those of a study's page, `trial_charts` those of one trial.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from math import log10
 
@@ -32,6 +32,8 @@ __all__ = [
     "study_charts",
     "trial_charts",
 ]
+MARKS: tuple[Role, ...] = ("anchor", "codec")  # what is no trial
+Quality = Callable[[RDPoint], float | None]
 MS_SSIM_DB_MAX = 60.0  # of 1 - MS-SSIM, where a float tells no more
 
 
@@ -264,13 +266,12 @@ def _rules(found: Overview, names: Sequence[str], codecs: Sequence[Row]) -> tupl
             continue
         value = y if x is None else x
         assert value is not None
-        along: Role = role
         rules.append(
             Rule(
                 along="y" if x is None else "x",
                 value=value,
                 label=row.name,
-                role=along,
+                role=role,
                 place=place,
             )
         )
@@ -335,7 +336,10 @@ def _rd_charts(
         for place, trial in enumerate(trials)
         if trial.result is not None
     ]
-    qualities = (("psnr", "PSNR", _psnr_db), ("ms-ssim", "MS-SSIM", ms_ssim_db))
+    qualities: tuple[tuple[str, str, Quality], ...] = (
+        ("psnr", "PSNR", _psnr_db),
+        ("ms-ssim", "MS-SSIM", ms_ssim_db),
+    )
     charts = []
     for name, label, quality in qualities:
         series = [_curve(*curve, quality) for curve in curves]
@@ -366,7 +370,7 @@ def ms_ssim_db(point: RDPoint) -> float | None:
     return -10 * log10(max(1 - point.ms_ssim, 10 ** (-MS_SSIM_DB_MAX / 10)))
 
 
-def _curve(name, curve, role, place, quality):  # type: ignore[no-untyped-def]
+def _curve(name: str, curve: RDCurve, role: Role, place: int, quality: Quality) -> Series:
     points = tuple(
         Point(
             x=point.bpp,

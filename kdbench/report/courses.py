@@ -45,8 +45,9 @@ def hypervolume_chart(found: Overview) -> Chart | None:
         ),
     )
     places = {number: place for place, number in enumerate(rows)}
-    at_s, kept, points = 0.0, [], [Point(x=0.0, y=0.0)]
-    untimed = 0
+    kept: list[int] = []
+    points = [Point(x=0.0, y=0.0)]
+    at_s, untimed = 0.0, 0
     for trial in found.trials:
         took_s = trial_s(trial)
         untimed += took_s is None

@@ -5,12 +5,15 @@ Background is left to the page; text and grid are of a grey that is read on whit
 
 from html import escape
 from math import log10
-
-import plotly.graph_objects as go
+from typing import TYPE_CHECKING, Any
 
 from kdbench.report.chart import Axis, Chart, Point, Series, error_bar, rule_points
 from kdbench.report.palette import Dash, Look, Shape, look, look_of
 
+if TYPE_CHECKING:  # who makes a page needs its JavaScript alone
+    import plotly.graph_objects as go
+
+Json = dict[str, Any]
 INK = "#7A7A7A"  # 4.3:1 on the white page, 4.2:1 on the dark one
 GRID = "rgba(127,127,127,0.22)"
 HEIGHT_PX, TALL_PX = 430, 560
@@ -39,32 +42,38 @@ _DASHES: dict[Dash, str] = {"solid": "solid", "dash": "dash", "dot": "dot", "das
 _PATTERNS = ("", "/", "x", "-", ".", "+", "\\", "|")
 
 
-def plotly_figure(chart: Chart) -> go.Figure:
-    """The figure of a chart; `fig.to_json()` and `fig.write_html()` need nothing else."""
+def plotly_figure(chart: Chart) -> "go.Figure":
+    """The figure of a chart."""
+    import plotly.graph_objects as go
+
+    return go.Figure(figure_json(chart))
+
+
+def figure_json(chart: Chart) -> Json:
+    """What plotly.js is given, `data` and `layout`; makes no use of the package plotly."""
     if chart.z is not None:
-        return _solid(chart)
+        return _solid(chart, chart.z)
     traces = [trace for series in chart.series for trace in _traces(chart, series)]
     traces += [
-        go.Scatter(
-            x=[x for x, _ in rule_points(chart, rule)],
-            y=[y for _, y in rule_points(chart, rule)],
-            mode="lines",
-            name=_words(rule.label),
-            hovertext=_words(rule.label),
-            hoverinfo="text",
-            line=_line(look(rule.role, rule.place)),
-        )
+        {
+            "type": "scatter",
+            "x": [x for x, _ in rule_points(chart, rule)],
+            "y": [y for _, y in rule_points(chart, rule)],
+            "mode": "lines",
+            "name": _words(rule.label),
+            "hovertext": _words(rule.label),
+            "hoverinfo": "text",
+            "line": _line(look(rule.role, rule.place)),
+        }
         for rule in chart.rules
     ]
-    figure = go.Figure(traces)
-    figure.update_layout(
-        **_layout(chart, HEIGHT_PX),
-        xaxis=_axis(chart.x),
-        yaxis=_axis(chart.y),
-        barmode="group",
-        hovermode="closest",
-    )
-    return figure
+    layout = _layout(chart, HEIGHT_PX) | {
+        "xaxis": _axis(chart.x),
+        "yaxis": _axis(chart.y),
+        "barmode": "group",
+        "hovermode": "closest",
+    }
+    return {"data": traces, "layout": layout}
 
 
 def _words(text: str) -> str:
@@ -72,7 +81,7 @@ def _words(text: str) -> str:
     return escape(text, quote=False).replace("\n", "<br>")
 
 
-def _layout(chart: Chart, height_px: int) -> dict[str, object]:
+def _layout(chart: Chart, height_px: int) -> Json:
     return {
         "title": {"text": _words(chart.title), "font": {"size": 15}},
         "height": height_px,
@@ -80,13 +89,12 @@ def _layout(chart: Chart, height_px: int) -> dict[str, object]:
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"color": INK, "size": 12},
-        "legend": {"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom"},
-        "template": "none",
+        "legend": {"orientation": "h", "y": -0.2, "yanchor": "top"},
     }
 
 
-def _axis(axis: Axis) -> dict[str, object]:
-    found: dict[str, object] = {
+def _axis(axis: Axis) -> Json:
+    found: Json = {
         "title": {"text": _words(axis.title)},
         "gridcolor": GRID,
         "zerolinecolor": GRID,
@@ -106,9 +114,10 @@ def _axis(axis: Axis) -> dict[str, object]:
 # --- series ----------------------------------------------------------------------------------
 
 
-def _traces(chart: Chart, series: Series) -> list[go.Scatter | go.Bar]:
+def _traces(chart: Chart, series: Series) -> list[Json]:
     drawn, points = look_of(series), series.points
-    common = {
+    common: Json = {
+        "type": "scatter",
         "x": [point.x for point in points],
         "y": [point.y for point in points],
         "name": _words(series.name),
@@ -118,49 +127,44 @@ def _traces(chart: Chart, series: Series) -> list[go.Scatter | go.Bar]:
     }
     if series.kind == "bars":
         pattern = {"shape": _PATTERNS[series.place % len(_PATTERNS)], "solidity": 0.25}
-        return [go.Bar(**common, marker={"color": drawn.colour, "pattern": pattern})]
+        return [common | {"type": "bar", "marker": {"color": drawn.colour, "pattern": pattern}}]
+    labels = [_words(point.label) for point in points]
     if series.kind == "text":
-        plain = common | {"hoverinfo": "skip"}
-        text = [_words(point.label) for point in points]
-        return [go.Scatter(**plain, mode="text", text=text, showlegend=False)]
+        return [common | {"hoverinfo": "skip", "mode": "text", "text": labels, "showlegend": False}]
     if series.kind == "points":
-        labels = [_words(point.label) for point in points]
         written = any(labels) and len(labels) <= MAX_LABELS
-        return [
-            go.Scatter(
-                **common,
-                mode="markers+text" if written else "markers",
-                text=labels,
-                textposition="top right",
-                marker=_marker(drawn),
-                error_x=_bars(points, "x", drawn, log=chart.x.log),
-                error_y=_bars(points, "y", drawn, log=chart.y.log),
-            )
-        ]
+        own: Json = {
+            "mode": "markers+text" if written else "markers",
+            "text": labels,
+            "textposition": "top right",
+            "marker": _marker(drawn),
+        }
+        for along, axis in (("x", chart.x), ("y", chart.y)):
+            bars = _bars(points, along, drawn, log=axis.log)
+            own |= {} if bars is None else {f"error_{along}": bars}
+        return [common | own]
     steps = {"shape": "hv"} if series.kind == "steps" else {}
     return [
-        go.Scatter(
-            **common,
-            mode="lines+markers" if series.with_points else "lines",
-            line=_line(drawn) | steps,
-            marker=_marker(drawn),
-            connectgaps=False,
-            opacity=0.45 if series.role == "quiet" else 1.0,
-        )
+        common
+        | {
+            "mode": "lines+markers" if series.with_points else "lines",
+            "line": _line(drawn) | steps,
+            "marker": _marker(drawn),
+            "connectgaps": False,
+            "opacity": 0.45 if series.role == "quiet" else 1.0,
+        }
     ]
 
 
-def _marker(drawn: Look) -> dict[str, object]:
+def _marker(drawn: Look) -> Json:
     return {"color": drawn.colour, "symbol": _SYMBOLS[drawn.shape], "size": drawn.size_px}
 
 
-def _line(drawn: Look) -> dict[str, object]:
+def _line(drawn: Look) -> Json:
     return {"color": drawn.colour, "dash": _DASHES[drawn.dash], "width": 1.8}
 
 
-def _bars(
-    points: tuple[Point, ...], along: str, drawn: Look, *, log: bool
-) -> dict[str, object] | None:
+def _bars(points: tuple[Point, ...], along: str, drawn: Look, *, log: bool) -> Json | None:
     """Error bars; None where no point has an interval."""
     lengths = []
     for point in points:
@@ -183,30 +187,28 @@ def _bars(
 # --- three dimensions ------------------------------------------------------------------------
 
 
-def _solid(chart: Chart) -> go.Figure:
-    assert chart.z is not None
+def _solid(chart: Chart, z_axis: Axis) -> Json:
     traces = [
-        go.Scatter3d(
-            x=[point.x for point in series.points],
-            y=[point.y for point in series.points],
-            z=[point.z for point in series.points],
-            name=_words(series.name),
-            hovertext=[_words(point.hover or series.name) for point in series.points],
-            hoverinfo="text",
-            customdata=[point.trial for point in series.points],
-            mode="markers",
-            marker={
+        {
+            "type": "scatter3d",
+            "x": [point.x for point in series.points],
+            "y": [point.y for point in series.points],
+            "z": [point.z for point in series.points],
+            "name": _words(series.name),
+            "hovertext": [_words(point.hover or series.name) for point in series.points],
+            "hoverinfo": "text",
+            "customdata": [point.trial for point in series.points],
+            "mode": "markers",
+            "marker": {
                 "color": look_of(series).colour,
                 "symbol": _SOLID_SYMBOLS[look_of(series).shape],
                 "size": max(look_of(series).size_px // 2, 3),
             },
-        )
+        }
         for series in chart.series
     ]
-    figure = go.Figure(traces)
-    axes = {"xaxis": chart.x, "yaxis": chart.y, "zaxis": chart.z}
+    axes = {"xaxis": chart.x, "yaxis": chart.y, "zaxis": z_axis}
     scene = {name: _axis(axis) | {"showbackground": False} for name, axis in axes.items()}
     for found in scene.values():
         found.pop("automargin")
-    figure.update_layout(**_layout(chart, TALL_PX), scene=scene)
-    return figure
+    return {"data": traces, "layout": _layout(chart, TALL_PX) | {"scene": scene}}

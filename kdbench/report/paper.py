@@ -10,7 +10,7 @@ from itertools import chain
 
 from kdbench.bench import CodecFigures, compared
 from kdbench.records import BDRate, CodecEnergy, Complexity, RDCurve, RDPoint, TrialResult
-from kdbench.report.text import table
+from kdbench.report.text import Cells, drawn
 from kdbench.report.units import UNKNOWN, change_pct, figure, interval, mebibytes, percent, span
 
 FRAME_PX = 768 * 512
@@ -69,6 +69,11 @@ class Row:
 
 
 def cost_tables(reference: Row, rows: Sequence[Row]) -> list[str]:
+    """Size, compute and energy as plain text."""
+    return [drawn(cells) for cells in cost_cells(reference, rows)]
+
+
+def cost_cells(reference: Row, rows: Sequence[Row]) -> list[Cells]:
     """Size, compute and energy; a codec whose figure nobody knows has a dash."""
     return [_size(reference, rows), _compute(reference, rows), _energy(reference, rows)]
 
@@ -76,25 +81,25 @@ def cost_tables(reference: Row, rows: Sequence[Row]) -> list[str]:
 Column = tuple[str, Callable[[Row], str], Callable[[Row], float | None]]  # head, cell, value
 
 
-def _table(reference: Row, rows: Sequence[Row], columns: Sequence[Column]) -> str:
+def _table(title: str, reference: Row, rows: Sequence[Row], columns: Sequence[Column]) -> Cells:
     """Every column with its change against the reference."""
 
-    def cells(row: Row) -> list[str]:
+    def cells(row: Row) -> tuple[str, ...]:
         pairs = (
             (cell(row), "" if row is reference else percent(_change(value, row, reference)))
             for _, cell, value in columns
         )
-        return [row.name, *chain.from_iterable(pairs)]
+        return (row.name, *chain.from_iterable(pairs))
 
-    heads = ["codec", *chain.from_iterable((head, CHANGE) for head, _, _ in columns)]
-    return table(heads, [cells(row) for row in (reference, *rows)], left=1)
+    heads = ("codec", *chain.from_iterable((head, CHANGE) for head, _, _ in columns))
+    return Cells(title=title, heads=heads, rows=tuple(cells(row) for row in (reference, *rows)))
 
 
 def _change(value: Callable[[Row], float | None], row: Row, reference: Row) -> float | None:
     return change_pct(value(row), value(reference))
 
 
-def _size(reference: Row, rows: Sequence[Row]) -> str:
+def _size(reference: Row, rows: Sequence[Row]) -> Cells:
     def params(row: Row) -> float | None:
         return None if row.complexity is None else row.complexity.params
 
@@ -105,7 +110,7 @@ def _size(reference: Row, rows: Sequence[Row]) -> str:
         ("params", lambda row: _or_dash(params(row), "{:,.0f}"), params),
         ("memory\nMiB", lambda row: mebibytes(memory(row)), memory),
     ]
-    return _table(reference, rows, columns)
+    return _table("Size", reference, rows, columns)
 
 
 def gmac(complexity: Complexity | None) -> float | None:
@@ -113,7 +118,7 @@ def gmac(complexity: Complexity | None) -> float | None:
     return None if complexity is None else complexity.kmac_per_px * FRAME_PX / 1e6
 
 
-def _compute(reference: Row, rows: Sequence[Row]) -> str:
+def _compute(reference: Row, rows: Sequence[Row]) -> Cells:
     columns: list[Column] = [
         (
             "GMAC at\n768x512",
@@ -124,7 +129,7 @@ def _compute(reference: Row, rows: Sequence[Row]) -> str:
     for side in ("encode", "decode"):
         per_s = _frames_per_s(side)
         columns.append((f"{side}\nframes/s", lambda row, f=per_s: figure(f(row)), per_s))  # type: ignore[misc]
-    return _table(reference, rows, columns)
+    return _table("Compute", reference, rows, columns)
 
 
 def _frames_per_s(side: str) -> Callable[[Row], float | None]:
@@ -135,20 +140,23 @@ def _frames_per_s(side: str) -> Callable[[Row], float | None]:
     return of
 
 
-def _energy(reference: Row, rows: Sequence[Row]) -> str:
+def _energy(reference: Row, rows: Sequence[Row]) -> Cells:
     """Joules of a megapixel, and of a frame for who has the paper beside it."""
     heads, with_source = energy_head(
         {row.energy.source for row in (reference, *rows) if row.energy}
     )
 
-    def cells(row: Row) -> list[str]:
+    def cells(row: Row) -> tuple[str, ...]:
         change = None if row is reference else energy_change_pct(row.energy, reference.energy)
         frame_mj = None if row.energy is None else row.energy.j_per_mpx * FRAME_PX / 1e3
         text = "" if row is reference else percent(change)
-        return [row.name, energy_cell(row.energy, with_source), text, figure(frame_mj)]
+        return (row.name, energy_cell(row.energy, with_source), text, figure(frame_mj))
 
-    columns = ["codec", heads, CHANGE, "mJ/frame"]
-    return table(columns, [cells(row) for row in (reference, *rows)], left=1)
+    return Cells(
+        title="Energy",
+        heads=("codec", heads, CHANGE, "mJ/frame"),
+        rows=tuple(cells(row) for row in (reference, *rows)),
+    )
 
 
 def energy_head(sources: set[str]) -> tuple[str, bool]:
@@ -182,22 +190,30 @@ def _or_dash(value: float | None, form: str) -> str:
 
 
 def quality_table(reference: Row, rows: Sequence[Row]) -> str:
+    """`quality_cells` as plain text."""
+    return drawn(quality_cells(reference, rows))
+
+
+def quality_cells(reference: Row, rows: Sequence[Row]) -> Cells:
     """Rate and quality of points against the reference's of their rd_lambda; BD-rate of curves.
 
     A change is left open where the reference has no such point: rates of two trades do not compare.
     """
-    heads = ["codec", "bpp", CHANGE, "PSNR dB", "Δ dB", "BD-rate %\n[95 %]"]
-    return table(heads, [_quality(row, reference) for row in (reference, *rows)], left=1)
+    return Cells(
+        title="Quality and rate",
+        heads=("codec", "bpp", CHANGE, "PSNR dB", "Δ dB", "BD-rate %\n[95 %]"),
+        rows=tuple(_quality(row, reference) for row in (reference, *rows)),
+    )
 
 
-def _quality(row: Row, reference: Row) -> list[str]:
+def _quality(row: Row, reference: Row) -> tuple[str, ...]:
     points = row.rd.points
     if row.is_point:
         text = [f"{points[0].bpp:.3f}", f"{points[0].psnr_db:.2f}"]
     else:
         text = [span([p.bpp for p in points], 2), span([p.psnr_db for p in points], 1)]
     if row is reference:
-        return [row.name, text[0], "", text[1], "", ""]
+        return (row.name, text[0], "", text[1], "", "")
     theirs = reference_point(row, reference)
     bits, decibels = UNKNOWN, UNKNOWN
     if theirs is not None:
@@ -205,7 +221,7 @@ def _quality(row: Row, reference: Row) -> list[str]:
         decibels = f"{points[0].psnr_db - theirs.psnr_db:+.2f}"
     found = row.bd_rate
     rate = UNKNOWN if found is None else f"{percent(found.pct)} {_interval(found)}"
-    return [row.name, text[0], bits, text[1], decibels, rate]
+    return (row.name, text[0], bits, text[1], decibels, rate)
 
 
 def _interval(found: BDRate) -> str:

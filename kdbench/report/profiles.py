@@ -8,7 +8,7 @@ from kdbench.report.axes import axis, hover
 from kdbench.report.chart import Axis, Chart, Point, Role, Series
 from kdbench.report.overview import Overview
 from kdbench.report.paper import Row, energy_change_pct
-from kdbench.report.units import change_pct, figure, percent
+from kdbench.report.units import change_pct, percent
 from kdbench.store import StoredTrial
 
 Measure = Callable[[Row, Row], float | None]
@@ -114,17 +114,22 @@ class _Column:
         places: list[float | None]
         if words:
             places = [None if v is None else float(words.index(str(v))) for v in values]
-            self.ends = (words[0], words[-1])
+            self.ends = (_short(words[0]), _short(words[-1]))
         else:
             numbers = [None if v is None else float(v) for v in values]
             inside = [v for v in numbers if v is not None]
             wide = log_scale and bool(inside) and min(inside) > 0
             places = [None if v is None else (log(v) if wide else v) for v in numbers]
-            self.ends = (figure(min(inside)), figure(max(inside))) if inside else ("", "")
+            self.ends = (f"{min(inside):.3g}", f"{max(inside):.3g}") if inside else ("", "")
         reached = [place for place in places if place is not None]
         low, high = min(reached, default=0.0), max(reached, default=1.0)
         span = (high - low) or 1.0
         self.scaled = [None if place is None else (place - low) / span for place in places]
+
+
+def _short(word: str) -> str:
+    """`default` of `teacher:default`."""
+    return word.rpartition(":")[2][:12]
 
 
 def _columns(found: Overview, trials: Sequence[StoredTrial]) -> list[_Column]:

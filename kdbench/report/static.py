@@ -69,8 +69,7 @@ def _flat(figure: Figure, chart: Chart) -> None:
         if series.kind == "bars":
             _bars(axes, series, n_bars)
         elif series.kind == "text":
-            for point in series.points:
-                axes.text(point.x, point.y, point.label, ha="center", va="center", fontsize=7)
+            _words(axes, series)
         else:
             _marks(axes, chart, series)
     for rule in chart.rules:
@@ -82,6 +81,11 @@ def _flat(figure: Figure, chart: Chart) -> None:
         _set_axis(axes, name, axis)
     axes.set_title(chart.title)
     _legend(figure, axes)
+
+
+def _words(axes: Any, series: Series) -> None:
+    for point in series.points:
+        axes.text(point.x, point.y, point.label, ha="center", va="center", fontsize=6)
 
 
 def _legend(figure: Figure, axes: Any) -> None:

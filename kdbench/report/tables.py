@@ -6,7 +6,7 @@ from kdbench.codec_table import CodecTable
 from kdbench.records import RDCurve, TrialResult, TwinFigures
 from kdbench.report.overview import Overview, dead_terms
 from kdbench.report.paper import Row, cost_tables, energy_cell, energy_head, quality_table
-from kdbench.report.text import WIDE, table, wrapped
+from kdbench.report.text import WIDE, Cells, drawn, wrapped
 from kdbench.report.units import (
     UNKNOWN,
     bd_rate_cell,
@@ -26,15 +26,15 @@ MODEL_NOTE = (
 def show_text(found: Overview, *, all_trials: bool, width: int) -> str:
     """The front, or every trial, with the savings against the anchor below."""
     shown = found.results if all_trials else found.front_results
-    parts = [wrapped("", _headline(found), width, indent=0)]
+    parts = [wrapped("", headline(found), width, indent=0)]
     if shown:
         parts += [_figures(found, shown, width), *_savings(found, shown)]
     if all_trials:
         parts += _unfinished(found, width)
     parts += _dead_terms(shown, width)
-    parts += _energy_again(found, width)
+    parts += [wrapped("", text, width, indent=0) for text in energy_again(found)]
     parts += _twins(shown, found, width)
-    if "model" in _sources(shown.values()):
+    if "model" in sources_of(shown.values()):
         parts.append(wrapped("", MODEL_NOTE, width, indent=0))
     return "\n\n".join(parts) + "\n"
 
@@ -57,7 +57,8 @@ def codec_table_text(found: CodecTable, *, width: int) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _headline(found: Overview) -> str:
+def headline(found: Overview) -> str:
+    """How many trials are on the front, of how many; what is minimised."""
     others = ", ".join(
         f"{n} {state}"
         for state in ("stopped", "refused", "infeasible", "failed", "running")
@@ -80,13 +81,19 @@ def _headline(found: Overview) -> str:
 
 
 def _figures(found: Overview, results: Mapping[int, TrialResult], width: int) -> str:
-    """One row a trial; where the terminal is narrow, pairs of figures share a column."""
-    energy, with_source = energy_head(_sources(results.values()))
+    """`figure_cells` as plain text."""
+    cells = figure_cells(found, results, width)
+    return drawn(cells) + (f"\n{cells.note}" if cells.note else "")
+
+
+def figure_cells(found: Overview, results: Mapping[int, TrialResult], width: int) -> Cells:
+    """One row a trial; where there are few columns, pairs of figures share one."""
+    energy, with_source = energy_head(sources_of(results.values()))
     heads = ["trial", "params", "BD-rate %\n[95 %]", "kMAC/px\nencoder", "kMAC/px\ndecoder", energy]
     heads += ["PSNR\ndB", "bpp"] if width >= WIDE else ["quality\nand rate"]
     beaten = [number for number in results if number not in found.front]
-    rows = [
-        [
+    rows = tuple(
+        (
             f"{'*' if beaten and number in found.front else ''}{number}",
             count(result.complexity.params),
             bd_rate_cell(result.bd_rate, " " if width >= WIDE else "\n"),
@@ -95,11 +102,12 @@ def _figures(found: Overview, results: Mapping[int, TrialResult], width: int) ->
             energy_cell(result.energy, with_source),
             *_range_cells(result.rd, width),
             _seconds_cell(result.seconds.get("training")),
-        ]
+        )
         for number, result in results.items()
-    ]
-    text = table([*heads, "train\ns"], rows)
-    return text + "\n* on the front" if beaten else text
+    )
+    return Cells(
+        heads=(*heads, "train\ns"), rows=rows, left=0, note="* on the front" if beaten else ""
+    )
 
 
 def _range_cells(rd: RDCurve, width: int) -> list[str]:
@@ -112,7 +120,8 @@ def _seconds_cell(seconds: float | None) -> str:
     return UNKNOWN if seconds is None else f"{seconds:.0f}"
 
 
-def _sources(results: Iterable[TrialResult]) -> set[str]:
+def sources_of(results: Iterable[TrialResult]) -> set[str]:
+    """Where the joules of some results come from."""
     return {result.energy.source for result in results if result.energy is not None}
 
 
@@ -140,26 +149,25 @@ def _dead_terms(results: Mapping[int, TrialResult], width: int) -> list[str]:
     return [wrapped("", f"dead terms: {'; '.join(dead)}", width, indent=0)] if dead else []
 
 
-def _energy_again(found: Overview, width: int) -> list[str]:
+def energy_again(found: Overview) -> list[str]:
     """How far the front's energy moved in training; nothing where nobody looked."""
     front = [trial for trial in found.trials if trial.number in found.front]
     shifts = {t.number: shift for t in front if (shift := t.energy_shift_pct) is not None}
     if not shifts:
         return []
     number = max(shifts, key=lambda n: abs(shifts[n]))
-    text = (
+    return [
         f"energy is measured before training; measured again after it, on {len(shifts)} of the "
         f"{len(front)} students on the front, it moved by {percent(shifts[number])} % at most "
         f"(trial {number})."
-    )
-    return [wrapped("", text, width, indent=0)]
+    ]
 
 
 def _twins(numbers: Iterable[int], found: Overview, width: int) -> list[str]:
     """What distillation gave those of `numbers` that have a twin."""
     twins = {trial.number: trial.twin for trial in found.trials if trial.twin is not None}
     lines = [
-        wrapped(f"{number:>5}", _twin(twins[number]), width, indent=7)
+        wrapped(f"{number:>5}", twin_text(twins[number]), width, indent=7)
         for number in numbers
         if number in twins
     ]
@@ -167,7 +175,8 @@ def _twins(numbers: Iterable[int], found: Overview, width: int) -> list[str]:
     return ["\n".join([head, *lines])] if lines else []
 
 
-def _twin(found: TwinFigures) -> str:
+def twin_text(found: TwinFigures) -> str:
+    """What distillation gave, at equal steps and at equal seconds."""
     text = verdict(found.equal_steps, found.n_seeds, found.why_not)
     if found.equal_seconds is None:
         return text

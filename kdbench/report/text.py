@@ -3,9 +3,32 @@
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 GAP = "  "
 WIDE = 100  # columns from which every figure has a column of its own; taken where nobody reads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cells:
+    """A table before anything draws it; heads and cells may have several lines.
+
+    Attributes:
+        title: What stands above it in a report.
+        left: How many columns, from the first, are aligned left; figures are aligned right.
+        note: What stands below it.
+    """
+
+    title: str = ""
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: int = 1
+    note: str = ""
+
+
+def drawn(cells: Cells) -> str:
+    """As plain text."""
+    return table(cells.heads, cells.rows, left=cells.left)
 
 
 def width_here() -> int:

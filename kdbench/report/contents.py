@@ -1,0 +1,227 @@
+"""A study as a document: what its report says, in which order, whatever the format."""
+
+from collections.abc import Sequence
+
+from kdbench.codec_table import CodecTable
+from kdbench.report.axes import architecture_text, teaching_text
+from kdbench.report.chart import Chart
+from kdbench.report.charts import (
+    energy_chart,
+    front_3d,
+    front_charts,
+    hypervolume_chart,
+    parallel_chart,
+    rd_charts,
+    savings_chart,
+    trial_charts,
+)
+from kdbench.report.document import Block, Document, Entries, Section
+from kdbench.report.gather import Gathered
+from kdbench.report.overview import Overview, dead_terms
+from kdbench.report.paper import Row, cost_cells, quality_cells
+from kdbench.report.provenance import machine, measuring, searched, took
+from kdbench.report.tables import (
+    MODEL_NOTE,
+    energy_again,
+    figure_cells,
+    headline,
+    sources_of,
+    twin_text,
+)
+from kdbench.report.text import Cells
+from kdbench.report.units import UNKNOWN, bd_rate_cell, count, duration, figure
+from kdbench.store import StoredTrial
+
+COLUMNS = 100  # of the tables, whatever the page: no two figures share a column
+MEMBERS_WITH_FIGURES = 12  # whose curves and losses are drawn
+
+
+def study_document(study: Gathered) -> Document:
+    """The report of a study with trials, finished or not."""
+    found = study.found
+    return Document(
+        name=found.study,
+        title=f"kdbench study {found.study}",
+        lead=tuple(headline(found).splitlines()),
+        sections=tuple(
+            section
+            for section in (
+                _front(study),
+                _against(study),
+                _curves(study),
+                _distillation(found),
+                _search(study),
+                _measured(study),
+                _members(study),
+                _every_trial(found),
+            )
+            if section.blocks
+        ),
+    )
+
+
+def codec_document(table: CodecTable) -> Document:
+    """The report of a study that lists codecs."""
+    n, total = len(table.figures), len(table.codecs)
+    blocks: list[Block] = []
+    if table.reference is not None:
+        reference = Row.of_codec(table.reference)
+        rows = [
+            Row.of_codec(figures, table.reference)
+            for name, figures in table.figures.items()
+            if name != table.anchor
+        ]
+        blocks += [quality_cells(reference, rows), *cost_cells(reference, rows)]
+        blocks += _model_note([reference, *rows])
+    return Document(
+        name=table.study,
+        title=f"kdbench study {table.study}",
+        lead=(f"{n} of {total} codecs measured, compared with {table.anchor}",),
+        sections=(Section(title="Codecs", blocks=tuple(blocks)),) if blocks else (),
+    )
+
+
+def _drawn(*charts: Chart | None) -> tuple[Chart, ...]:
+    return tuple(chart for chart in charts if chart is not None)
+
+
+def _front(study: Gathered) -> Section:
+    found = study.found
+    if not found.front:
+        return Section(title="Front", blocks=())
+    blocks: list[Block] = [figure_cells(found, found.front_results, COLUMNS)]
+    if "model" in sources_of(found.front_results.values()):
+        blocks.append(MODEL_NOTE)
+    blocks += energy_again(found)
+    blocks += [*front_charts(found, study.codecs), *_drawn(front_3d(found, study.codecs))]
+    blocks += _drawn(energy_chart(found, study.codecs))
+    return Section(title="Front", blocks=tuple(blocks))
+
+
+def _against(study: Gathered) -> Section:
+    """The paper's tables: absolute figures, and the change against the anchor."""
+    found, title = study.found, f"Against {study.found.anchor_name}"
+    if not found.front:
+        return Section(title=title, blocks=())
+    if found.anchor is None:
+        text = "Size, compute and energy of the anchor were not measured in this study."
+        return Section(title=title, blocks=(text,))
+    reference = Row.of_codec(found.anchor)
+    rows = [
+        Row.of_trial(number, result, found.rd_lambdas(number))
+        for number, result in found.front_results.items()
+    ]
+    rows += study.codecs
+    blocks: list[Block] = [quality_cells(reference, rows), *cost_cells(reference, rows)]
+    blocks += _drawn(savings_chart(found))
+    return Section(title=title, blocks=tuple(blocks))
+
+
+def _model_note(rows: Sequence[Row]) -> list[Block]:
+    modelled = any(row.energy is not None and row.energy.source == "model" for row in rows)
+    return [MODEL_NOTE] if modelled else []
+
+
+def _curves(study: Gathered) -> Section:
+    return Section(title="Rate and distortion", blocks=rd_charts(study.found, study.codecs))
+
+
+def _distillation(found: Overview) -> Section:
+    """Twins of the front, and terms that pulled at nothing."""
+    front = [trial for trial in found.trials if trial.number in found.front]
+    pairs = [
+        (f"trial {trial.number}", twin_text(trial.twin))
+        for trial in front
+        if trial.twin is not None
+    ]
+    blocks: list[Block] = []
+    if pairs:
+        blocks.append("Against their twins, which trained without distillation:")
+        blocks.append(Entries(pairs=tuple(pairs)))
+    elif found.front:
+        blocks.append(
+            "No member of the front has a twin, so whether distillation helped here is not known; "
+            f"`kdbench rerun --study {found.study} --trial best --twin` trains them."
+        )
+    dead = [
+        (f"trial {number}", ", ".join(f"{term} ({100 * s:.2f} %)" for term, s in terms.items()))
+        for number, result in found.front_results.items()
+        if (terms := dead_terms(result))
+    ]
+    if dead:
+        blocks.append("Terms that caused almost nothing of any gradient, with their largest part:")
+        blocks.append(Entries(pairs=tuple(dead)))
+    return Section(title="Distillation", blocks=tuple(blocks))
+
+
+def _search(study: Gathered) -> Section:
+    found = study.found
+    blocks: list[Block] = [searched(study), took(study), machine(study)]
+    blocks += _drawn(hypervolume_chart(found), parallel_chart(found))
+    return Section(title="What was searched", blocks=tuple(blocks))
+
+
+def _measured(study: Gathered) -> Section:
+    return Section(title="How it was measured", blocks=(measuring(study),))
+
+
+# --- trials ----------------------------------------------------------------------------------
+
+
+def _members(study: Gathered) -> Section:
+    """Each member of the front: what it is, where its folder is, how to train it again."""
+    blocks: list[Block] = []
+    for i, trial in enumerate(study.front):
+        blocks.append(_member(study.found, trial))
+        if i < MEMBERS_WITH_FIGURES:
+            blocks += trial_charts(study.found, trial)
+    rest = len(study.front) - MEMBERS_WITH_FIGURES
+    if rest > 0:
+        blocks.append(f"Curves and losses of {rest} further members are in their folders.")
+    return Section(title="Members of the front", blocks=tuple(blocks), long=True)
+
+
+def _member(found: Overview, trial: StoredTrial) -> Entries:
+    result = trial.result
+    assert result is not None
+    return Entries(
+        pairs=(
+            (f"trial {trial.number}", bd_rate_cell(result.bd_rate, " % ") + " BD-rate"),
+            ("student", architecture_text(trial)),
+            ("distillation", teaching_text(trial)),
+            ("learning rate", figure(trial.spec.training.learning_rate)),
+            ("folder", f"{found.study}/trials/{trial.number}, spec {trial.spec.hash}"),
+            ("weights", result.hashes.get("weights", "not recorded")),
+            ("bitstreams", result.hashes.get("bitstreams", "not recorded")),
+            ("again", f"kdbench rerun --study {found.study} --trial {trial.number}"),
+        )
+    )
+
+
+def _every_trial(found: Overview) -> Section:
+    """One row a trial, whatever its state."""
+    heads = ("trial", "state", "params", "BD-rate %\n[95 %]", "kMAC/px", "energy\nJ/Mpx", "seconds")
+    rows = []
+    for trial in found.trials:
+        result = trial.result
+        if result is None:
+            known = trial.failure.values if trial.failure else {}
+            figures = [
+                count(known.get("params")),
+                UNKNOWN,
+                figure(known.get("kmac_per_px")),
+                figure(known.get("energy_j_per_mpx")),
+                UNKNOWN,
+            ]
+        else:
+            figures = [
+                count(result.complexity.params),
+                bd_rate_cell(result.bd_rate, " "),
+                figure(result.complexity.kmac_per_px),
+                figure(result.energy.j_per_mpx if result.energy else None),
+                duration(result.seconds.get("training")),
+            ]
+        mark = "*" if trial.number in found.front else ""
+        rows.append((f"{mark}{trial.number}", str(trial.state), *figures, trial.reason or ""))
+    cells = Cells(heads=(*heads, "why"), rows=tuple(rows), left=2, note="* on the front")
+    return Section(title="Every trial", blocks=(cells,) if rows else (), long=True)

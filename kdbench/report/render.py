@@ -1,0 +1,142 @@
+"""A study as a report in one of its formats: what to print, or which files to write."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdbench.codec_table import CodecTable, is_codec_table, load_codec_table
+from kdbench.files import write_atomic
+from kdbench.report.contents import codec_document, study_document
+from kdbench.report.document import Document
+from kdbench.report.gather import Gathered, gather
+from kdbench.report.json_report import report_json
+from kdbench.report.json_view import codec_table_json
+from kdbench.store import Store
+
+FORMATS = ("text", "html", "markdown", "latex", "csv", "json", "svg")
+IN_ONE_FILE = {"text": "txt", "html": "html", "csv": "csv", "json": "json"}
+REPORTS = Path("reports")  # where reports land that nobody named a place for
+SVG_COLUMNS = 110
+Files = dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What a report is about, in every form that a format asks for."""
+
+    name: str
+    document: Document
+    csv: Callable[[], str]
+    json: Callable[[], dict[str, object]]
+
+
+def subject(store: Store, study: str) -> Subject:
+    """A study, of trials or of codecs.
+
+    Raises:
+        StoreError: No such study, or a damaged file.
+        KdbenchError: Its figures do not compare with one another.
+    """
+    from kdbench.report.sheets import codec_csv, study_csv
+
+    if is_codec_table(store.load_study(study)):
+        table: CodecTable = load_codec_table(store, study)
+        return Subject(
+            name=study,
+            document=codec_document(table),
+            csv=lambda: codec_csv(table),
+            json=lambda: codec_table_json(table),
+        )
+    found: Gathered = gather(store, study)
+    return Subject(
+        name=study,
+        document=study_document(found),
+        csv=lambda: study_csv(found),
+        json=lambda: report_json(found),
+    )
+
+
+def comparison(store: Store, first: str, second: str) -> Subject:
+    """Two studies of trials.
+
+    Raises:
+        StoreError: No such study, or a damaged file.
+        KdbenchError: They were not measured alike.
+    """
+    from kdbench.report.compare import comparison_document
+    from kdbench.report.sheets import study_csv
+
+    one, two = gather(store, first), gather(store, second)
+    document = comparison_document(one, two)
+    return Subject(
+        name=document.name,
+        document=document,
+        csv=lambda: study_csv(one, two),
+        json=lambda: {"compared": [report_json(one), report_json(two)]},
+    )
+
+
+def printed(about: Subject, kind: str, width: int) -> str:
+    """A report that is one text."""
+    if kind == "html":
+        from kdbench.report.page import html
+
+        return html(about.document)
+    if kind == "csv":
+        return about.csv()
+    if kind == "json":
+        return json.dumps(about.json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    from kdbench.report.rich_page import report_text
+
+    return report_text(about.document, width)
+
+
+def folder(about: Subject, kind: str) -> Files:
+    """A report that is several files, by name: Markdown, LaTeX, SVG."""
+    from kdbench.report.static import image
+
+    document = about.document
+    if kind == "svg":
+        from kdbench.report.rich_page import report_svg
+
+        tables = report_svg(document, SVG_COLUMNS).encode()
+        figures = {f"{c.name}.svg": image(c, "svg") for c in document.short().charts}
+        return {"tables.svg": tables, **figures}
+    if kind == "markdown":
+        from kdbench.report.markdown import markdown
+
+        pictures = {chart.name: f"{chart.name}.svg" for chart in document.short().charts}
+        text, crops = markdown(document, pictures)
+        drawn = {pictures[c.name]: image(c, "svg") for c in document.short().charts}
+        return {"README.md": text.encode(), **crops, **drawn}
+    from kdbench.report.latex import latex
+
+    short = document.short()
+    pictures = {chart.name: f"{chart.name}.pdf" for chart in short.charts}
+    text, crops = latex(short, pictures)
+    drawn = {pictures[chart.name]: image(chart, "pdf") for chart in short.charts}
+    return {"report.tex": text.encode(), **crops, **drawn}
+
+
+def write(about: Subject, kind: str, out: Path | None, width: int) -> list[Path]:
+    """Writes a report, and gives the paths of its files, the one to open first.
+
+    Args:
+        about: What it is about.
+        kind: One of `FORMATS`.
+        out: A file where the format has one, else a folder; None: in `REPORTS`.
+        width: Columns, of text.
+
+    Raises:
+        StoreError: It cannot be written there.
+    """
+    home = REPORTS / about.name
+    if kind in IN_ONE_FILE:
+        path = out or home / f"report.{IN_ONE_FILE[kind]}"
+        files = {path: printed(about, kind, width).encode()}
+    else:
+        files = {(out or home) / name: data for name, data in folder(about, kind).items()}
+    for path, data in files.items():
+        write_atomic(path, data, durable=False)
+    return list(files)
