@@ -1,6 +1,7 @@
 """What a figure shows, without a library that draws: axes, series, reference marks."""
 
 from dataclasses import dataclass
+from math import ceil, floor, log10
 from typing import Literal
 
 Kind = Literal["points", "line", "steps", "bars", "text"]
@@ -115,6 +116,22 @@ def ends(chart: Chart, along: Literal["x", "y"]) -> tuple[float, float] | None:
     points = [point for series in chart.series for point in series.points]
     values = [value for p in points if (value := p.x if along == "x" else p.y) is not None]
     return (min(values), max(values)) if values else None
+
+
+_DIGITS = ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8))
+
+
+def log_ticks(chart: Chart, along: Literal["x", "y"]) -> tuple[float, ...]:
+    """Round places on a logarithmic axis, four at least: 1, 2, 5, 10, ... around its points."""
+    low, high = ends(chart, along) or (1.0, 10.0)
+    first, last = floor(log10(low)) - 1, ceil(log10(high))
+    for digits in _DIGITS:
+        places = [float(f"{d}e{k}") for k in range(first, last + 1) for d in digits]
+        inside = tuple(place for place in places if low * 0.9 <= place <= high * 1.1)
+        if len(inside) >= 4:
+            return inside
+    step = float(f"{max(high - low, 0.1 * low) / 4:.0e}")  # under an octave: evenly
+    return tuple(float(f"{i * step:.6g}") for i in range(ceil(low / step), floor(high / step) + 1))
 
 
 def rule_points(chart: Chart, rule: Rule) -> tuple[tuple[float, float], tuple[float, float]]:

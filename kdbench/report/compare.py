@@ -11,6 +11,9 @@ from kdbench.report.paper import Row, cost_cells, quality_cells
 from kdbench.report.provenance import machine, measuring, took
 from kdbench.report.tables import MODEL_NOTE, headline, sources_of
 
+OTHER_METERS = (
+    "Their energies are of two devices, meters or kinds of figure, and are on no figure together."
+)
 _ROLES: tuple[Role, Role] = ("front", "other")
 
 
@@ -84,14 +87,23 @@ def _photos(study: Gathered, other: Gathered) -> str:
     return f"{len(own)}" + (f" (with {odd})" if odd else "")
 
 
+def _meters(study: Gathered) -> set[tuple[str, str, str]]:
+    """Source, meter and device of its joules."""
+    energies = [r.energy for r in study.found.results.values() if r.energy is not None]
+    return {(energy.source, energy.decode.meter, energy.device) for energy in energies}
+
+
 def _fronts(first: Gathered, second: Gathered) -> tuple[Block, ...]:
     """The projections that both have, each study in a colour and a shape of its own."""
     theirs = {chart.name: chart for chart in front_charts(second.found)}
+    alike = _meters(first) == _meters(second)
     charts: list[Block] = [
         _joined(chart, theirs[chart.name], first.found.study, second.found.study)
         for chart in front_charts(first.found, first.codecs)
-        if chart.name in theirs
+        if chart.name in theirs and (alike or "_j_per_mpx" not in chart.name)
     ]
+    if not alike:
+        charts.append(OTHER_METERS)
     ours = rd_charts(first.found, first.codecs)
     rest = {chart.name: chart for chart in rd_charts(second.found)}
     charts += [

@@ -7,7 +7,7 @@ from html import escape
 from math import log10
 from typing import TYPE_CHECKING, Any
 
-from kdbench.report.chart import Axis, Chart, Point, Series, error_bar, rule_points
+from kdbench.report.chart import Axis, Chart, Point, Series, error_bar, log_ticks, rule_points
 from kdbench.report.palette import Dash, Look, Shape, look, look_of
 
 if TYPE_CHECKING:  # who makes a page needs its JavaScript alone
@@ -30,13 +30,13 @@ _SYMBOLS: dict[Shape, str] = {
 }
 _SOLID_SYMBOLS: dict[Shape, str] = {  # of three dimensions, where plotly has fewer
     "circle": "circle",
-    "cross": "x",
-    "star": "diamond-open",
-    "diamond": "diamond",
-    "square": "square",
-    "triangle": "circle-open",
+    "cross": "square",
+    "star": "diamond",
+    "diamond": "circle-open",
+    "square": "square-open",
+    "triangle": "diamond-open",
     "down": "square-open",
-    "plus": "cross",
+    "plus": "circle-open",
 }
 _DASHES: dict[Dash, str] = {"solid": "solid", "dash": "dash", "dot": "dot", "dashdot": "dashdot"}
 _PATTERNS = ("", "/", "x", "-", ".", "+", "\\", "|")
@@ -68,8 +68,8 @@ def figure_json(chart: Chart) -> Json:
         for rule in chart.rules
     ]
     layout = _layout(chart, HEIGHT_PX) | {
-        "xaxis": _axis(chart.x),
-        "yaxis": _axis(chart.y),
+        "xaxis": _axis(chart.x, log_ticks(chart, "x") if chart.x.log else ()),
+        "yaxis": _axis(chart.y, log_ticks(chart, "y") if chart.y.log else ()),
         "barmode": "group",
         "hovermode": "closest",
     }
@@ -89,11 +89,12 @@ def _layout(chart: Chart, height_px: int) -> Json:
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"color": INK, "size": 12},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": INK},
         "legend": {"orientation": "h", "y": -0.2, "yanchor": "top"},
     }
 
 
-def _axis(axis: Axis) -> Json:
+def _axis(axis: Axis, ticks: tuple[float, ...] = ()) -> Json:
     found: Json = {
         "title": {"text": _words(axis.title)},
         "gridcolor": GRID,
@@ -101,7 +102,10 @@ def _axis(axis: Axis) -> Json:
         "automargin": True,
     }
     if axis.log:
-        found |= {"type": "log", "dtick": "D2"}
+        found["type"] = "log"
+    if ticks:
+        names = [f"{tick:g}" for tick in ticks]
+        found |= {"tickmode": "array", "tickvals": list(ticks), "ticktext": names}
     if axis.categories:
         names = [_words(name) for name in axis.categories]
         found |= {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": names}
@@ -126,7 +130,8 @@ def _traces(chart: Chart, series: Series) -> list[Json]:
         "customdata": [point.trial for point in points],
     }
     if series.kind == "bars":
-        pattern = {"shape": _PATTERNS[series.place % len(_PATTERNS)], "solidity": 0.25}
+        shape = _PATTERNS[series.place % len(_PATTERNS)]
+        pattern = {"shape": shape, "fillmode": "overlay", "solidity": 0.2, "size": 6}
         return [common | {"type": "bar", "marker": {"color": drawn.colour, "pattern": pattern}}]
     labels = [_words(point.label) for point in points]
     if series.kind == "text":
@@ -136,7 +141,8 @@ def _traces(chart: Chart, series: Series) -> list[Json]:
         own: Json = {
             "mode": "markers+text" if written else "markers",
             "text": labels,
-            "textposition": "top right",
+            "textposition": "top right" if series.role == "front" else "bottom left",
+            "cliponaxis": False,
             "marker": _marker(drawn),
         }
         for along, axis in (("x", chart.x), ("y", chart.y)):
@@ -208,7 +214,9 @@ def _solid(chart: Chart, z_axis: Axis) -> Json:
         for series in chart.series
     ]
     axes = {"xaxis": chart.x, "yaxis": chart.y, "zaxis": z_axis}
-    scene = {name: _axis(axis) | {"showbackground": False} for name, axis in axes.items()}
+    scene: Json = {name: _axis(axis) | {"showbackground": False} for name, axis in axes.items()}
     for found in scene.values():
         found.pop("automargin")
-    return {"data": traces, "layout": _layout(chart, TALL_PX) | {"scene": scene}}
+    scene |= {"camera": {"eye": {"x": 1.5, "y": -1.7, "z": 0.8}}, "aspectmode": "cube"}
+    layout = _layout(chart, TALL_PX) | {"scene": scene, "margin": {"l": 0, "r": 0, "t": 44, "b": 0}}
+    return {"data": traces, "layout": layout | {"legend": {"orientation": "h", "y": 0.0}}}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from kdbench.report.chart import Axis, Chart, Point, Series, error_bar, rule_points
+from kdbench.report.chart import Axis, Chart, Point, Series, error_bar, log_ticks, rule_points
 from kdbench.report.palette import WHITE, Dash, Look, Shape, look, look_of
 
 Format = Literal["svg", "png", "pdf"]
@@ -77,8 +77,8 @@ def _flat(figure: Figure, chart: Chart) -> None:
         (x0, y0), (x1, y1) = rule_points(chart, rule)
         line = _LINES[drawn.dash]
         axes.plot([x0, x1], [y0, y1], color=drawn.colour, linestyle=line, label=rule.label, lw=1.2)
-    for name, axis in (("x", chart.x), ("y", chart.y)):
-        _set_axis(axes, name, axis)
+    _set_axis(axes, "x", chart.x, log_ticks(chart, "x") if chart.x.log else ())
+    _set_axis(axes, "y", chart.y, log_ticks(chart, "y") if chart.y.log else ())
     axes.set_title(chart.title)
     _legend(figure, axes)
 
@@ -96,15 +96,13 @@ def _legend(figure: Figure, axes: Any) -> None:
         )
 
 
-def _set_axis(axes: Any, name: str, axis: Axis) -> None:
+def _set_axis(axes: Any, name: str, axis: Axis, ticks: tuple[float, ...]) -> None:
     """Title, scale, ends and names of one axis."""
     getattr(axes, f"set_{name}label")(axis.title)
     if axis.log:
         getattr(axes, f"set_{name}scale")("log")
-        which = getattr(axes, f"{name}axis")
-        which.set_major_formatter("{x:g}")
-        which.set_minor_formatter("{x:g}")
-        axes.tick_params(axis=name, which="minor", labelsize=6)
+        getattr(axes, f"set_{name}ticks")(ticks, [f"{tick:g}" for tick in ticks])
+        getattr(axes, f"set_{name}ticks")([], minor=True)
     if axis.categories:
         names, places = list(axis.categories), range(len(axis.categories))
         slanted = sum(map(len, names)) > 60
@@ -151,7 +149,9 @@ def _marks(axes: Any, chart: Chart, series: Series) -> None:
                     axes.annotate(
                         point.label,
                         (point.x, point.y),
-                        xytext=(4, 4),
+                        xytext=(4, 4) if series.role == "front" else (-4, -4),
+                        ha="left" if series.role == "front" else "right",
+                        va="bottom" if series.role == "front" else "top",
                         textcoords="offset points",
                         fontsize=7,
                     )

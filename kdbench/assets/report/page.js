@@ -16,7 +16,8 @@
       figure.layout.height += 14 * Math.max(0, figure.data.length - 4);
       figure.layout.dragmode = false; // a finger scrolls the page
     }
-    Plotly.newPlot(place, figure.data, figure.layout, { responsive: true, displaylogo: false, displayModeBar: narrow() ? false : "hover" });
+    const buttons = figure.layout.scene ? ["orbitRotation", "pan3d", "resetCameraDefault3d", "toImage"] : ["zoom2d", "pan2d", "resetScale2d", "toImage"];
+    Plotly.newPlot(place, figure.data, figure.layout, { responsive: true, displaylogo: false, modeBarButtons: [buttons], displayModeBar: narrow() ? false : "hover" });
     place.on("plotly_click", (event) => {
       const number = event.points[0].customdata;
       const target = number == null ? null : document.getElementById("trial-" + number);
