@@ -1,6 +1,7 @@
 """The figures of the study page: those of `report`, and which choice matters."""
 
 import textwrap
+from collections.abc import Sequence
 
 import optuna
 from optuna_dashboard import save_plotly_graph_object
@@ -11,6 +12,7 @@ from kdbench.report.chart import Chart
 from kdbench.report.charts import study_charts
 from kdbench.report.interactive import INK, plotly_figure
 from kdbench.report.overview import Overview
+from kdbench.report.paper import Row
 
 FRAME_PX = 450  # what the page gives a figure
 NOTE_COLUMNS = 95
@@ -19,10 +21,16 @@ TITLE_PX = 18
 EYE = {"x": 1.7, "y": 1.7, "z": 0.9}  # far enough to see the ends of the axes
 
 
-def draw(study: optuna.Study, found: Overview) -> tuple[str, ...]:
-    """Puts every figure that there is something for on the page of `study`; their ids, in order."""
+def draw(study: optuna.Study, found: Overview, codecs: Sequence[Row]) -> tuple[str, ...]:
+    """Puts every figure that there is something for on the page of `study`; their ids, in order.
+
+    Args:
+        study: In memory.
+        found: The same from its folders.
+        codecs: Others, measured as it was.
+    """
     chosen = importance_chart(study)
-    charts = [*study_charts(found), *([] if chosen is None else [chosen])]
+    charts = [*study_charts(found, codecs), *([] if chosen is None else [chosen])]
     for chart in charts:
         save_plotly_graph_object(study, framed(chart), graph_object_id=chart.name)
     return tuple(chart.name for chart in charts)

@@ -13,7 +13,7 @@ from kdbench.dashboard.files import artifacts_of
 from kdbench.dashboard.notebook import Notebook
 from kdbench.dashboard.picture import SAME, STUDY_ID, Picture, best_of, of_trials, write_note
 from kdbench.errors import StoreError
-from kdbench.report.overview import Overview, overview
+from kdbench.report.gather import Gathered, gather
 from kdbench.search.storage import connect_to_look, quiet, storage_errors
 from kdbench.store import Store
 
@@ -36,7 +36,7 @@ class Source:
 
     def __init__(self, store: Store, study: str, url: str, notebook: Notebook) -> None:
         self._store, self._name, self._url, self._notebook = store, study, url, notebook
-        overview(store, study)  # what is wrong with the folders is said before the database's
+        gather(store, study)  # what is wrong with the folders is said before the database's
         self._database: RDBStorage = connect_to_look(url)
         try:
             with storage_errors(url), quiet():
@@ -56,17 +56,18 @@ class Source:
     def picture(self) -> Picture:
         """The study as it is; the database first, since a worker writes its folder before it."""
         trials = self._trials()
-        found, stored = overview(self._store, self._name), self._store.load_study(self._name)
+        whole = gather(self._store, self._name)
+        found, fixed = whole.found, whole.stored.fixed
         artifacts = {one.number: artifacts_of(found, one) for one in found.trials}
         with quiet():
             storage = InMemoryStorage()
-            study = of_trials(found, trials, artifacts, stored.fixed, storage)
-            self._write_notes(study, found, stored.fixed, artifacts)
+            study = of_trials(found, trials, artifacts, fixed, storage)
+            self._write_notes(study, whole, artifacts)
             return Picture(
                 study=study,
                 storage=storage,
                 best=best_of(study),
-                figures=draw(study, found),
+                figures=draw(study, found, whole.codecs),
                 artifacts={one.id: one for few in artifacts.values() for one in few},
             )
 
@@ -80,15 +81,15 @@ class Source:
     def _write_notes(
         self,
         study: optuna.Study,
-        found: Overview,
-        fixed: Mapping[str, str],
+        whole: Gathered,
         artifacts: Mapping[int, Sequence[Artifact]],
     ) -> None:
         page = f"{STUDY_PAGE}/trials?numbers="
-        ours: dict[int | None, str] = {None: words.study_note(found, fixed, page)}
+        ours: dict[int | None, str] = {None: words.study_note(whole, page)}
         for one in study.get_trials(deepcopy=False):
             if SAME in one.user_attrs:
                 ours[one.number] = words.duplicate_note(int(one.user_attrs[SAME]), page)
+        found = whole.found
         for trial in found.trials:
             shown = [
                 (one, f"/artifacts/{STUDY_ID}/{trial.number}/{one.id}")

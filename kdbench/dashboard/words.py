@@ -7,6 +7,7 @@ from typing import Any
 from kdbench.bench import CodecFigures
 from kdbench.dashboard.artifacts import Artifact
 from kdbench.records import CodecEnergy, Complexity, TrialSpec, plain
+from kdbench.report.gather import Gathered
 from kdbench.report.overview import Overview, dead_terms
 from kdbench.report.paper import energy_change_pct
 from kdbench.report.tables import MODEL_NOTE
@@ -32,14 +33,14 @@ PARTS = ("encoder", "decoder", "hyper", "latent", "codec", "distillation", "trai
 # --- of a study ------------------------------------------------------------------------------
 
 
-def study_note(found: Overview, fixed: Mapping[str, str], url: str) -> str:
+def study_note(whole: Gathered, url: str) -> str:
     """The front against the anchor, where its energies come from, what to run.
 
     Args:
-        found: The study.
-        fixed: What the machine added to it, see `StoredStudy.fixed`.
+        whole: The study.
         url: Of the page that shows one trial, but for its number.
     """
+    found, fixed = whole.found, whole.stored.fixed
     n_complete = found.n("complete")
     states = ("stopped", "refused", "infeasible", "failed", "running")
     others = ", ".join(f"{n} {state}" for state in states if (n := found.n(state)))
@@ -52,7 +53,7 @@ def study_note(found: Overview, fixed: Mapping[str, str], url: str) -> str:
         f"{_code(found.anchor_name)}.",
     ]
     if n_complete:
-        parts += [_front(found, url), *_sources(found)]
+        parts += [_front(found, url), *_sources(found), *map(_plain, whole.left_out)]
     else:
         parts.append("No trial is complete yet; the page comes up to date by itself.")
     known = [(key, fixed[key]) for key in STANDS_ON if key in fixed]
