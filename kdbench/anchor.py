@@ -1,20 +1,28 @@
 """The curve that a study's BD-rates are measured against, and any codec by its name."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdbench import zoo
 from kdbench.adopt import adopted
+from kdbench.codecs.base import Image
 from kdbench.codecs.classical import CLASSICAL, classical
 from kdbench.codecs.weights import file_sha
 from kdbench.data import ImageSet
 from kdbench.errors import CodecError
-from kdbench.evaluate import Evaluation, evaluate_classical, evaluate_files
+from kdbench.evaluate import (
+    Evaluation,
+    classical_samples,
+    evaluate_classical,
+    evaluate_files,
+    learned_samples,
+)
 from kdbench.files import cached
 from kdbench.guides import joined_sha
 from kdbench.lease import host_lease
 from kdbench.records import MEASUREMENT_PROTOCOL, RDCurve, content_hash
+from kdbench.samples import Sample
 from kdbench.store import Store
 from kdbench.teacher import teacher_path
 from kdbench.yamlfile import nearest_first
@@ -101,6 +109,25 @@ def evaluate_by_name(
         if not paths:
             return evaluate_classical(classical(name), images, on_progress=coded)
         return evaluate_files(paths, images, device=device, on_progress=coded)
+
+
+def samples_by_name(
+    name: str, image: Image, *, device: str, cache: Path, store: Store
+) -> tuple[Sample, ...]:
+    """One photo as any codec gives it back, at every level, while nobody measures energy.
+
+    Raises:
+        CodecError: No codec of this name, or a damaged one.
+    """
+    paths = codec_files(name, cache=cache, store=store)
+    with host_lease().shared():
+        if not paths:
+            return classical_samples(classical(name), image)
+        found = [learned_samples(path, image, device) for path in paths]
+    if len(found) == 1:
+        return found[0]
+    every = (sample for one in found for sample in one)
+    return tuple(replace(sample, level=level) for level, sample in enumerate(every))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,7 +160,23 @@ def keep_anchor(
         images = load_images(bench.data.evaluation, "evaluation")
         kept = bench_codec(bench.anchor, images, bench, store, on_progress=on_progress)
         write_json(store.anchor_file(study), kept)
+    if not store.has_anchor_crops(study):
+        _keep_crops(store, study, bench)
     return kept
+
+
+def _keep_crops(store: Store, study: str, bench: "Bench") -> None:
+    """The first photo as the anchor gives it back, for reports to show beside the students'."""
+    from kdbench.anchor import samples_by_name
+    from kdbench.data import load_images
+    from kdbench.samples import keep_anchor_samples
+
+    images = load_images(bench.data.evaluation, "evaluation")
+    photo = images.image(0)
+    samples = samples_by_name(
+        bench.anchor, photo, device=bench.device, cache=Path(bench.cache), store=store
+    )
+    keep_anchor_samples(store, study, photo, samples, images.names[0])
 
 
 def _classical_energy(name: str, images: "ImageSet", bench: "Bench") -> CodecEnergy | None:

@@ -11,7 +11,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -19,6 +19,7 @@ from kdbench.codecs.base import ImageCodec
 from kdbench.codecs.bitfile import (
     Image,
     analyse_image,
+    decode_image,
     encode_analysed,
     expectation,
     lay_out,
@@ -33,6 +34,7 @@ from kdbench.metrics import BUILTIN, MS_SSIM_MIN_PX
 from kdbench.metrics import find as find_metric
 from kdbench.rd import joined, psnr_db
 from kdbench.records import RDCurve, RDPoint
+from kdbench.samples import Sample, cut
 from kdbench.similarity import Similarity
 
 BITS_TOLERANCE = 0.01  # of the estimate, over the whole set
@@ -45,10 +47,12 @@ class Evaluation:
 
     Attributes:
         bitstreams_sha: SHA-256 over all coded files, in the order they were coded.
+        samples: A cut of the first photo at every level.
     """
 
     curve: RDCurve
     bitstreams_sha: str
+    samples: tuple[Sample, ...] = ()
 
 
 @dataclass
@@ -61,6 +65,7 @@ class _Tally:
     ms_ssim: dict[int, list[float | None]] = field(default_factory=dict)
     figures: dict[int, list[float]] = field(default_factory=dict)
     sha: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    samples: list[Sample] = field(default_factory=list)
     _photo: Image | None = None
     _similarity: Similarity | None = None
 
@@ -73,6 +78,9 @@ class _Tally:
             figure = _figure(self.metric, decoded, image)
             self.figures.setdefault(level, []).append(figure)
         self.sha.update(data)
+        if len(self.bpp[level]) == 1:
+            bpp, psnr = self.bpp[level][0], self.psnr[level][0]
+            self.samples.append(Sample(level=level, bpp=bpp, psnr_db=psnr, pixels=cut(decoded)))
 
     def _ms_ssim(self, image: Image, decoded: Image) -> float | None:
         """None under 161 px a side; what belongs to the photo is kept until another one comes."""
@@ -128,6 +136,10 @@ def evaluate_files(
     return Evaluation(
         curve=joined([one.curve for one in found]),
         bitstreams_sha=hashlib.sha256(shas.encode()).hexdigest(),
+        samples=tuple(
+            replace(sample, level=level)
+            for level, sample in enumerate(sample for one in found for sample in one.samples)
+        ),
     )
 
 
@@ -191,7 +203,9 @@ def evaluate_learned(
         encode_s_per_mpx=fmean(encode_s),
         decode_s_per_mpx=decoded.seconds / (images.pixels * len(levels)) * 1e6,
     )
-    return Evaluation(curve=curve, bitstreams_sha=tally.sha.hexdigest())
+    return Evaluation(
+        curve=curve, bitstreams_sha=tally.sha.hexdigest(), samples=tuple(tally.samples)
+    )
 
 
 def evaluate_classical(
@@ -215,7 +229,30 @@ def evaluate_classical(
             tally.add(level, data, image, decoded)
             on_progress(step * images.n + i + 1, len(codec.levels) * images.n)
     curve = tally.curve(images, encode_s_per_mpx=fmean(encode_s), decode_s_per_mpx=fmean(decode_s))
-    return Evaluation(curve=curve, bitstreams_sha=tally.sha.hexdigest())
+    return Evaluation(
+        curve=curve, bitstreams_sha=tally.sha.hexdigest(), samples=tuple(tally.samples)
+    )
+
+
+def learned_samples(path: Path, image: Image, device: str = "cpu") -> tuple[Sample, ...]:
+    """One photo through every level of the codec file `path`, decoded from its bytes here."""
+    model = lay_out(load_codec(path)[0]).to(device)
+    tally = _Tally()
+    with one_thread():
+        analysed = analyse_image(model, image)
+        for level in range(model.architecture.n_levels):
+            data = encode_analysed(model, analysed, level)
+            tally.add(level, data, image, decode_image(model, data))
+    return tuple(tally.samples)
+
+
+def classical_samples(codec: ImageCodec, image: Image) -> tuple[Sample, ...]:
+    """One photo through every level of a classical codec."""
+    tally = _Tally()
+    for level in codec.levels:
+        data = codec.encode(image, level)
+        tally.add(level, data, image, codec.decode(data))
+    return tuple(tally.samples)
 
 
 def _encode(codec: ImageCodec, image: Image, level: int, name: str) -> bytes:

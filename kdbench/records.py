@@ -465,6 +465,22 @@ class BDRate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reconstruction:
+    """A photo as one codec gave it back; a cut of its middle is kept as a PNG file.
+
+    Attributes:
+        image: Name of the photo.
+        level: Of the codec.
+        bpp, psnr_db: Of the whole photo [bit/px], [dB].
+    """
+
+    image: str
+    level: int
+    bpp: float
+    psnr_db: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TwinFigures:
     """What distillation gave one trial: BD-rate of the student against its twin.
 

@@ -8,7 +8,8 @@ runs/<study>/trials/<n>/       spec.json, then result.json or failure.json; log.
                                student.safetensors, or student-<i>.safetensors of rate i where
                                each has its own; of the front's members energy_trained.json and,
                                where the study asks for twins, twin.json; rungs.json of studies
-                               with a ladder
+                               with a ladder; reconstruction.json and .png, a cut of a photo
+runs/<study>/crops/            the same cut of the photo itself and of every level of the anchor
 runs/<study>/codecs/<i>.json   figures of codec i, of a study that lists codecs
 runs/<study>/notes.json        what people wrote in the dashboard
 runs/<study>/reruns/<k>/<n>/   what `rerun` trained again: one run of trial n, or with --seeds and
@@ -27,11 +28,19 @@ from typing import Any, Literal
 
 from kdbench.errors import StoreError
 from kdbench.files import cached as cached  # noqa: PLC0414 (offered here too)
-from kdbench.files import damaged, load, require_writable, write_json, write_once
+from kdbench.files import (
+    damaged,
+    load,
+    require_writable,
+    write_atomic,
+    write_json,
+    write_once,
+)
 from kdbench.records import (
     SCHEMA,
     CodecEnergy,
     Progress,
+    Reconstruction,
     Rung,
     TrialResult,
     TrialSpec,
@@ -41,6 +50,7 @@ from kdbench.records import (
 State = Literal["complete", "stopped", "refused", "infeasible", "failed", "running"]
 CACHE = "cache"
 _NEWS = (".json", ".png", ".safetensors")
+PNG_HEAD, PNG_TAIL = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 STUDY_NAME = re.compile(rf"(?!{CACHE}$)[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
@@ -142,6 +152,14 @@ class Notes:
     schema: int = SCHEMA
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _CropsFile:
+    """What is written beside cuts of a photo."""
+
+    crops: tuple[Reconstruction, ...]
+    schema: int = SCHEMA
+
+
 @dataclass(frozen=True, slots=True)
 class TrialFolder:
     """The files of one trial."""
@@ -210,6 +228,28 @@ class TrialFolder:
     def trained_energy(self) -> Path:
         """Energy of the trained codec, of members of the front only."""
         return self.path / "energy_trained.json"
+
+    @property
+    def crop(self) -> Path:
+        """A cut of the first evaluation photo, as the trained codec gives it back."""
+        return self.path / "reconstruction.png"
+
+    def save_crop(self, what: Reconstruction, png: bytes) -> None:
+        """Keep that cut, and what is written beside it."""
+        write_atomic(self.crop, png)
+        write_json(self.crop.with_suffix(".json"), _CropsFile(crops=(what,)))
+
+    def load_crop(self) -> tuple[Reconstruction, bytes] | None:
+        """That cut; None of trials that kept none.
+
+        Raises:
+            StoreError: A damaged file.
+        """
+        said = self.crop.with_suffix(".json")
+        if not said.is_file():
+            return None
+        (what,) = load(said, _CropsFile).crops
+        return what, _png(self.crop)
 
     @property
     def twin(self) -> Path:
@@ -330,6 +370,33 @@ class Store:
     def anchor_file(self, study: str) -> Path:
         """Where a study keeps the figures of its anchor."""
         return self.study_folder(study) / "anchor.json"
+
+    def save_anchor_crops(
+        self, study: str, original: bytes, crops: Mapping[Reconstruction, bytes]
+    ) -> None:
+        """Keep a cut of the first evaluation photo, itself and as the anchor gives it back."""
+        folder = self.study_folder(study) / "crops"
+        write_atomic(folder / "original.png", original)
+        for crop, png in crops.items():
+            write_atomic(folder / f"anchor-{crop.level}.png", png)
+        write_json(folder / "anchor.json", _CropsFile(crops=tuple(crops)))
+
+    def has_anchor_crops(self, study: str) -> bool:
+        """Whether they are kept."""
+        return (self.study_folder(study) / "crops" / "anchor.json").is_file()
+
+    def load_anchor_crops(self, study: str) -> tuple[bytes, dict[Reconstruction, bytes]] | None:
+        """The cut itself, and every level of the anchor; None where none were kept.
+
+        Raises:
+            StoreError: A damaged file.
+        """
+        if not self.has_anchor_crops(study):
+            return None
+        folder = self.study_folder(study) / "crops"
+        crops = load(folder / "anchor.json", _CropsFile).crops
+        pngs = {crop: _png(folder / f"anchor-{crop.level}.png") for crop in crops}
+        return _png(folder / "original.png"), pngs
 
     def codec_file(self, study: str, i: int) -> Path:
         """Where a study that lists codecs keeps the figures of the one at `i`."""
@@ -481,6 +548,21 @@ def load_rungs(folder: TrialFolder) -> tuple[Rung, ...]:
         StoreError: A damaged file.
     """
     return load(folder.rungs, _RungsFile).rungs if folder.rungs.is_file() else ()
+
+
+def _png(path: Path) -> bytes:
+    """A PNG file whole.
+
+    Raises:
+        StoreError: It is not there or is none.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError:
+        raise damaged(path, "it is missing") from None
+    if not (data.startswith(PNG_HEAD) and data.endswith(PNG_TAIL)):
+        raise damaged(path, "it is no whole PNG file")
+    return data
 
 
 def _load_trial(folder: TrialFolder) -> StoredTrial:

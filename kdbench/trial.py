@@ -40,6 +40,7 @@ from kdbench.records import (
     TrialResult,
     TrialSpec,
 )
+from kdbench.samples import keep_sample
 from kdbench.store import TrialFolder
 from kdbench.train import TrainingLog, train
 
@@ -148,6 +149,7 @@ def run_trial(
                 distortion=spec.training.distortion,
                 on_progress=coded,
             )
+            keep_sample(files, evaluation.samples, photos["evaluation"].names[0])
             losses = {
                 "train": _mean_loss(models, lessons, crops.crops(cache)[:N_LOSS_CROPS]),
                 "validation": _mean_loss(models, lessons, held_out),

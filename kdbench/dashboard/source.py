@@ -58,7 +58,7 @@ class Source:
         trials = self._trials()
         whole = gather(self._store, self._name)
         found, fixed = whole.found, whole.stored.fixed
-        artifacts = {one.number: artifacts_of(found, one) for one in found.trials}
+        artifacts = {one.number: artifacts_of(whole, one) for one in found.trials}
         with quiet():
             storage = InMemoryStorage()
             study = of_trials(found, trials, artifacts, fixed, storage)

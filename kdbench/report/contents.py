@@ -15,6 +15,7 @@ from kdbench.report.charts import (
     savings_chart,
     trial_charts,
 )
+from kdbench.report.crops import member_crops
 from kdbench.report.document import Block, Document, Entries, Section
 from kdbench.report.gather import Gathered
 from kdbench.report.overview import Overview, dead_terms
@@ -174,7 +175,7 @@ def _members(study: Gathered) -> Section:
     for i, trial in enumerate(study.front):
         blocks.append(_member(study.found, trial))
         if i < MEMBERS_WITH_FIGURES:
-            blocks += trial_charts(study.found, trial)
+            blocks += [*member_crops(study, trial), *trial_charts(study.found, trial)]
     rest = len(study.front) - MEMBERS_WITH_FIGURES
     if rest > 0:
         blocks.append(f"Curves and losses of {rest} further members are in their folders.")

@@ -1,9 +1,11 @@
 """Everything that a report of one study stands on, read once from the store."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kdbench.codec_table import is_codec_table, load_codec_table
-from kdbench.errors import KdbenchError
+from kdbench.errors import KdbenchError, StoreError
+from kdbench.records import Reconstruction
 from kdbench.report.overview import Overview, overview
 from kdbench.report.paper import Row
 from kdbench.store import Store, StoredStudy, StoredTrial
@@ -16,7 +18,8 @@ class Gathered:
     Attributes:
         codecs: Others, measured on the same photos by studies that list codecs.
         codecs_from: Names of those studies.
-        left_out: Why other such studies are not used, a sentence each.
+        left_out: Why other such studies, or the crops, are not used, a sentence each.
+        anchor_crops: A cut of a photo, and how each level of the anchor gives it back.
     """
 
     found: Overview
@@ -24,6 +27,7 @@ class Gathered:
     codecs: tuple[Row, ...] = ()
     codecs_from: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    anchor_crops: tuple[bytes, Mapping[Reconstruction, bytes]] | None = None
 
     @property
     def front(self) -> tuple[StoredTrial, ...]:
@@ -72,12 +76,18 @@ def gather(store: Store, study: str) -> Gathered:
         if taken:
             used.append(other)
             rows |= {row.name: row for row in taken}
+    crops = None
+    try:
+        crops = store.load_anchor_crops(study)
+    except StoreError as why:
+        left_out.append(f"the anchor's reconstructions are left out: {why.problem}")
     return Gathered(
         found=found,
         stored=own.stored,
         codecs=tuple(rows.values()),
         codecs_from=tuple(used),
         left_out=tuple(left_out),
+        anchor_crops=crops,
     )
 
 
