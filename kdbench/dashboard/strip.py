@@ -22,7 +22,7 @@ def strip(whole: Gathered, trial: StoredTrial) -> bytes:
     Raises:
         StoreError: A cut is damaged.
     """
-    first, *rest = member_crops(whole, trial)
+    first = member_crops(whole, trial)[0]
     if not isinstance(first, Crops):
         raise StoreError(
             str(first), fix="restore the file from a copy; the rest of the study is intact"

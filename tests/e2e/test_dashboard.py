@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import optuna
 import pytest
 from optuna.storages import InMemoryStorage
 from optuna_dashboard import wsgi
+from PIL import Image
 
 from kdbench.store import Store
 from tests.support.looking import (
@@ -139,6 +141,31 @@ def test_artifacts_are_the_files_of_the_trial(page: Dashboard, root: Path) -> No
         assert "access-control-allow-origin" not in said.headers
         assert said.headers["content-security-policy"].startswith("sandbox")
     assert "result.json" not in {one["filename"] for one in page.trial(5)["artifacts"]}
+
+
+def test_reconstructions_are_side_by_side_at_nearly_equal_bits(page: Dashboard) -> None:
+    listed = {one["filename"]: one["artifact_id"] for one in page.trial(3)["artifacts"]}
+    address = f"/artifacts/0/3/{listed['reconstructions.png']}"
+    assert f"![reconstructions.png]({address})" in page.trial(3)["note"]["body"]
+    said = page.ask(address)
+    assert said.headers["content-type"] == "image/png"
+    sheet = Image.open(BytesIO(said.body))
+    colours = {colour for _, colour in sheet.getcolors(1 << 20) or []}
+    assert {
+        (grey,) * 3 for grey in (255, 40, 200)
+    } <= colours  # original, anchor at 0.25 bpp, trial
+    assert (80,) * 3 not in colours  # anchor at 0.6 bpp
+    assert sheet.width > 3 * 2 * 192
+
+
+def test_a_damaged_reconstruction_is_named(own: Path) -> None:
+    folder = Store(own).trial(STUDY, 3)
+    with dashboard(own) as page:
+        listed = {one["filename"]: one["artifact_id"] for one in page.trial(3)["artifacts"]}
+        folder.crop.write_bytes(b"no image")
+        said = page.ask(f"/artifacts/0/3/{listed['reconstructions.png']}")
+    assert said.status == 404
+    assert "reconstruction.png is damaged" in said.json["reason"]
 
 
 def test_an_artifact_that_has_gone_is_not_found_and_no_fault(own: Path) -> None:

@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from kdbench.files import append_log
 from kdbench.objectives import OBJECTIVES as BY_NAME
-from kdbench.search.study import connect
+from kdbench.records import Reconstruction
+from kdbench.samples import SIDE_PX, png
+from kdbench.search.storage import connect
 from kdbench.store import Store, StoredTrial
 from tests.support.results import OBJECTIVES, STUDY, make_study
 
@@ -47,12 +50,31 @@ def make_watched(root: Path) -> Store:
             loss = {"step": step, "loss": 2.0 - step / 1000, "bpp": 0.5, "mse": 0.001}
             append_log(trial.folder.log, {**loss, "rd_loss": 1.5 - step / 1000, "latent": 0.1})
         trial.folder.student.write_bytes(bytes(range(256)) * (trial.number + 1))
+    _keep_cuts(store)
     study = new_database(store)
     for trial in store.trials(STUDY):
         study.add_trial(told(trial))
     study.enqueue_trial({"encoder.width": 24, "training.learning_rate": 1e-3})
     study.add_trial(told_broken())
     return store
+
+
+def _keep_cuts(store: Store) -> None:
+    """Of the photo, of three levels of the anchor, and of the complete trials."""
+    cuts = {
+        Reconstruction(image="a.png", level=level, bpp=bpp, psnr_db=30.0): _flat(40 * level)
+        for level, bpp in enumerate((0.1, 0.25, 0.6))
+    }
+    store.save_anchor_crops(STUDY, _flat(255), cuts)
+    for trial in store.trials(STUDY):
+        if trial.result is not None:
+            own = Reconstruction(image="a.png", level=1, bpp=0.27, psnr_db=29.0)
+            trial.folder.save_crop(own, _flat(200))
+
+
+def _flat(grey: int) -> bytes:
+    """A cut of one grey."""
+    return png(np.full((SIDE_PX, SIDE_PX, 3), grey, np.uint8))
 
 
 def new_database(store: Store) -> optuna.Study:
@@ -172,7 +194,8 @@ class Dashboard:
 def command(root: Path, study: str, *flags: str) -> list[str]:
     """`kdbench dashboard` at any free port, which says where in JSON."""
     where = ["--study", study, "--root", str(root), "--port", "0", "--json"]
-    return [sys.executable, "-m", "kdbench", "dashboard", *where, *flags]
+    hears = ["env", "--default-signal=INT"]  # a shell's background job would be deaf to Ctrl-C
+    return [*hears, sys.executable, "-m", "kdbench", "dashboard", *where, *flags]
 
 
 @contextmanager
@@ -193,7 +216,11 @@ def dashboard(root: Path, *flags: str, study: str = STUDY) -> Iterator[Dashboard
             yield Dashboard(process=process, page=said["url"])
         finally:
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=30)
+            try:
+                _, err = process.communicate(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
         assert process.returncode == 130
         assert "Traceback" not in err
         assert err.endswith("interrupted; the study is as it was\n")
