@@ -1,7 +1,6 @@
 """Which files of a trial the page offers: what its folder holds, and images drawn when asked."""
 
 import threading
-from collections.abc import Callable
 from functools import lru_cache
 
 from kdbench.dashboard.artifacts import Artifact, artifact
@@ -16,11 +15,10 @@ _drawing = threading.Lock()  # matplotlib's settings are the process's
 
 def artifacts_of(whole: Gathered, trial: StoredTrial) -> list[Artifact]:
     """Of one trial: images that its page shows, then its files."""
-    found, number = whole.found, trial.number
-    study = found.study
+    study, number = whole.found.study, trial.number
     drawn = [
-        artifact(study, number, f"{chart.name.removeprefix(f'trial-{number}-')}.svg", _svg(chart))
-        for chart in trial_charts(found, trial)
+        artifact(study, number, f"{name}.svg", lambda name=name: _svg(whole, trial, name))  # type: ignore[misc]
+        for name in _figures(trial)
     ]
     if trial.folder.crop.is_file():
         drawn.append(artifact(study, number, "reconstructions.png", lambda: strip(whole, trial)))
@@ -28,8 +26,26 @@ def artifacts_of(whole: Gathered, trial: StoredTrial) -> list[Artifact]:
     return [*drawn, *(artifact(study, number, path.name, path.read_bytes) for path in kept)]
 
 
-def _svg(chart: Chart) -> Callable[[], bytes]:
-    return lambda: _drawn(chart)
+def _figures(trial: StoredTrial) -> list[str]:
+    """Names of the figures that there is something for; nothing is read for them yet."""
+    names = []
+    if trial.result is not None:
+        names.append("rd-psnr")
+        names += ["rd-ms-ssim"] if any(p.ms_ssim for p in trial.result.rd.points) else []
+    return [*names, "loss"] if trial.folder.log.is_file() else names
+
+
+def _svg(whole: Gathered, trial: StoredTrial, name: str) -> bytes:
+    """One figure of a trial.
+
+    Raises:
+        FileNotFoundError: Its log has not a line yet.
+    """
+    charts = {chart.name: chart for chart in trial_charts(whole.found, trial)}
+    chart = charts.get(f"trial-{trial.number}-{name}")
+    if chart is None:
+        raise FileNotFoundError(f"trial {trial.number} has nothing to draw for it yet")
+    return _drawn(chart)
 
 
 @lru_cache(maxsize=64)

@@ -14,6 +14,7 @@ from kdbench.dashboard.picture import Picture
 from kdbench.errors import KdbenchError
 
 REFRESH_S = 2.0  # a page asks every 2 to 10 s; several pages make no more work than one
+REST = 10  # times as long as the last picture took, at least: trainings have the processor
 
 
 class View(BaseStorage):
@@ -39,25 +40,32 @@ class View(BaseStorage):
         self._stamp, self._take, self._say = stamp, take, say
         self._taking = threading.Lock()
         self._seen = stamp()
-        self.picture = take()
-        self._looked_s = time.monotonic()
+        self._next_s = 0.0  # when the next picture may be taken
+        self.picture = self._timed()
 
-    def refresh(self, *, at_once: bool = False) -> None:
-        """Take the picture again if there are news; who comes meanwhile gets the last one."""
-        if not self._taking.acquire(blocking=at_once):
+    def refresh(self) -> None:
+        """Take the picture again if there is news; who comes meanwhile gets the last one."""
+        if not self._taking.acquire(blocking=False):
             return
         try:
-            if at_once or time.monotonic() >= self._looked_s + REFRESH_S:
+            if time.monotonic() >= self._next_s:
+                self._next_s = time.monotonic() + REFRESH_S
                 self._look()
-                self._looked_s = time.monotonic()
         finally:
             self._taking.release()
+
+    def _timed(self) -> Picture:
+        began_s = time.monotonic()
+        picture = self._take()
+        now_s = time.monotonic()
+        self._next_s = now_s + max(REFRESH_S, REST * (now_s - began_s))
+        return picture
 
     def _look(self) -> None:
         try:
             now = self._stamp()
             if now != self._seen or self.picture.problem is not None:
-                self.picture, self._seen = self._take(), now
+                self.picture, self._seen = self._timed(), now
         except KdbenchError as why:
             if self.picture.problem != str(why):
                 self._say(f"the page keeps what it has: {why}")

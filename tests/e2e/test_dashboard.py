@@ -22,7 +22,7 @@ from optuna.storages import InMemoryStorage
 from optuna_dashboard import wsgi
 from PIL import Image
 
-from kdbench.store import Store
+from kdbench.store import Store, StoredStudy
 from tests.support.looking import (
     BROKEN,
     QUEUED,
@@ -31,9 +31,10 @@ from tests.support.looking import (
     dashboard,
     make_watched,
     names,
+    new_database,
     told,
 )
-from tests.support.results import OBJECTIVES, STUDY, result, spec
+from tests.support.results import OBJECTIVES, SETTINGS, STUDY, result, spec
 
 READS = ("GET",)
 ROUTES = [(route.method, route.rule) for route in wsgi(InMemoryStorage()).routes]
@@ -281,7 +282,8 @@ def test_with_write_nothing_else_can_be_changed_and_no_sense_is_refused(own: Pat
             if method not in READS and not rule.endswith("/note"):
                 assert page.ask(concrete(rule), method, headers, {}).status == 403
         path = "/api/studies/0/3/note"
-        for body in ({}, [], {"version": "x", "body": ""}, {"version": 2}, "note"):
+        wrong: list[object] = [{}, [], {"version": "x", "body": ""}, {"version": 2}, "note"]
+        for body in wrong:
             assert page.ask(path, "PUT", headers, body).status == 400
         long = {**headers, "Content-Length": str(1 << 30)}
         assert page.ask(path, "PUT", long).status == 413
@@ -319,9 +321,6 @@ def test_a_file_that_breaks_meanwhile_leaves_the_page_and_is_told(own: Path) -> 
 
 
 def test_a_study_without_a_finished_trial_is_shown(tmp_path: Path) -> None:
-    from tests.support.looking import new_database
-    from tests.support.results import SETTINGS, StoredStudy
-
     store = Store(tmp_path)
     store.create_study(StoredStudy(name=STUDY, settings=SETTINGS))
     new_database(store)

@@ -16,7 +16,7 @@ from kdbench.store import Store
 from tests.support.desk import make_desk
 from tests.support.looking import dashboard, names
 
-TRIALS = 3
+TRIALS = 2
 
 
 def has_begun(store: Store) -> bool:

@@ -43,6 +43,7 @@ def studio() -> Iterator[Studio]:
 @pytest.fixture
 def looked(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> View:
     monkeypatch.setattr(view, "REFRESH_S", 0.0)
+    monkeypatch.setattr(view, "REST", 0)
     return View(studio.stamp, studio.take, studio.said.append)
 
 
@@ -70,6 +71,11 @@ def test_a_problem_is_said_once_and_the_last_picture_stays(studio: Studio, looke
         assert [one.study_name for one in looked.get_all_studies()] == ["take 1"]
     assert studio.said == ["the page keeps what it has: gone\n  fix: mend it"]
     assert looked.picture.problem == "gone\n  fix: mend it"
+
+
+def test_a_problem_that_has_gone_is_forgotten(studio: Studio, looked: View) -> None:
+    studio.breaks = "gone"
+    looked.refresh()
     studio.breaks = None
     looked.refresh()
     assert looked.picture.problem is None
