@@ -1,8 +1,9 @@
 """The protocol of an energy meter, and the one procedure that every meter goes through."""
 
 from collections.abc import Callable
-from math import ceil, sqrt
-from statistics import fmean, stdev
+from functools import cache
+from math import ceil, dist, sqrt
+from statistics import fmean
 from threading import Event, Thread
 from time import perf_counter, sleep
 from typing import NamedTuple, Protocol
@@ -109,12 +110,20 @@ def measure(
 
 def relative_interval(values: tuple[float, ...]) -> float | None:
     """Half width of Student's 95 % interval of the mean, over the mean; None below two values."""
-    if len(values) < 2:
+    n = len(values)
+    if n < 2:
         return None
+    mean = fmean(values)
+    spread = dist(values, [mean] * n) / sqrt(n - 1)
+    return _student(n - 1) * spread / sqrt(n) / mean
+
+
+@cache
+def _student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's distribution."""
     from scipy.special import stdtrit
 
-    half_width = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / sqrt(len(values))
-    return half_width / fmean(values)
+    return float(stdtrit(freedom, 0.975))
 
 
 class Repeater:

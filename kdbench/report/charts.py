@@ -11,7 +11,16 @@ from math import log10
 from kdbench.objectives import OBJECTIVES
 from kdbench.rd import non_dominated
 from kdbench.records import BDRate, RDCurve, RDPoint, TrialResult
-from kdbench.report.axes import QUALITIES, axis, codec_value, energy_interval, hover, interval
+from kdbench.report.axes import (
+    QUALITIES,
+    UNKNOWN_INTERVAL,
+    Interval,
+    axis,
+    codec_value,
+    energy_interval,
+    hover,
+    interval,
+)
 from kdbench.report.chart import Axis, Chart, Point, Role, Rule, Series
 from kdbench.report.courses import hypervolume_chart, loss_chart
 from kdbench.report.overview import Overview
@@ -33,7 +42,9 @@ __all__ = [
     "trial_charts",
 ]
 MARKS: tuple[Role, ...] = ("anchor", "codec")  # what is no trial
+Spread = Callable[[str, TrialResult], Interval]
 Quality = Callable[[RDPoint], float | None]
+MANY = 60  # complete trials beyond which the front alone has bars
 MS_SSIM_DB_MAX = 60.0  # of 1 - MS-SSIM, where a float tells no more
 
 
@@ -67,12 +78,24 @@ def trial_charts(found: Overview, trial: StoredTrial) -> tuple[Chart, ...]:
 
 def front_charts(found: Overview, codecs: Sequence[Row] = ()) -> tuple[Chart, ...]:
     """One figure for each pair of objectives that results have; quality upright, costs along."""
-    known = _measured_objectives(found)
-    pairs = [
+    return tuple(_projection(found, pair, codecs, interval) for pair in _pairs(found))
+
+
+def projection(found: Overview) -> Chart | None:
+    """The first of `front_charts`, without intervals: they would cost a terminal its quick start.
+
+    None where results have fewer than two objectives.
+    """
+    pairs = _pairs(found)
+    return _projection(found, pairs[0], (), lambda *_: UNKNOWN_INTERVAL) if pairs else None
+
+
+def _pairs(found: Overview) -> list[tuple[str, str]]:
+    """Objectives two by two, along and upright."""
+    return [
         (b, a) if a in QUALITIES and b not in QUALITIES else (a, b)
-        for a, b in combinations(known, 2)
+        for a, b in combinations(_measured_objectives(found), 2)
     ]
-    return tuple(_projection(found, x, y, codecs) for x, y in pairs)
 
 
 def front_3d(found: Overview, codecs: Sequence[Row] = ()) -> Chart | None:
@@ -120,12 +143,14 @@ def _measured_objectives(found: Overview) -> tuple[str, ...]:
     )
 
 
-def _projection(found: Overview, x: str, y: str, codecs: Sequence[Row]) -> Chart:
-    names = (x, y)
+def _projection(
+    found: Overview, names: tuple[str, str], codecs: Sequence[Row], spread: Spread
+) -> Chart:
+    x, y = names
     series = [
         *_staircase(found, names),
-        *_trial_series(found, names),
-        *_marks(found, names, codecs),
+        *_trial_series(found, names, spread),
+        *_marks(found, names, codecs, spread),
     ]
     x_axis, y_axis = axis(x, found), axis(y, found)
     return Chart(
@@ -135,8 +160,9 @@ def _projection(found: Overview, x: str, y: str, codecs: Sequence[Row]) -> Chart
         y=y_axis,
         series=tuple(series),
         rules=_rules(found, names, codecs),
-        note="Bars are 95 % intervals: of BD-rate over photos, of energy over windows. The line "
-        "joins trials that nothing beats in these two objectives alone.",
+        note="Bars are 95 % intervals: of BD-rate over photos, of energy over windows"
+        + (", of the front alone" if found.n("complete") > MANY else "")
+        + ". The line joins trials that nothing beats in these two objectives alone.",
     )
 
 
@@ -146,7 +172,7 @@ def _values(result: TrialResult, names: Sequence[str]) -> list[float] | None:
     return known if len(known) == len(names) else None
 
 
-def _trial_series(found: Overview, names: Sequence[str]) -> list[Series]:
+def _trial_series(found: Overview, names: Sequence[str], spread: Spread = interval) -> list[Series]:
     """Trials on the front and the others, as points with intervals."""
     kinds: tuple[tuple[str, Role, bool], ...] = (
         ("other trials", "beaten", False),
@@ -155,12 +181,15 @@ def _trial_series(found: Overview, names: Sequence[str]) -> list[Series]:
     return [
         Series(name=name, kind="points", points=points, role=role)
         for name, role, on_front in kinds
-        if (points := _trial_points(found, names, on_front=on_front))
+        if (points := _trial_points(found, names, spread, on_front=on_front))
     ]
 
 
-def _trial_points(found: Overview, names: Sequence[str], *, on_front: bool) -> tuple[Point, ...]:
+def _trial_points(
+    found: Overview, names: Sequence[str], spread: Spread, *, on_front: bool
+) -> tuple[Point, ...]:
     points = []
+    with_bars = on_front or found.n("complete") <= MANY
     for trial in found.trials:
         result = trial.result
         if result is None or (trial.number in found.front) != on_front:
@@ -168,7 +197,9 @@ def _trial_points(found: Overview, names: Sequence[str], *, on_front: bool) -> t
         values = _values(result, names)
         if values is None:
             continue
-        x_ends, y_ends = (interval(name, result) for name in names[:2])
+        x_ends, y_ends = (
+            spread(name, result) if with_bars else UNKNOWN_INTERVAL for name in names[:2]
+        )
         points.append(
             Point(
                 x=values[0],
@@ -222,7 +253,9 @@ def _others(found: Overview, codecs: Sequence[Row]) -> list[tuple[Row, Role, int
     return [*own, *((row, "codec", i) for i, row in enumerate(codecs))]
 
 
-def _marks(found: Overview, names: Sequence[str], codecs: Sequence[Row]) -> list[Series]:
+def _marks(
+    found: Overview, names: Sequence[str], codecs: Sequence[Row], spread: Spread = interval
+) -> list[Series]:
     """Anchor, codecs and twins that have all of these objectives."""
     series = []
     for row, role, place in _others(found, codecs):
@@ -230,7 +263,8 @@ def _marks(found: Overview, names: Sequence[str], codecs: Sequence[Row]) -> list
         known = [value for value in values if value is not None]
         if len(known) < len(names):
             continue
-        ends = dict.fromkeys(names, (None, None)) | _codec_intervals(row)
+        ends = dict.fromkeys(names, UNKNOWN_INTERVAL)
+        ends |= _codec_intervals(row) if spread is interval else {}
         (x_low, x_high), (y_low, y_high) = ends[names[0]], ends[names[1]]
         lines = [row.name, *(f"{n} {figure(v)}" for n, v in zip(names, known, strict=True))]
         point = Point(
@@ -248,8 +282,8 @@ def _marks(found: Overview, names: Sequence[str], codecs: Sequence[Row]) -> list
     return [*series, *_twins(found, names)]
 
 
-def _codec_intervals(row: Row) -> dict[str, tuple[float | None, float | None]]:
-    ends: dict[str, tuple[float | None, float | None]] = {}
+def _codec_intervals(row: Row) -> dict[str, Interval]:
+    ends: dict[str, Interval] = {}
     if row.bd_rate is not None:
         ends["bd_rate_pct"] = (row.bd_rate.low_pct, row.bd_rate.high_pct)
     if row.energy is not None:

@@ -37,8 +37,13 @@ COLUMNS = 100  # of the tables, whatever the page: no two figures share a column
 MEMBERS_WITH_FIGURES = 12  # whose curves and losses are drawn
 
 
-def study_document(study: Gathered) -> Document:
-    """The report of a study with trials, finished or not."""
+def study_document(study: Gathered, *, figures: bool = True) -> Document:
+    """The report of a study with trials, finished or not.
+
+    Args:
+        study: What is known of it.
+        figures: False leaves them out, for who cannot draw any: they take most of the time.
+    """
     found = study.found
     return Document(
         name=found.study,
@@ -47,13 +52,13 @@ def study_document(study: Gathered) -> Document:
         sections=tuple(
             section
             for section in (
-                _front(study),
-                _against(study),
-                _curves(study),
+                _front(study, figures),
+                _against(study, figures),
+                _curves(study, figures),
                 _distillation(found),
-                _search(study),
+                _search(study, figures),
                 _measured(study),
-                _members(study),
+                *([_members(study)] if figures else []),
                 _every_trial(found),
             )
             if section.blocks
@@ -86,7 +91,7 @@ def _drawn(*charts: Chart | None) -> tuple[Chart, ...]:
     return tuple(chart for chart in charts if chart is not None)
 
 
-def _front(study: Gathered) -> Section:
+def _front(study: Gathered, figures: bool) -> Section:
     found = study.found
     if not found.front:
         return Section(title="Front", blocks=())
@@ -94,12 +99,13 @@ def _front(study: Gathered) -> Section:
     if "model" in sources_of(found.front_results.values()):
         blocks.append(MODEL_NOTE)
     blocks += energy_again(found)
-    blocks += [*front_charts(found, study.codecs), *_drawn(front_3d(found, study.codecs))]
-    blocks += _drawn(energy_chart(found, study.codecs))
+    if figures:
+        blocks += front_charts(found, study.codecs)
+        blocks += _drawn(front_3d(found, study.codecs), energy_chart(found, study.codecs))
     return Section(title="Front", blocks=tuple(blocks))
 
 
-def _against(study: Gathered) -> Section:
+def _against(study: Gathered, figures: bool) -> Section:
     """The paper's tables: absolute figures, and the change against the anchor."""
     found, title = study.found, f"Against {study.found.anchor_name}"
     if not found.front:
@@ -114,7 +120,7 @@ def _against(study: Gathered) -> Section:
     ]
     rows += study.codecs
     blocks: list[Block] = [quality_cells(reference, rows), *cost_cells(reference, rows)]
-    blocks += _drawn(savings_chart(found))
+    blocks += _drawn(savings_chart(found)) if figures else ()
     return Section(title=title, blocks=tuple(blocks))
 
 
@@ -123,8 +129,9 @@ def _model_note(rows: Sequence[Row]) -> list[Block]:
     return [MODEL_NOTE] if modelled else []
 
 
-def _curves(study: Gathered) -> Section:
-    return Section(title="Rate and distortion", blocks=rd_charts(study.found, study.codecs))
+def _curves(study: Gathered, figures: bool) -> Section:
+    charts = rd_charts(study.found, study.codecs) if figures else ()
+    return Section(title="Rate and distortion", blocks=charts)
 
 
 def _distillation(found: Overview) -> Section:
@@ -155,10 +162,10 @@ def _distillation(found: Overview) -> Section:
     return Section(title="Distillation", blocks=tuple(blocks))
 
 
-def _search(study: Gathered) -> Section:
+def _search(study: Gathered, figures: bool) -> Section:
     found = study.found
     blocks: list[Block] = [searched(study), took(study), machine(study)]
-    blocks += _drawn(hypervolume_chart(found), parallel_chart(found))
+    blocks += _drawn(hypervolume_chart(found), parallel_chart(found)) if figures else ()
     return Section(title="What was searched", blocks=tuple(blocks))
 
 

@@ -23,10 +23,14 @@ Files = dict[str, bytes]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What a report is about, in every form that a format asks for."""
+    """What a report is about, in every form that a format asks for.
+
+    Attributes:
+        document: Told whether it needs figures.
+    """
 
     name: str
-    document: Document
+    document: Callable[[bool], Document]
     csv: Callable[[], str]
     json: Callable[[], dict[str, object]]
 
@@ -44,14 +48,14 @@ def subject(store: Store, study: str) -> Subject:
         table: CodecTable = load_codec_table(store, study)
         return Subject(
             name=study,
-            document=codec_document(table),
+            document=lambda _: codec_document(table),
             csv=lambda: codec_csv(table),
             json=lambda: codec_table_json(table),
         )
     found: Gathered = gather(store, study)
     return Subject(
         name=study,
-        document=study_document(found),
+        document=lambda figures: study_document(found, figures=figures),
         csv=lambda: study_csv(found),
         json=lambda: report_json(found),
     )
@@ -71,7 +75,7 @@ def comparison(store: Store, first: str, second: str) -> Subject:
     document = comparison_document(one, two)
     return Subject(
         name=document.name,
-        document=document,
+        document=lambda _: document,
         csv=lambda: study_csv(one, two),
         json=lambda: {"compared": [report_json(one), report_json(two)]},
     )
@@ -82,41 +86,41 @@ def printed(about: Subject, kind: str, width: int) -> str:
     if kind == "html":
         from kdbench.report.page import html
 
-        return html(about.document)
+        return html(about.document(True))
     if kind == "csv":
         return about.csv()
     if kind == "json":
         return json.dumps(about.json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     from kdbench.report.rich_page import report_text
 
-    return report_text(about.document, width)
+    return report_text(about.document(False), width)
 
 
 def folder(about: Subject, kind: str) -> Files:
     """A report that is several files, by name: Markdown, LaTeX, SVG."""
     from kdbench.report.static import image
 
-    document = about.document
+    document = about.document(True)
+    drawn = [chart for chart in document.short().charts if chart.z is None]  # paper has two
     if kind == "svg":
         from kdbench.report.rich_page import report_svg
 
         tables = report_svg(document, SVG_COLUMNS).encode()
-        figures = {f"{c.name}.svg": image(c, "svg") for c in document.short().charts}
+        figures = {f"{chart.name}.svg": image(chart, "svg") for chart in drawn}
         return {"tables.svg": tables, **figures}
     if kind == "markdown":
         from kdbench.report.markdown import markdown
 
-        pictures = {chart.name: f"{chart.name}.svg" for chart in document.short().charts}
-        text, crops = markdown(document, pictures)
-        drawn = {pictures[c.name]: image(c, "svg") for c in document.short().charts}
-        return {"README.md": text.encode(), **crops, **drawn}
+        names = {chart.name: f"{chart.name}.svg" for chart in drawn}
+        text, crops = markdown(document, names)
+        figures = {names[chart.name]: image(chart, "svg") for chart in drawn}
+        return {"README.md": text.encode(), **crops, **figures}
     from kdbench.report.latex import latex
 
-    short = document.short()
-    pictures = {chart.name: f"{chart.name}.pdf" for chart in short.charts}
-    text, crops = latex(short, pictures)
-    drawn = {pictures[chart.name]: image(chart, "pdf") for chart in short.charts}
-    return {"report.tex": text.encode(), **crops, **drawn}
+    names = {chart.name: f"{chart.name}.pdf" for chart in drawn}
+    text, crops = latex(document.short(), names)
+    figures = {names[chart.name]: image(chart, "pdf") for chart in drawn}
+    return {"report.tex": text.encode(), **crops, **figures}
 
 
 def write(about: Subject, kind: str, out: Path | None, width: int) -> list[Path]:

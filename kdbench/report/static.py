@@ -10,11 +10,13 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from kdbench.report.chart import Axis, Chart, Point, Series, error_bar, log_ticks, rule_points
-from kdbench.report.palette import WHITE, Dash, Look, Shape, look, look_of
+from kdbench.report.palette import WHITE, Dash, Shape, look, look_of
 
 Format = Literal["svg", "png", "pdf"]
 SIZE_IN = (7.2, 4.4)
 PNG_DPI = 110
+LEGEND_COLUMNS = 4
+MANY_POINTS = 2000  # of one series, from which a picture of them is smaller
 MAX_LABELS = 30  # beyond which labels beside points would cover one another
 _STYLE = {
     "text.parse_math": False,
@@ -49,19 +51,16 @@ _HATCHES = ("", "///", "xxx", "---", "...", "+++", "\\\\\\", "|||")
 
 
 def image(chart: Chart, kind: Format) -> bytes:
-    """A file of the figure."""
+    """A file of the figure; of three dimensions the first two, on which a still picture is read."""
     with rc_context(_STYLE):
-        figure = Figure(figsize=SIZE_IN, facecolor=WHITE, layout="constrained")
-        if chart.z is None:
-            _flat(figure, chart)
-        else:
-            _solid(figure, chart)
+        figure = Figure(figsize=SIZE_IN, facecolor=WHITE)
+        _draw(figure, chart)
         file = BytesIO()
         figure.savefig(file, format=kind, dpi=PNG_DPI, metadata=_UNDATED[kind])
     return file.getvalue()
 
 
-def _flat(figure: Figure, chart: Chart) -> None:
+def _draw(figure: Figure, chart: Chart) -> None:
     axes = figure.add_subplot()
     axes.set_axisbelow(True)
     n_bars = sum(series.kind == "bars" for series in chart.series)
@@ -89,10 +88,20 @@ def _words(axes: Any, series: Series) -> None:
 
 
 def _legend(figure: Figure, axes: Any) -> None:
+    """Below the axes; margins are set by hand: matplotlib would draw everything twice for them."""
     handles, labels = axes.get_legend_handles_labels()
-    if len(handles) > 1:
+    n_rows = -(-len(handles) // LEGEND_COLUMNS) if len(handles) > 1 else 0
+    slanted = 0.2 if any(tick.get_rotation() for tick in axes.get_xticklabels()) else 0.0
+    below = 0.12 + slanted + 0.05 * n_rows
+    figure.subplots_adjust(left=0.1, right=0.97, top=0.93, bottom=min(below, 0.6))
+    if n_rows:
         figure.legend(
-            handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8
+            handles,
+            labels,
+            loc="lower center",
+            ncols=LEGEND_COLUMNS,
+            frameon=False,
+            fontsize=8,
         )
 
 
@@ -166,6 +175,7 @@ def _marks(axes: Any, chart: Chart, series: Series) -> None:
         markersize=drawn.size_px * 0.6,
         linewidth=1.2,
         alpha=0.45 if series.role == "quiet" else 1.0,
+        rasterized=len(points) > MANY_POINTS,
         label=series.name,
     )
 
@@ -181,25 +191,3 @@ def _errors(points: tuple[Point, ...], along: str, *, log: bool) -> list[list[fl
         return None
     nan = float("nan")
     return [[nan if pair is None else pair[i] for pair in pairs] for i in (0, 1)]
-
-
-def _solid(figure: Figure, chart: Chart) -> None:
-    """Three dimensions; matplotlib has no logarithmic ones that place marks right, so none here."""
-    assert chart.z is not None
-    axes: Any = figure.add_subplot(projection="3d")
-    for series in chart.series:
-        drawn: Look = look_of(series)
-        axes.scatter(
-            [point.x for point in series.points],
-            [point.y for point in series.points],
-            [point.z for point in series.points],
-            color=drawn.colour,
-            marker=_MARKERS[drawn.shape],
-            s=4 * drawn.size_px,
-            label=series.name,
-        )
-    axes.set_xlabel(chart.x.title)
-    axes.set_ylabel(chart.y.title)
-    axes.set_zlabel(chart.z.title)
-    axes.set_title(chart.title)
-    _legend(figure, axes)

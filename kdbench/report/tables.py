@@ -6,6 +6,7 @@ from kdbench.codec_table import CodecTable
 from kdbench.records import RDCurve, TrialResult, TwinFigures
 from kdbench.report.overview import Overview, dead_terms
 from kdbench.report.paper import Row, cost_tables, energy_cell, energy_head, quality_table
+from kdbench.report.plot import front_plot
 from kdbench.report.text import WIDE, Cells, drawn, wrapped
 from kdbench.report.units import (
     UNKNOWN,
@@ -28,7 +29,8 @@ def show_text(found: Overview, *, all_trials: bool, width: int) -> str:
     shown = found.results if all_trials else found.front_results
     parts = [wrapped("", headline(found), width, indent=0)]
     if shown:
-        parts += [_figures(found, shown, width), *_savings(found, shown)]
+        parts += [_figures(found, shown, width), *filter(None, [front_plot(found, width)])]
+        parts += _savings(found, shown)
     if all_trials:
         parts += _unfinished(found, width)
     parts += _dead_terms(shown, width)

@@ -15,19 +15,21 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser")
-needs_chromium = [
-    pytest.mark.chromium,
-    pytest.mark.skipif(
-        PROGRAM is None, reason="NO CHROMIUM: pages are not looked at (apt-get install chromium)"
-    ),
-]
+needs_chromium = pytest.mark.skipif(
+    PROGRAM is None, reason="NO CHROMIUM: pages are not looked at (apt-get install chromium)"
+)
+HARMLESS = ("GL Driver Message", "willReadFrequently", "software WebGL", "SwiftShader")
+LEVELS = ("error", "warning", "assert")
+SETTLE_S = 1.0  # from the load of a page to its picture: scripts draw in frames
 FLAGS = (
     "--headless=new",
     "--no-sandbox",  # root has none
@@ -48,6 +50,7 @@ os.dup2(int(sys.argv[1]), 3)  # where Chromium listens
 os.dup2(int(sys.argv[2]), 4)  # where it answers
 os.execv(sys.argv[3], sys.argv[3:])
 """
+NETWORK = ("http", "https", "ws", "wss")
 Message = dict[str, Any]
 
 
@@ -56,7 +59,8 @@ class Page:
 
     Attributes:
         requests: Every address that it asked for, in order.
-        problems: Exceptions, console errors and loads that failed.
+        problems: Exceptions, errors and warnings in the console, loads that failed; nothing that
+            a computer without a graphics card says of graphics.
     """
 
     def __init__(self, to_browser: int, from_browser: int) -> None:
@@ -165,14 +169,58 @@ class Page:
         if method == "Network.requestWillBeSent":
             self.requests.append(told["request"]["url"])
         elif method == "Network.loadingFailed" and not told.get("canceled"):
-            self.problems.append(f"not loaded: {told['errorText']}")
+            self._tell(f"not loaded: {told['errorText']}")
         elif method == "Runtime.exceptionThrown":
             details = told["exceptionDetails"]
-            self.problems.append(str(details.get("exception", details).get("description", details)))
-        elif method == "Runtime.consoleAPICalled" and told["type"] in ("error", "assert"):
-            self.problems.append(" ".join(str(a.get("value", a)) for a in told["args"]))
-        elif method == "Log.entryAdded" and told["entry"]["level"] == "error":
-            self.problems.append(f"{told['entry']['text']} {told['entry'].get('url', '')}")
+            self._tell(str(details.get("exception", details).get("description", details)))
+        elif method == "Runtime.consoleAPICalled" and told["type"] in LEVELS:
+            self._tell(" ".join(str(a.get("value", a)) for a in told["args"]))
+        elif method == "Log.entryAdded" and told["entry"]["level"] in LEVELS:
+            self._tell(f"{told['entry']['text']} {told['entry'].get('url', '')}")
+
+    def _tell(self, problem: str) -> None:
+        if not any(words in problem for words in HARMLESS):
+            self.problems.append(problem)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What a browser made of a page.
+
+    Attributes:
+        dom: After its scripts have run.
+        said: What went wrong, see `Page.problems`.
+        asked: Addresses on a network that were asked for, but for those of the page's own server.
+    """
+
+    dom: str
+    said: tuple[str, ...]
+    asked: tuple[str, ...]
+
+
+def visit(
+    address: str, folder: Path, *, width: int = 1200, height: int = 2000, dark: bool = False
+) -> Visit:
+    """Opens `address`, and leaves `picture.png` in `folder`.
+
+    Args:
+        address: `file://...` or `http://127.0.0.1:PORT/...`.
+        folder: Of the picture.
+        width: Of the window [px]; below 500 that of a phone.
+        height: Likewise.
+        dark: What the reader prefers.
+    """
+    with chromium(width, height) as page:
+        page.resize(width, height, phone=width < 500)
+        page.prefer("dark" if dark else "light")
+        page.goto(address)
+        time.sleep(SETTLE_S)
+        dom = page.evaluate("document.documentElement.outerHTML")
+        page.screenshot(folder / "picture.png")
+        own = urlsplit(address).netloc
+        parts = [(urlsplit(url), url) for url in page.requests]
+        asked = [url for at, url in parts if at.scheme in NETWORK and at.netloc != (own or None)]
+        return Visit(dom=dom, said=tuple(page.problems), asked=tuple(asked))
 
 
 @contextmanager
