@@ -19,11 +19,19 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
+def _file(name: str) -> Path:
+    """A file's path: told before anything is computed for it."""
+    path = Path(name)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{name} is a folder, name a file in it: {name}/NAME.json")
+    return path
+
+
 def add_out(parser: argparse.ArgumentParser, name: str) -> None:
     """`--out`, by default `benchmarks/results/NAME.json`."""
     parser.add_argument(
         "--out",
-        type=Path,
+        type=_file,
         default=RESULTS / f"{name}.json",
         help=f"where the figures go; the table lies beside it as .md (results/{name}.json)",
     )

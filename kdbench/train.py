@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from kdbench.average import Average
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.device import keep_freed_memory
 from kdbench.distill import (
@@ -143,8 +144,8 @@ def train(
         on_progress: Called after each step.
         between_steps: Called after each step; lets a measurer in.
         rungs: Numbers of steps after which a checkpoint is written and `at_rung` is called.
-        at_rung: Told the steps done; may raise to end the training, and is called again by a
-            training that resumes there.
+        at_rung: Told the steps done, while `model` has the mean of its weights (`average`); may
+            raise to end the training, and is called again by a training that resumes there.
         log_every: Steps between two rows of the log.
 
     Raises:
@@ -153,7 +154,7 @@ def train(
         StoreError: `checkpoint` cannot be written.
     """
     keep_freed_memory()
-    trainee = _Trainee(model, distiller, training, device, precision)
+    trainee = _Trainee(model, distiller, training, device, precision, watched=bool(rungs))
     torch.manual_seed(seed)
     log, first_step = TrainingLog(), 0
     if checkpoint is not None and checkpoint.exists():
@@ -164,8 +165,7 @@ def train(
     model.train()
     with listening("the student", model, trainee.feature_layer) as trainee.tap:
         if first_step in rungs:
-            at_rung(first_step)
-            model.train()
+            trainee.show(at_rung, first_step)
         for step in range(first_step, training.steps):
             row = trainee.step(step, batches(step), log)
             if step % log_every == 0 or step == training.steps - 1:
@@ -180,8 +180,7 @@ def train(
                 _save(checkpoint, step + 1, trainee, log)
                 saved = time.monotonic()
             if is_rung:
-                at_rung(step + 1)
-                model.train()
+                trainee.show(at_rung, step + 1)
     trainee.require_finite()
     if checkpoint is not None and first_step < training.steps:
         _save(checkpoint, training.steps, trainee, log)
@@ -191,7 +190,7 @@ def train(
 
 
 class _Trainee:
-    """What a step changes: model, connectors and optimiser."""
+    """What a step changes: model, connectors, optimiser and, if `watched`, the mean of weights."""
 
     def __init__(
         self,
@@ -200,6 +199,8 @@ class _Trainee:
         training: Training,
         device: str,
         precision: str,
+        *,
+        watched: bool,
     ) -> None:
         self.training, self._model, self._distiller = training, model, distiller
         self._device, self._precision = device, precision
@@ -210,6 +211,7 @@ class _Trainee:
         named = self.modules.named_parameters()
         self._parameters = [p for name, p in named if not name.endswith("quantiles")]
         self.optimiser = Soap(self._parameters, lr=training.learning_rate)
+        self.average = Average(self._parameters) if watched else None
         self._rd_lambdas = torch.tensor(training.rd_lambdas, device=device)
         self._metric = find_metric(training.distortion)
 
@@ -246,8 +248,17 @@ class _Trainee:
             shares = gradient_shares(own | terms, parts_of(self._model))
             log.gradient_shares.append(GradientShares(step=step, shares=shares))
         self.optimiser.step()
+        if self.average is not None:
+            self.average.update()
         measured = {"loss": loss, "rd_loss": rd.loss, "bpp": rd.bpp, "mse": rd.mse, **terms}
         return {"step": float(step)} | {name: value.item() for name, value in measured.items()}
+
+    def show(self, at_rung: Callable[[int], object], step: int) -> None:
+        """Calls `at_rung`; the model has the mean of its weights meanwhile."""
+        assert self.average is not None
+        with self.average.in_place():
+            at_rung(step)
+        self._model.train()
 
     def require_finite(self) -> None:
         """Tables of NaN would take for ever to build."""
@@ -273,6 +284,7 @@ def _save(path: Path, step: int, trainee: _Trainee, log: TrainingLog) -> None:
         "step": step,
         "model": trainee.modules.state_dict(),
         "optimiser": trainee.optimiser.state_dict(),
+        "average": None if trainee.average is None else trainee.average.state_dict(),
         "rng": torch.get_rng_state(),
         "rows": log.rows,
         "seconds": log.seconds,
@@ -303,6 +315,8 @@ def _resume(path: Path, trainee: _Trainee, log: TrainingLog) -> int:
     try:
         trainee.modules.load_state_dict(state["model"])
         trainee.optimiser.load_state_dict(state["optimiser"])
+        if trainee.average is not None and state.get("average") is not None:
+            trainee.average.load_state_dict(state["average"])
     except (RuntimeError, ValueError) as why:
         raise TrainingError(
             f"the checkpoint {path} belongs to another architecture: "

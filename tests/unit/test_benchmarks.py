@@ -629,3 +629,13 @@ def test_the_commit_says_when_the_checkout_differs_and_is_none_outside_of_one(
     assert publish.commit() == clean  # results of this very commit are no change
     (tmp_path / "new.py").write_text("")
     assert publish.commit() == clean + "+"
+
+
+def test_a_folder_for_figures_is_refused_before_anything_is_computed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    publish.add_out(parser, "step")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--out", str(tmp_path)])
+    assert "is a folder, name a file in it" in capsys.readouterr().err

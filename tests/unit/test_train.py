@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 
 from kdbench import train as train_module
+from kdbench.average import DECAY
 from kdbench.codecs.bitfile import decode_image, encode_image
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.distill import Distiller, Targets
@@ -312,6 +315,46 @@ def test_a_look_at_a_rung_changes_nothing(tmp_path: Path) -> None:
     _run(watched, rungs=(2, 5), at_rung=look)
     assert len(set(seen)) == 2
     assert _same(plain, watched)
+
+
+def test_at_a_rung_the_model_has_the_mean_of_its_weights() -> None:
+    model, seen = started(architecture()), list[list[Tensor]]()
+
+    def keep(_: object) -> None:
+        seen.append([p.detach().clone() for p in model.parameters()])
+
+    _run(model, rungs=(2,), at_rung=keep, on_progress=keep)
+    after_one, after_two, shown, after_three, *_ = seen
+    first, second = DECAY / (1 + DECAY), 1 / (1 + DECAY)
+    for a, b, mean in zip(after_one, after_two, shown, strict=True):
+        assert_close(mean, first * a + second * b)
+    assert any(not torch.equal(a, b) for a, b in zip(after_three, shown, strict=True))
+
+
+def test_a_training_that_resumes_shows_at_its_rungs_what_the_whole_one_shows(
+    tmp_path: Path, at_every_step: None
+) -> None:
+    path, spec, held_out = tmp_path / "training.checkpoint", _spec(), crops(4)
+
+    def losses(*stops: Callable[[Progress], None]) -> list[float]:
+        found: list[float] = []
+        for stop in (*stops, lambda _: None):
+            model = started(architecture())
+
+            def look(step: int, model: Hyperprior = model) -> None:
+                found.append(rung_values(model, held_out, spec)["validation_loss"])
+
+            with suppress(_InterruptedError):
+                _run(
+                    model,
+                    checkpoint=path if stops else None,
+                    rungs=(5,),
+                    at_rung=look,
+                    on_progress=stop,
+                )
+        return found
+
+    assert losses(_stop_after(3)) == losses()
 
 
 def test_what_a_rung_shows_is_the_loss_of_the_middle_level() -> None:

@@ -25,7 +25,7 @@ LEARNERS = ["tpe", "gp", "nsga2", "nsga3"]
 def told(width: int, rate: float, state: TrialState, **optional: Any) -> FrozenTrial:
     """A trial that is better the wider it is: only the limit speaks against."""
     costs = {"kmac_per_px": float(width)}
-    shares = violations({"kmac_per_px": LIMIT}, costs)
+    shares = violations({"kmac_per_px": LIMIT}, costs, hopeless=0.0)
     params = {"width": width, "rate": rate, "side": "a", **optional}
     names = {**SPACE, "extra": FloatDistribution(0, 1)}
     return optuna.create_trial(
@@ -47,12 +47,22 @@ def history(infeasible: TrialState, n: int = 6, n_narrow: int = 10) -> list[Froz
 
 def stopped(n: int) -> list[FrozenTrial]:
     """Trials that a ladder stopped at a tenth of their steps."""
+    return pruned(n, unfinished=0.9, hopeless=0.0)
+
+
+def refused(n: int) -> list[FrozenTrial]:
+    """Trials that their costs left no hope of the front."""
+    return pruned(n, hopeless=0.2)
+
+
+def pruned(n: int, **missed: Any) -> list[FrozenTrial]:
+    """Wide trials without values, told apart from infeasible ones by what they missed."""
     return [
         optuna.create_trial(
             state=TrialState.PRUNED,
             params={"width": 50 + i, "rate": 1e-3, "side": "b"},
             distributions=SPACE,
-            constraints=violations({"kmac_per_px": 99}, {}, unfinished=0.9),
+            constraints=violations({"kmac_per_px": 99}, {}, **missed),
             user_attrs={COSTS: {"kmac_per_px": 50.0 + i}},
         )
         for i in range(n)
@@ -77,21 +87,35 @@ def suggestions(
     return asked
 
 
-@pytest.mark.parametrize("what", ["infeasible", "stopped"])
+WITHOUT_VALUES = {
+    "infeasible": lambda n: history(TrialState.PRUNED, n, n_narrow=0),
+    "stopped": stopped,
+    "refused": refused,
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT_VALUES)
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
 def test_the_next_suggestion_changes_because_of_trials_without_values(
     tmp_path: Path, sampler: str, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kdbench.search.samplers.N_STARTUP", 3)  # GP takes a second for ten
     narrow = history(TrialState.PRUNED, 0, n_narrow=4)
-    wide = history(TrialState.PRUNED, 3, n_narrow=0) if what == "infeasible" else stopped(3)
+    wide = WITHOUT_VALUES[what](3)
     failed = history(TrialState.FAIL, 3, n_narrow=0)
     known = suggestions(tmp_path, sampler, narrow + wide, 1)
     unknown = suggestions(tmp_path, sampler, narrow + failed, 1)
     assert known != unknown
 
 
-@pytest.mark.parametrize("what", ["infeasible", "stopped"])
+MISSED: dict[str, dict[str, Any]] = {
+    "infeasible": {"overlaps": False},
+    "stopped": {"unfinished": 0.5},
+    "refused": {"hopeless": 0.2},
+}
+
+
+@pytest.mark.parametrize("what", MISSED)
 @pytest.mark.parametrize("sampler", ["nsga2", "nsga3"])
 def test_a_trial_without_values_is_a_member_of_its_generation(
     tmp_path: Path, sampler: str, what: str
@@ -108,10 +132,10 @@ def test_a_trial_without_values_is_a_member_of_its_generation(
         for i in range(10):
             trial = study.ask(SPACE)
             asked.append(trial.params)
-            for key, share in violations({}, {}, overlaps=i % 2 == 0 or what == "stopped").items():
+            missed = {"hopeless": 0.0, **(MISSED[what] if i % 2 else {})}
+            for key, share in violations({}, {}, **missed).items():
                 if state == TrialState.PRUNED or i % 2 == 0:
-                    left = 0.5 if key == "unfinished" and what == "stopped" and i % 2 else share
-                    trial.set_constraint(key, left)
+                    trial.set_constraint(key, share)
             if i % 2:
                 study.tell(trial, state=state)
             else:
@@ -146,10 +170,11 @@ def test_a_stopped_trial_breeds_less_than_a_finished_one(tmp_path: Path, sampler
     assert sides[32:].count("b") < sides[:16].count("b")
 
 
-def test_tpe_keeps_away_from_what_the_ladder_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["stopped", "refused"])
+def test_tpe_keeps_away_from_what_did_not_finish(tmp_path: Path, what: str) -> None:
     complete = TrialState.COMPLETE
     finished = [told(10 + i, 1e-3 * (1 + i % 5), complete, side="ab"[i % 2]) for i in range(10)]
-    known = suggestions(tmp_path, "tpe", finished + stopped(14), 20)
+    known = suggestions(tmp_path, "tpe", finished + WITHOUT_VALUES[what](14), 20)
     failed = history(TrialState.FAIL, 14, n_narrow=0)
     unknown = suggestions(tmp_path, "tpe", finished + failed, 20)
     on_their_side = [sum(params["side"] == "b" for params in each) for each in (known, unknown)]
