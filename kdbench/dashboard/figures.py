@@ -18,7 +18,8 @@ FRAME_PX = 450  # what the page gives a figure
 NOTE_COLUMNS = 95
 NOTE_LINE_PX = 13
 TITLE_PX = 18
-EYE = {"x": 1.7, "y": 1.7, "z": 0.9}  # far enough to see the ends of the axes
+BAR_PX = 40  # plotly's own buttons, upright beside the figure
+EYE = {"x": 2.0, "y": 2.0, "z": 1.0}  # far enough to see the ends of the axes
 
 
 def draw(study: optuna.Study, found: Overview, codecs: Sequence[Row]) -> tuple[str, ...]:
@@ -54,7 +55,7 @@ def framed(chart: Chart) -> Figure:
             "yanchor": "top",
             "pad": {"t": TITLE_PX},
         },
-        margin={"t": top},
+        margin={"t": top, "r": BAR_PX},
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": INK, "orientation": "v"},
     )
     if chart.z is not None:

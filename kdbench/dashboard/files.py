@@ -1,7 +1,7 @@
 """Which files of a trial the page offers: what its folder holds, and images drawn when asked."""
 
 import threading
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from kdbench.dashboard.artifacts import Artifact, artifact
 from kdbench.dashboard.strip import strip
@@ -16,12 +16,11 @@ _drawing = threading.Lock()  # matplotlib's settings are the process's
 def artifacts_of(whole: Gathered, trial: StoredTrial) -> list[Artifact]:
     """Of one trial: images that its page shows, then its files."""
     study, number = whole.found.study, trial.number
-    drawn = [
-        artifact(study, number, f"{name}.svg", lambda name=name: _svg(whole, trial, name))  # type: ignore[misc]
-        for name in _figures(trial)
-    ]
+    drawn = []
     if trial.folder.crop.is_file():
         drawn.append(artifact(study, number, "reconstructions.png", lambda: strip(whole, trial)))
+    for name in _figures(trial):
+        drawn.append(artifact(study, number, f"{name}.svg", partial(_svg, whole, trial, name)))
     kept = [path for path in trial.folder.kept if path.is_file()]
     return [*drawn, *(artifact(study, number, path.name, path.read_bytes) for path in kept)]
 

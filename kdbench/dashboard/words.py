@@ -116,11 +116,11 @@ def trial_note(
         pictures: Artifacts that are shown here, with their addresses.
     """
     parts = [_fate(found, trial)]
-    parts += [f"![{_plain(one.name)}]({url})" for one, url in pictures]
     if trial.result is not None:
         parts.append(_against(found, trial))
         parts += _energy(trial.result.energy)
         parts += _dead(trial)
+    parts += [f"![{_plain(one.name)}]({url})" for one, url in pictures]
     if trial.twin is not None:
         twin = trial.twin
         parts.append(f"**Twin**: {verdict(twin.equal_steps, twin.n_seeds, twin.why_not)}.")

@@ -168,6 +168,8 @@ class Page:
         method, told = event.get("method"), event.get("params", {})
         if method == "Network.requestWillBeSent":
             self.requests.append(told["request"]["url"])
+        elif method == "Network.webSocketCreated":
+            self.requests.append(told["url"])
         elif method == "Network.loadingFailed" and not told.get("canceled"):
             self._tell(f"not loaded: {told['errorText']}")
         elif method == "Runtime.exceptionThrown":
