@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from kdbench.report.chart import Role, Series
 
 WHITE, DARK = "#ffffff", "#14171c"  # the two pages
-BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F"
+BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
 HUES = (BLUE, VERMILLION, GREEN, PURPLE, GREY)
 
 Shape = Literal["circle", "cross", "star", "diamond", "square", "triangle", "down", "plus"]
