@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kdbench.dashboard import words
 from kdbench.dashboard.guard import answer, refuse
 from kdbench.dashboard.notebook import Notebook
-from kdbench.dashboard.picture import STUDY_ID, Picture
+from kdbench.dashboard.picture import STUDY_ID, Picture, write_note
 from kdbench.dashboard.view import View
 from kdbench.errors import KdbenchError
 
@@ -114,6 +114,7 @@ class Answers:
             last = self._notebook.shown(number)
             said = {"reason": STALE, "note": {"version": last.version, "body": last.text}}
             return answer(start_response, "409 Conflict", said)
+        write_note(self._view.picture.study, note, number)  # who loads the page again sees it
         start_response("204 No Content", [])
         return []
 

@@ -251,7 +251,7 @@ def test_with_write_a_note_is_kept_and_the_database_is_not_touched(own: Path) ->
         assert write(page, "/api/studies/0/3/note", 2, "**mine**") == 204
         assert write(page, "/api/studies/0/note", 2, "all of it") == 204
         assert write(page, "/api/studies/0/3/note", 2, "late") == 409
-        eventually(lambda: page.trial(3)["note"] == {"version": 2, "body": "**mine**"})
+        assert page.trial(3)["note"] == {"version": 2, "body": "**mine**"}
         assert page.details()["note"]["body"] == "all of it"
     with dashboard(own) as again:
         assert again.trial(3)["note"] == {"version": 1, "body": "**mine**"}

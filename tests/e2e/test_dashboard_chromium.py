@@ -121,3 +121,30 @@ def test_nothing_was_fetched_from_outside_and_nothing_went_wrong(
     assert len(front.requests) > 10
     assert [url for url in front.requests if not url.startswith(ours)] == []
     assert front.problems == []
+
+
+def put(address: str, version: int, text: str) -> str:
+    """JavaScript that writes a note, and its status; 0 where the browser does not let it."""
+    body = json.dumps({"version": version, "body": text})
+    options = {"method": "PUT", "headers": {"Content-Type": "application/json"}, "body": body}
+    return f"fetch({json.dumps(address)}, {json.dumps(options)}).then(r => r.status, () => 0)"
+
+
+def test_a_browser_writes_notes_from_our_page_alone_and_strangers_read_nothing(
+    tmp_path: Path,
+) -> None:
+    make_watched(tmp_path)
+    stranger = tmp_path / "stranger.html"
+    stranger.write_text("<html><body>anybody</body></html>")
+    with dashboard(tmp_path, "--write") as board, chromium() as page:
+        note = f"{board.origin}/api/studies/0/3/note"
+        page.goto(stranger.as_uri())
+        assert page.evaluate(put(note, 2, "theirs")) == 0
+        for path in ("/api/studies/0", "/dashboard/studies/0", "/static/bundle.js"):
+            read = f"fetch({json.dumps(board.origin + path)}).then(r => r.status, () => 0)"
+            assert page.evaluate(read) == 0
+        page.goto(board.page)
+        assert page.evaluate(put(note, 2, "mine")) == 204
+        page.goto(f"{board.page}/trials?numbers=3")
+        page.wait_for("document.body.innerText.includes('mine')")
+    assert Store(tmp_path).load_notes(STUDY).trials == {"3": "mine"}
