@@ -14,7 +14,7 @@ from kdbench.dashboard.picture import Picture
 from kdbench.errors import KdbenchError
 
 REFRESH_S = 2.0  # a page asks every 2 to 10 s; several pages make no more work than one
-REST = 10  # times as long as the last picture took, at least: trainings have the processor
+REST = 10  # times the processor time of the last picture, at least: trainings need it, too
 
 
 class View(BaseStorage):
@@ -55,10 +55,10 @@ class View(BaseStorage):
             self._taking.release()
 
     def _timed(self) -> Picture:
-        began_s = time.monotonic()
+        began_s = time.thread_time()
         picture = self._take()
-        now_s = time.monotonic()
-        self._next_s = now_s + max(REFRESH_S, REST * (now_s - began_s))
+        took_s = time.thread_time() - began_s
+        self._next_s = time.monotonic() + max(REFRESH_S, REST * took_s)
         return picture
 
     def _look(self) -> None:

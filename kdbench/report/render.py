@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdbench.codec_table import CodecTable, is_codec_table, load_codec_table
+from kdbench.errors import StoreError
 from kdbench.files import write_atomic
 from kdbench.report.contents import codec_document, study_document
 from kdbench.report.document import Document
@@ -136,11 +137,23 @@ def write(about: Subject, kind: str, out: Path | None, width: int) -> list[Path]
         StoreError: It cannot be written there.
     """
     home = REPORTS / about.name
+    if out is not None and out.exists() and out.is_dir() == (kind in IN_ONE_FILE):
+        is_one = kind in IN_ONE_FILE
+        raise StoreError(
+            f"{out} is a {'folder' if is_one else 'file'}, and a report as {kind} is a "
+            f"{'file' if is_one else 'folder'}",
+            fix=f"name another place with `--out`, say {out}/report.{IN_ONE_FILE[kind]}"
+            if is_one
+            else "name a folder with `--out`, which need not be there yet",
+        )
     if kind in IN_ONE_FILE:
         path = out or home / f"report.{IN_ONE_FILE[kind]}"
         files = {path: printed(about, kind, width).encode()}
     else:
         files = {(out or home) / name: data for name, data in folder(about, kind).items()}
-    for path, data in files.items():
-        write_atomic(path, data, durable=False)
+    try:
+        for path, data in files.items():
+            write_atomic(path, data, durable=False)
+    except StoreError as why:
+        raise StoreError(why.problem, fix="name another place with `--out`") from None
     return list(files)

@@ -3,11 +3,13 @@
 On white; words are taken as they stand (`$` begins no formula).
 """
 
+from functools import cache
 from io import BytesIO
 from typing import Any, Literal
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from kdbench.report.chart import Axis, Chart, Point, Series, error_bar, log_ticks, rule_points
 from kdbench.report.palette import WHITE, Dash, Shape, look, look_of
@@ -60,6 +62,16 @@ def image(chart: Chart, kind: Format) -> bytes:
     return file.getvalue()
 
 
+@cache
+def _glyphs() -> frozenset[int]:
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())
+
+
+def _written(text: str) -> str:
+    """Words that the font has; any other character by its number, [U+4E2D]."""
+    return "".join(c if ord(c) in _glyphs() or c == "\n" else f"[U+{ord(c):04X}]" for c in text)
+
+
 def _draw(figure: Figure, chart: Chart) -> None:
     axes = figure.add_subplot()
     axes.set_axisbelow(True)
@@ -75,16 +87,23 @@ def _draw(figure: Figure, chart: Chart) -> None:
         drawn = look(rule.role, rule.place)
         (x0, y0), (x1, y1) = rule_points(chart, rule)
         line = _LINES[drawn.dash]
-        axes.plot([x0, x1], [y0, y1], color=drawn.colour, linestyle=line, label=rule.label, lw=1.2)
+        axes.plot(
+            [x0, x1],
+            [y0, y1],
+            color=drawn.colour,
+            linestyle=line,
+            label=_written(rule.label),
+            lw=1.2,
+        )
     _set_axis(axes, "x", chart.x, log_ticks(chart, "x") if chart.x.log else ())
     _set_axis(axes, "y", chart.y, log_ticks(chart, "y") if chart.y.log else ())
-    axes.set_title(chart.title)
+    axes.set_title(_written(chart.title))
     _legend(figure, axes)
 
 
 def _words(axes: Any, series: Series) -> None:
     for point in series.points:
-        axes.text(point.x, point.y, point.label, ha="center", va="center", fontsize=6)
+        axes.text(point.x, point.y, _written(point.label), ha="center", va="center", fontsize=6)
 
 
 def _legend(figure: Figure, axes: Any) -> None:
@@ -107,13 +126,13 @@ def _legend(figure: Figure, axes: Any) -> None:
 
 def _set_axis(axes: Any, name: str, axis: Axis, ticks: tuple[float, ...]) -> None:
     """Title, scale, ends and names of one axis."""
-    getattr(axes, f"set_{name}label")(axis.title)
+    getattr(axes, f"set_{name}label")(_written(axis.title))
     if axis.log:
         getattr(axes, f"set_{name}scale")("log")
         getattr(axes, f"set_{name}ticks")(ticks, [f"{tick:g}" for tick in ticks])
         getattr(axes, f"set_{name}ticks")([], minor=True)
     if axis.categories:
-        names, places = list(axis.categories), range(len(axis.categories))
+        names, places = list(map(_written, axis.categories)), range(len(axis.categories))
         slanted = sum(map(len, names)) > 60
         kind = {"rotation": 40, "ha": "right"} if slanted and name == "x" else {}
         getattr(axes, f"set_{name}ticks")(list(places), names, fontsize=7, **kind)
@@ -130,7 +149,7 @@ def _bars(axes: Any, series: Series, n_bars: int) -> None:
         color=look_of(series).colour,
         edgecolor=WHITE,
         hatch=_HATCHES[series.place % len(_HATCHES)],
-        label=series.name,
+        label=_written(series.name),
         linewidth=0.4,
     )
 
@@ -150,13 +169,13 @@ def _marks(axes: Any, chart: Chart, series: Series) -> None:
             markersize=drawn.size_px * 0.7,
             elinewidth=0.8,
             capsize=2,
-            label=series.name,
+            label=_written(series.name),
         )
         if len(points) <= MAX_LABELS:
             for point in points:
                 if point.label and point.y is not None:
                     axes.annotate(
-                        point.label,
+                        _written(point.label),
                         (point.x, point.y),
                         xytext=(4, 4) if series.role == "front" else (-4, -4),
                         ha="left" if series.role == "front" else "right",
@@ -176,7 +195,7 @@ def _marks(axes: Any, chart: Chart, series: Series) -> None:
         linewidth=1.2,
         alpha=0.45 if series.role == "quiet" else 1.0,
         rasterized=len(points) > MANY_POINTS,
-        label=series.name,
+        label=_written(series.name),
     )
 
 

@@ -54,7 +54,7 @@ def content(folder: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def eventually(find: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+def eventually(find: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """What `find` gives once it is true: the view looks every other second."""
     end = time.monotonic() + timeout_s
     while not (found := find()):

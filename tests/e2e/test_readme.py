@@ -63,3 +63,5 @@ def test_the_blocks_of_readme_run(tmp_path: Path) -> None:
         assert run.returncode == 0, f"{smoke}\n{run.stdout}\n{run.stderr}"
     assert (tmp_path / "all.json").stat().st_size > 1000
     assert (tmp_path / "jpeg.json").stat().st_size > 1000
+    assert (tmp_path / "report.html").stat().st_size > 1_000_000
+    assert list((tmp_path / "report").glob("trial-*-crop-*.png"))

@@ -28,6 +28,7 @@ from tests.e2e.rows import (
     paper,
     photos,
     recipes,
+    reports,
     searches,
     stores,
     teachers,
@@ -50,6 +51,7 @@ ROWS: Mapping[str, Row] = {
     **paper.ROWS,
     **searches.ROWS,
     **dashboards.ROWS,
+    **reports.ROWS,
     **({} if torch.cuda.is_available() else stores.WITHOUT_CUDA),
 }
 IN_A_PROCESS = (  # of their own, as a user would type them
