@@ -33,7 +33,9 @@ KEPT = ("log.jsonl", "energy_trained.json", "reconstruction.json", "reconstructi
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--study", type=Path, required=True, help="folder of a finished study")
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--times", type=int, default=3, help="runs of each, the best counts")

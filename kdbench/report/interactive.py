@@ -77,8 +77,8 @@ def figure_json(chart: Chart) -> Json:
 
 
 def _words(text: str) -> str:
-    """Plain text as plotly reads it."""
-    return escape(text, quote=False).replace("\n", "<br>")
+    """Plain text as plotly reads it: HTML, and formulas between two `$`."""
+    return escape(text, quote=False).replace("$", "&#36;").replace("\n", "<br>")
 
 
 def _layout(chart: Chart, height_px: int) -> Json:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import log
 
 from kdbench.objectives import OBJECTIVES
-from kdbench.report.axes import axis, hover
+from kdbench.report.axes import axis
 from kdbench.report.chart import Axis, Chart, Point, Role, Series
 from kdbench.report.overview import Overview
 from kdbench.report.paper import Row, energy_change_pct
@@ -83,7 +83,7 @@ def parallel_chart(found: Overview) -> Chart | None:
         points: list[Point] = []
         for i, trial in enumerate(trials):
             if (trial.number in found.front) == on_front:
-                points += _line(columns, i, hover(found, trial), trial.number)
+                points += _line(columns, i, trial.number)
         if points:
             series.append(Series(name=name, kind="line", points=tuple(points), role=role))
     ends = [
@@ -176,8 +176,9 @@ def _choices(trial: StoredTrial) -> dict[str, float | str]:
     return found
 
 
-def _line(columns: Sequence[_Column], i: int, said: str, number: int) -> list[Point]:
+def _line(columns: Sequence[_Column], i: int, number: int) -> list[Point]:
     points = [
-        Point(x=x, y=column.scaled[i], hover=said, trial=number) for x, column in enumerate(columns)
+        Point(x=x, y=column.scaled[i], hover=f"trial {number}", trial=number)
+        for x, column in enumerate(columns)
     ]
     return [*points, Point(x=len(columns) - 1, y=None)]

@@ -26,6 +26,7 @@ from benchmarks import (
     kodak,
     optimiser,
     publish,
+    report,
     scale,
     setting,
     step,
@@ -639,3 +640,14 @@ def test_a_folder_for_figures_is_refused_before_anything_is_computed(
     with pytest.raises(SystemExit):
         parser.parse_args(["--out", str(tmp_path)])
     assert "is a folder, name a file in it" in capsys.readouterr().err
+
+
+def test_a_study_made_of_a_small_one_has_trials_that_differ(tmp_path: Path) -> None:
+    make_study(tmp_path / "runs")
+    store = Store(tmp_path / "many")
+    n_front = report.make_many(tmp_path / "runs" / STUDY, store, 40)
+    found = overview(store, report.NAME)
+    assert found.n("complete") == 40
+    assert len(found.front) == n_front > 2
+    assert len({result.complexity.params for result in found.results.values()}) == 40
+    assert found.anchor is not None

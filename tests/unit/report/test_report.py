@@ -7,6 +7,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -67,8 +68,8 @@ def with_crops(store: Store) -> Store:
         return Reconstruction(image="a.png", level=level, bpp=bpp, psnr_db=30.0 + level)
 
     store.trial(STUDY, 3).save_crop(one(1, 0.3), png(grey))
-    levels = {one(level, 0.1 * (level + 1)): png(grey + level) for level in range(3)}
-    store.save_anchor_crops(STUDY, png(grey - 1), levels)
+    levels = {one(level, 0.1 * (level + 1)): png(grey + np.uint8(level)) for level in range(3)}
+    store.save_anchor_crops(STUDY, png(grey - np.uint8(1)), levels)
     return store
 
 
@@ -108,7 +109,7 @@ def test_the_json_follows_its_schema(store: Store) -> None:
         name: json.loads((SCHEMAS / f"{name}.schema.json").read_text())
         for name in ("show", "report")
     }
-    registry: Registry[object] = Registry().with_resources(
+    registry: Registry[Any] = Registry().with_resources(
         (f"{name}.schema.json", Resource.from_contents(schema)) for name, schema in schemas.items()
     )
     validator = Draft202012Validator(schemas["report"], registry=registry)
