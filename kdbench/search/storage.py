@@ -238,6 +238,8 @@ def _failed(url: URL, err: BaseException) -> StoreError:
             "use the Optuna that made it; an older one's is brought up to date by `optuna storage "
         )
         fix += "upgrade --storage URL`, while no search runs"
+    elif "readonly" in first and Path(f"{url.database}-journal").exists():
+        fix = "a process died while it wrote: `kdbench search` makes the file whole when it begins"
     elif url.get_backend_name() == "sqlite":
         folder = Path(url.database or "").absolute().parent
         fix = f"see that {folder} is a folder that can be written; {fix}"

@@ -1,6 +1,8 @@
 """Dashboards that cannot be shown: of no study, of no database, where others could come."""
 
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 from kdbench.records import SCHEMA
@@ -32,6 +34,25 @@ def of_tomorrow(folder: Path) -> None:
         database.execute("UPDATE alembic_version SET version_num = 'v9.0.0.a'")
         database.execute("UPDATE version_info SET library_version = '9.0.0'")
     database.close()
+
+
+DIES = """
+import os, signal, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("PRAGMA cache_size=1")  # so that pages are written before the end
+database.execute("BEGIN IMMEDIATE")
+for i in range(1000):
+    row = (f"key {i}", '"' + "x" * 1000 + '"')
+    database.execute("INSERT INTO study_user_attributes VALUES (NULL, 1, ?, ?)", row)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def half_written(folder: Path) -> None:
+    """A process wrote into the database and died before it was through."""
+    watched(folder)
+    path = folder / "runs" / STUDY / "optuna.db"
+    subprocess.run([sys.executable, "-c", DIES, str(path)], check=False)
 
 
 def another(folder: Path) -> None:
@@ -95,6 +116,13 @@ ROWS = {
         "updating optuna to the latest version by `$ pip install -U optuna`.\n"
         "  fix: use the Optuna that made it; an older one's is brought up to date by `optuna "
         "storage upgrade --storage URL`, while no search runs\n",
+    ),
+    "a dashboard on a database that was left half written": Row(
+        broken=half_written,
+        command=DASHBOARD,
+        answer="the database sqlite:///HERE/runs/tiny/optuna.db fails: attempt to write a readonly "
+        "database\n  fix: a process died while it wrote: `kdbench search` makes the file whole "
+        "when it begins\n",
     ),
     "a dashboard of a study of a newer kdbench": Row(
         broken=both(watched, edited("runs/tiny/study.json", f'"schema": {SCHEMA}', '"schema": 99')),
