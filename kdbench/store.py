@@ -8,8 +8,12 @@ runs/<study>/trials/<n>/       spec.json, then result.json or failure.json; log.
                                student.safetensors, or student-<i>.safetensors of rate i where
                                each has its own; of the front's members energy_trained.json and,
                                where the study asks for twins, twin.json; rungs.json of studies
+<<<<<<< HEAD
                                with a ladder; reconstruction.json and .png, a cut of a photo
 runs/<study>/crops/            the same cut of the photo itself and of every level of the anchor
+=======
+                               with a ladder; measured-<k>.json, what `measure` found later
+>>>>>>> main
 runs/<study>/codecs/<i>.json   figures of codec i, of a study that lists codecs
 runs/<study>/notes.json        what people wrote in the dashboard
 runs/<study>/reruns/<k>/<n>/   what `rerun` trained again: one run of trial n, or with --seeds and
@@ -123,6 +127,25 @@ class _EnergyFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Energy and time of a trained student, measured again, here or elsewhere.
+
+    Attributes:
+        date: When it was measured, ISO 8601 in UTC.
+        student: SHA-256 of the codec file.
+        environment: Versions and the device's fingerprint, as a result has them.
+        photo: What was coded, by its name.
+    """
+
+    energy: CodecEnergy
+    date: str
+    student: str
+    environment: Mapping[str, str]
+    photo: str
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _RungsFile:
     """What a trial showed on its way."""
 
@@ -230,6 +253,7 @@ class TrialFolder:
         return self.path / "energy_trained.json"
 
     @property
+<<<<<<< HEAD
     def crop(self) -> Path:
         """A cut of the first evaluation photo, as the trained codec gives it back."""
         return self.path / "reconstruction.png"
@@ -250,6 +274,12 @@ class TrialFolder:
             return None
         (what,) = load(said, _CropsFile).crops
         return what, _png(self.crop)
+=======
+    def measured(self) -> tuple[Path, ...]:
+        """What `measure` found later, first one first."""
+        found = self.path.glob("measured-*.json")
+        return tuple(sorted(found, key=lambda path: int(path.stem.rpartition("-")[2])))
+>>>>>>> main
 
     @property
     def twin(self) -> Path:
@@ -266,6 +296,7 @@ class StoredTrial:
             trials that were not on the front when their search ended.
         twin: The student against its twin, likewise, where the study asks for twins.
         rungs: What it showed on its way, of studies with a ladder.
+        measured: Energy and time again, first one first (see `save_measurement`).
     """
 
     folder: TrialFolder
@@ -275,6 +306,7 @@ class StoredTrial:
     trained_energy: CodecEnergy | None = None
     twin: TwinFigures | None = None
     rungs: tuple[Rung, ...] = ()
+    measured: tuple[Measurement, ...] = ()
 
     @property
     def number(self) -> int:
@@ -467,6 +499,15 @@ class Store:
         """Keep the energy of a trained member of the front, beside the one from before."""
         write_json(self.trial(study, number).trained_energy, _EnergyFile(energy=energy))
 
+    def save_measurement(self, study: str, number: int, found: Measurement) -> Path:
+        """Keep energy and time measured again in a file of their own, over nothing; its path."""
+        folder = self.trial(study, number)
+        for k in count(len(folder.measured)):
+            path = folder.path / f"measured-{k}.json"
+            if write_once(path, found):
+                break
+        return path
+
     def save_twin(self, study: str, number: int, twin: TwinFigures) -> None:
         """Keep what distillation gave a member of the front."""
         write_json(self.trial(study, number).twin, _TwinFile(twin=twin))
@@ -579,4 +620,5 @@ def _load_trial(folder: TrialFolder) -> StoredTrial:
         trained_energy=load(again, _EnergyFile).energy if again.is_file() else None,
         twin=load(folder.twin, _TwinFile).twin if folder.twin.is_file() else None,
         rungs=load_rungs(folder),
+        measured=tuple(load(path, Measurement) for path in folder.measured),
     )

@@ -18,6 +18,7 @@ FRAME_PX = 450  # what the page gives a figure
 NOTE_COLUMNS = 95
 NOTE_LINE_PX = 13
 TITLE_PX = 18
+LEGEND_PX = 22
 BAR_PX = 40  # plotly's own buttons, upright beside the figure
 EYE = {"x": 2.0, "y": 2.0, "z": 1.0}  # far enough to see the ends of the axes
 
@@ -58,6 +59,11 @@ def framed(chart: Chart) -> Figure:
         margin={"t": top, "r": BAR_PX},
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": INK, "orientation": "v"},
     )
+    if chart.x.categories:  # their names take the room below
+        figure.update_layout(
+            margin={"t": top + LEGEND_PX},
+            legend={"yref": "paper", "y": 1.0, "yanchor": "bottom", "x": 1.0, "xanchor": "right"},
+        )
     if chart.z is not None:
         figure.update_layout(scene={"camera": {"eye": EYE}, "aspectmode": "cube"})
     return figure

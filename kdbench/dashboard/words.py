@@ -129,6 +129,8 @@ def trial_note(
     commands = [f"kdbench rerun {which}"]
     if trial.result is not None and not trial.spec.distillation.is_off:
         commands.append(f"kdbench rerun {which} --twin --seeds 3")
+    if trial.result is not None:
+        commands.append(f"kdbench export {which} --to trial-{trial.number}")
     return "\n\n".join([*parts, _block(commands)]) + "\n"
 
 
