@@ -8,12 +8,9 @@ runs/<study>/trials/<n>/       spec.json, then result.json or failure.json; log.
                                student.safetensors, or student-<i>.safetensors of rate i where
                                each has its own; of the front's members energy_trained.json and,
                                where the study asks for twins, twin.json; rungs.json of studies
-<<<<<<< HEAD
-                               with a ladder; reconstruction.json and .png, a cut of a photo
+                               with a ladder; measured-<k>.json, what `measure` found later;
+                               reconstruction.json and .png, a cut of a photo
 runs/<study>/crops/            the same cut of the photo itself and of every level of the anchor
-=======
-                               with a ladder; measured-<k>.json, what `measure` found later
->>>>>>> main
 runs/<study>/codecs/<i>.json   figures of codec i, of a study that lists codecs
 runs/<study>/notes.json        what people wrote in the dashboard
 runs/<study>/reruns/<k>/<n>/   what `rerun` trained again: one run of trial n, or with --seeds and
@@ -235,7 +232,7 @@ class TrialFolder:
     def kept(self) -> tuple[Path, ...]:
         """Files for people to look into or to take away; those that are not there yet, too."""
         told = (self.spec, self.result, self.failure, self.rungs, self.trained_energy, self.twin)
-        return (*told, self.log, *self.students)
+        return (*told, *self.measured, self.log, *self.students)
 
     @property
     def rungs(self) -> Path:
@@ -253,7 +250,6 @@ class TrialFolder:
         return self.path / "energy_trained.json"
 
     @property
-<<<<<<< HEAD
     def crop(self) -> Path:
         """A cut of the first evaluation photo, as the trained codec gives it back."""
         return self.path / "reconstruction.png"
@@ -274,12 +270,12 @@ class TrialFolder:
             return None
         (what,) = load(said, _CropsFile).crops
         return what, _png(self.crop)
-=======
+
+    @property
     def measured(self) -> tuple[Path, ...]:
         """What `measure` found later, first one first."""
         found = self.path.glob("measured-*.json")
         return tuple(sorted(found, key=lambda path: int(path.stem.rpartition("-")[2])))
->>>>>>> main
 
     @property
     def twin(self) -> Path:

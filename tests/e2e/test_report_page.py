@@ -40,7 +40,7 @@ def test_the_page_draws_its_figures_and_asks_nobody(tmp_path: Path, width: int, 
     document = study_document(gather(store, STUDY))
     page = tmp_path / "report.html"
     page.write_text(html(document), encoding="utf-8")
-    seen = visit(page.as_uri(), tmp_path, width=width, height=20_000, dark=dark)
+    seen = visit(page.as_uri(), tmp_path, width=width, height=12_000, dark=dark)
     assert seen.said == ()
     assert seen.asked == ()
     drawn = re.findall(r'class="chart[^"]* js-plotly-plot', seen.dom)
@@ -62,7 +62,7 @@ def test_nothing_is_wider_than_a_telephone(tmp_path: Path) -> None:
         "</script></body>"
     )
     page.write_text(text.replace("</body>", says), encoding="utf-8")
-    seen = visit(page.as_uri(), tmp_path, width=500, height=20_000)
+    seen = visit(page.as_uri(), tmp_path, width=500, height=12_000)
     title = seen.dom.partition("<title>")[2].partition("</title>")[0]
     needed, _, there = title.partition(" of ")
     assert int(needed) <= int(there)
@@ -73,7 +73,7 @@ def test_nothing_is_wider_than_a_telephone(tmp_path: Path) -> None:
 def test_names_with_html_run_nothing(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     page.write_text(html(study_document(gather(evil_study(tmp_path), STUDY))), encoding="utf-8")
-    seen = visit(page.as_uri(), tmp_path, height=20_000)
+    seen = visit(page.as_uri(), tmp_path, height=12_000)
     assert seen.said == ()
     assert seen.asked == ()
 

@@ -20,8 +20,15 @@ from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.weights import codec_bytes, load_codec
 from kdbench.data import ImageSet, load_images
 from kdbench.errors import CodecError
-from kdbench.evaluate import Evaluation, evaluate_classical, evaluate_learned
+from kdbench.evaluate import (
+    Evaluation,
+    classical_samples,
+    evaluate_classical,
+    evaluate_learned,
+    learned_samples,
+)
 from kdbench.rd import psnr_db
+from kdbench.samples import cut
 from tests.support.codecs import architecture, trained
 
 SIZES = ((200, 180), (90, 130))
@@ -186,3 +193,29 @@ def test_each_photo_is_compared_with_itself_whatever_the_order() -> None:
     assert first == again == pytest.approx(1)
     assert other is not None
     assert other < 0.9
+
+
+# --- samples -----------------------------------------------------------------------------------
+
+
+def test_samples_of_the_first_photo_are_what_its_files_decode_to(
+    evaluation: Evaluation, path: Path, images: ImageSet
+) -> None:
+    alone = learned_samples(path, images.image(0))
+    assert [s.level for s in evaluation.samples] == [s.level for s in alone] == [0, 1]
+    codec, _ = load_codec(path)
+    for kept, again in zip(evaluation.samples, alone, strict=True):
+        data = encode_image(codec, images.image(0), kept.level)
+        assert np.array_equal(kept.pixels, cut(decode_image(codec, data)))
+        assert np.array_equal(kept.pixels, again.pixels)
+        at = [p.level for p in evaluation.curve.points].index(kept.level)
+        assert kept.bpp == again.bpp == evaluation.curve.image_bpp[at][0]
+        assert kept.psnr_db == again.psnr_db == evaluation.curve.image_psnr_db[at][0]
+
+
+def test_a_classical_codec_has_a_sample_a_level(images: ImageSet) -> None:
+    codec = classical("jpeg")
+    found = classical_samples(codec, images.image(0))
+    assert [s.level for s in found] == list(codec.levels)
+    first = codec.encode(images.image(0), found[0].level)
+    assert np.array_equal(found[0].pixels, cut(codec.decode(first)))
