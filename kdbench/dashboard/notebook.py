@@ -14,12 +14,16 @@ class Notebook:
     Args:
         store: Where people's notes are kept, in the study's `notes.json`.
         study: Its name.
+
+    Attributes:
+        n_written: Notes that somebody wrote here.
     """
 
     def __init__(self, store: Store, study: str) -> None:
         self._store, self._study = store, study
         self._shown: dict[int | None, Note] = {}
         self._writing = threading.Lock()
+        self.n_written = 0
 
     def notes(self, ours: Mapping[int | None, str]) -> dict[int | None, Note]:
         """What is shown: people's notes as the store has them, and ours of everything else."""
@@ -55,6 +59,7 @@ class Notebook:
                 others = {k: v for k, v in kept.trials.items() if k != str(number)}
                 kept = replace(kept, trials={**others, **({str(number): text} if text else {})})
             self._store.save_notes(self._study, kept)
+            self.n_written += 1
             return self._show(number, text)
 
     def shown(self, number: int | None) -> Note:

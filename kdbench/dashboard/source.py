@@ -51,7 +51,8 @@ class Source:
     def stamp(self) -> object:
         """Another value whenever a trial begins, ends or is measured again, or a note changes."""
         states = tuple(trial.state for trial in self._trials())
-        return states, self._store.stamp(self._name), self._store.load_notes(self._name)
+        notes = self._store.load_notes(self._name), self._notebook.n_written
+        return states, self._store.stamp(self._name), notes
 
     def picture(self) -> Picture:
         """The study as it is; the database first, since a worker writes its folder before it."""
