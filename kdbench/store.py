@@ -8,8 +8,8 @@ runs/<study>/trials/<n>/       spec.json, then result.json or failure.json; log.
                                student.safetensors, or student-<i>.safetensors of rate i where
                                each has its own; of the front's members energy_trained.json and,
                                where the study asks for twins, twin.json; rungs.json of studies
-                               with a ladder; measured-<k>.json, what `measure` found later;
-                               reconstruction.json and .png, a cut of a photo
+                               with a ladder; reconstruction.json and .png, a cut of a photo;
+                               measured-<k>.json, what `measure` found later
 runs/<study>/crops/            the same cut of the photo itself and of every level of the anchor
 runs/<study>/codecs/<i>.json   figures of codec i, of a study that lists codecs
 runs/<study>/notes.json        what people wrote in the dashboard
@@ -250,6 +250,12 @@ class TrialFolder:
         return self.path / "energy_trained.json"
 
     @property
+    def measured(self) -> tuple[Path, ...]:
+        """What `measure` found later, first one first."""
+        found = self.path.glob("measured-*.json")
+        return tuple(sorted(found, key=lambda path: int(path.stem.rpartition("-")[2])))
+
+    @property
     def crop(self) -> Path:
         """A cut of the first evaluation photo, as the trained codec gives it back."""
         return self.path / "reconstruction.png"
@@ -270,12 +276,6 @@ class TrialFolder:
             return None
         (what,) = load(said, _CropsFile).crops
         return what, _png(self.crop)
-
-    @property
-    def measured(self) -> tuple[Path, ...]:
-        """What `measure` found later, first one first."""
-        found = self.path.glob("measured-*.json")
-        return tuple(sorted(found, key=lambda path: int(path.stem.rpartition("-")[2])))
 
     @property
     def twin(self) -> Path:
