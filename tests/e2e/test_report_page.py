@@ -21,6 +21,14 @@ from tests.unit.report.test_report import EVIL, evil_study, with_crops
 PDFLATEX = shutil.which("pdflatex")
 
 
+def written(folder: Path, text: str) -> Path:
+    """The page in a file, as if it were printed: figures below the window are drawn, too."""
+    page = folder / "report.html"
+    draws = '<script>dispatchEvent(new Event("beforeprint"))</script></body>'
+    page.write_text(text.replace("</body>", draws), encoding="utf-8")
+    return page
+
+
 def colours(picture: Path) -> set[str]:
     """Every colour in a picture that covers a thousandth of it."""
     pixels = np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3)
@@ -38,9 +46,8 @@ def colours(picture: Path) -> set[str]:
 def test_the_page_draws_its_figures_and_asks_nobody(tmp_path: Path, width: int, dark: bool) -> None:
     store = with_crops(make_study(tmp_path))
     document = study_document(gather(store, STUDY))
-    page = tmp_path / "report.html"
-    page.write_text(html(document), encoding="utf-8")
-    seen = visit(page.as_uri(), tmp_path, width=width, height=12_000, dark=dark)
+    page = written(tmp_path, html(document))
+    seen = visit(page.as_uri(), tmp_path, width=width, dark=dark)
     assert seen.said == ()
     assert seen.asked == ()
     drawn = re.findall(r'class="chart[^"]* js-plotly-plot', seen.dom)
@@ -54,8 +61,7 @@ def test_the_page_draws_its_figures_and_asks_nobody(tmp_path: Path, width: int, 
 @pytest.mark.chromium
 @needs_chromium
 def test_nothing_is_wider_than_a_telephone(tmp_path: Path) -> None:
-    page = tmp_path / "report.html"
-    page.write_text(html(study_document(gather(make_study(tmp_path), STUDY))), encoding="utf-8")
+    page = written(tmp_path, html(study_document(gather(make_study(tmp_path), STUDY))))
     with chromium() as seen:
         seen.resize(360, 800, phone=True)
         seen.goto(page.as_uri())
@@ -66,9 +72,8 @@ def test_nothing_is_wider_than_a_telephone(tmp_path: Path) -> None:
 @pytest.mark.chromium
 @needs_chromium
 def test_names_with_html_run_nothing(tmp_path: Path) -> None:
-    page = tmp_path / "report.html"
-    page.write_text(html(study_document(gather(evil_study(tmp_path), STUDY))), encoding="utf-8")
-    seen = visit(page.as_uri(), tmp_path, height=12_000)
+    page = written(tmp_path, html(study_document(gather(evil_study(tmp_path), STUDY))))
+    seen = visit(page.as_uri(), tmp_path)
     assert seen.said == ()
     assert seen.asked == ()
 

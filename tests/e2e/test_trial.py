@@ -168,6 +168,17 @@ def test_its_folder_holds_the_student_and_its_log(ran: _Watched, spec: TrialSpec
     assert not ran.files.checkpoints
 
 
+def test_its_folder_holds_a_cut_of_the_first_photo_at_the_middle_level(ran: _Watched) -> None:
+    kept = ran.files.load_crop()
+    assert kept is not None
+    what, data = kept
+    curve = ran.result.rd
+    at = len(curve.points) // 2
+    assert (what.image, what.level) == (curve.images[0], curve.points[at].level)
+    assert (what.bpp, what.psnr_db) == (curve.image_bpp[at][0], curve.image_psnr_db[at][0])
+    assert data.startswith(b"\x89PNG")
+
+
 def test_a_trial_that_goes_on_at_each_rung_finds_what_it_finds_without(
     ran: _Watched, spec: TrialSpec, bench: Bench, tmp_path: Path
 ) -> None:

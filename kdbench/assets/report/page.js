@@ -33,6 +33,8 @@
   }, { rootMargin: "600px" });
   document.querySelectorAll(".chart").forEach((place) => seen.observe(place));
 
+  addEventListener("beforeprint", () => document.querySelectorAll(".chart").forEach((place) => { if (!drawn.has(place)) { seen.unobserve(place); draw(place); } }));
+
   function recolour() { drawn.forEach((place) => Plotly.relayout(place, { "font.color": ink() })); }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
   const isDark = () => (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
