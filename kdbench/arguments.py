@@ -174,6 +174,41 @@ def _show(command: argparse.ArgumentParser) -> None:
     _common(command)
 
 
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 65535")
+    return value
+
+
+_port.__name__ = "port"
+
+
+def _dashboard(command: argparse.ArgumentParser) -> None:
+    _study(command)
+    command.add_argument(
+        "--port", type=_port, default=8080, metavar="N", help="8080; 0 for any that is free"
+    )
+    command.add_argument("--open", action="store_true", help="show it in your browser")
+    command.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="127.0.0.1")
+    command.add_argument(
+        "--i-know-it-has-no-login",
+        action="store_true",
+        help="let --host be an address that other machines can reach",
+    )
+    what = command.add_mutually_exclusive_group()
+    what.add_argument(
+        "--read-only",
+        action="store_false",
+        dest="write",
+        default=False,
+        help="nothing can be changed from the page (default)",
+    )
+    what.add_argument("--write", action="store_true", help="notes can be written, nothing else")
+    command.add_argument("--storage", metavar="URL", help="database (KDBENCH_STORAGE, or SQLite)")
+    _common(command)
+
+
 def _report(command: argparse.ArgumentParser) -> None:
     what = command.add_mutually_exclusive_group(required=True)
     what.add_argument("--study", metavar="NAME", help="one that has begun")
@@ -373,6 +408,7 @@ def _check(command: argparse.ArgumentParser) -> None:
 COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "search": ("search for small codecs until the study's budget is spent", _search),
     "show": ("what a study found: its front, or all trials", _show),
+    "dashboard": ("look at a study in a browser, live", _dashboard),
     "report": ("what a study found as a page, a paper's tables or a sheet", _report),
     "replay": ("compare samplers and ladders on the finished trials of a study", _replay),
     "rerun": ("train stored trials again and compare", _rerun),

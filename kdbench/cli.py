@@ -161,6 +161,31 @@ def _show(store: "Store", study: str, *, all_trials: bool, as_json: bool) -> int
     return 0
 
 
+def dashboard(arguments: Namespace) -> int:
+    """A study in a browser, until it is interrupted."""
+    from kdbench.dashboard import Door, serve
+
+    store, study = _store(arguments), arguments.study
+
+    def say(page: str) -> None:
+        if arguments.json:
+            _print_json({"study": study, "url": page, "read_only": not arguments.write})
+        else:
+            what = "notes can be written" if arguments.write else "read-only"
+            print(f"study {study}: {page} ({what}; Ctrl-C ends it)")
+        sys.stdout.flush()
+
+    door = Door(
+        port=arguments.port,
+        host=arguments.host,
+        exposed=arguments.i_know_it_has_no_login,
+        write=arguments.write,
+        open_page=arguments.open,
+    )
+    serve(store, study, _storage(arguments) or store.database_url(study), door, say)
+    return 0
+
+
 def report(arguments: Namespace) -> int:
     """A study, or two of them, as a page, tables or figures to keep."""
     from kdbench.report.render import IN_ONE_FILE, comparison, printed, subject, write
@@ -483,6 +508,7 @@ FUNCTIONS: Mapping[str, Callable[[Namespace], int]] = {
     "search": search,
     "worker": worker,
     "show": show,
+    "dashboard": dashboard,
     "report": report,
     "replay": replay,
     "rerun": rerun,

@@ -12,6 +12,7 @@ runs/<study>/trials/<n>/       spec.json, then result.json or failure.json; log.
                                measured-<k>.json, what `measure` found later
 runs/<study>/crops/            the same cut of the photo itself and of every level of the anchor
 runs/<study>/codecs/<i>.json   figures of codec i, of a study that lists codecs
+runs/<study>/notes.json        what people wrote in the dashboard
 runs/<study>/reruns/<k>/<n>/   what `rerun` trained again: one run of trial n, or with --seeds and
                                --twin a folder for each training
 """
@@ -49,6 +50,7 @@ from kdbench.records import (
 
 State = Literal["complete", "stopped", "refused", "infeasible", "failed", "running"]
 CACHE = "cache"
+_NEWS = (".json", ".png", ".safetensors")
 PNG_HEAD, PNG_TAIL = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 STUDY_NAME = re.compile(rf"(?!{CACHE}$)[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
@@ -157,6 +159,20 @@ class _TwinFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Notes:
+    """What people wrote about a study, in Markdown.
+
+    Attributes:
+        study: None where nobody wrote about the study as a whole.
+        trials: By the number of the trial.
+    """
+
+    study: str | None = None
+    trials: Mapping[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _CropsFile:
     """What is written beside cuts of a photo."""
 
@@ -211,6 +227,12 @@ class TrialFolder:
             return (self.student,)
         found = self.path.glob("student-*.safetensors")
         return tuple(sorted(found, key=lambda path: int(path.stem.rpartition("-")[2])))
+
+    @property
+    def kept(self) -> tuple[Path, ...]:
+        """Files for people to look into or to take away; those that are not there yet, too."""
+        told = (self.spec, self.result, self.failure, self.rungs, self.trained_energy, self.twin)
+        return (*told, *self.measured, self.log, *self.students)
 
     @property
     def rungs(self) -> Path:
@@ -408,6 +430,19 @@ class Store:
         """Where a study that lists codecs keeps the figures of the one at `i`."""
         return self.study_folder(study) / "codecs" / f"{i}.json"
 
+    def load_notes(self, study: str) -> Notes:
+        """What people wrote; nothing where nobody did.
+
+        Raises:
+            StoreError: A damaged file.
+        """
+        path = self.study_folder(study) / "notes.json"
+        return load(path, Notes) if path.is_file() else Notes()
+
+    def save_notes(self, study: str, notes: Notes) -> None:
+        """Keep what people wrote."""
+        write_json(self.study_folder(study) / "notes.json", notes)
+
     def new_rerun(self, study: str) -> Path:
         """A folder of its own for trials that are run again.
 
@@ -495,6 +530,20 @@ class Store:
             StoreError: No such study, or a damaged file.
         """
         return [_load_trial(folder) for folder in self._folders(study)]
+
+    def stamp(self, study: str) -> frozenset[tuple[str, int, int]]:
+        """Path, time and size of every file of the trials: another one when a trial has news.
+
+        Logs and checkpoints, which grow with every step, are left out.
+        """
+        pattern = "trials/*/*.*"
+        files = [p for p in self.study_folder(study).glob(pattern) if p.suffix in _NEWS]
+        found = set()
+        for path in files:
+            with suppress(FileNotFoundError):  # replaced while we looked
+                stat = path.stat()
+                found.add((str(path), stat.st_mtime_ns, stat.st_size))
+        return frozenset(found)
 
     def find_by_spec_hash(self, study: str, spec_hash: str) -> list[StoredTrial]:
         """Trials that were told the same: attempts at one spec, first one first."""

@@ -23,6 +23,7 @@ from kdbench import cli, lesson
 from kdbench.store import Store
 from tests.e2e.rows import (
     codecs,
+    dashboards,
     families,
     packages,
     paper,
@@ -51,6 +52,7 @@ ROWS: Mapping[str, Row] = {
     **teachers.ROWS,
     **paper.ROWS,
     **searches.ROWS,
+    **dashboards.ROWS,
     **reports.ROWS,
     **({} if torch.cuda.is_available() else stores.WITHOUT_CUDA),
 }
