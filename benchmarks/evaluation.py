@@ -40,7 +40,7 @@ from torch import nn
 
 from benchmarks.publish import add_out, markdown, publish
 from benchmarks.setting import bench_in, cpu_s_of, spec_of
-from kdbench.codecs.bitfile import HEADER
+from kdbench.codecs.fileform import HEADER
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.learned import DOWNSAMPLING
 from kdbench.codecs.weights import codec_bytes, load_codec

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kdbench import zoo
+from kdbench import package, zoo
 from kdbench.adopt import adopted
 from kdbench.codecs.base import Image
 from kdbench.codecs.classical import CLASSICAL, classical
@@ -33,8 +33,9 @@ def codec_files(
 ) -> tuple[Path, ...]:
     """The file of a learned codec by name, or one a rate; none for a classical codec.
 
-    `teacher:NAME`, `file:PATH`, `trial:STUDY/N`, `zoo:MODEL/QUALITY`, `zoo:MODEL/FIRST-LAST`. Where
-    `cache` is given the zoo's models are written there as codecs (`adopt`).
+    The folder of a package, `teacher:NAME`, `file:PATH`, `trial:STUDY/N`, `zoo:MODEL/QUALITY`,
+    `zoo:MODEL/FIRST-LAST`. Where `cache` is given the zoo's models are written there as codecs
+    (`adopt`).
 
     Raises:
         CodecError: No codec of this name.
@@ -48,10 +49,12 @@ def codec_files(
         return tuple(adopted(model, cache) for model in zoo.parse(name))
     if kind in ("teacher", "file") and rest:
         return (teacher_path(name),)
+    if Path(name).is_dir():
+        return (package.codec_file(Path(name)),)
     raise CodecError(
         f"there is no codec {name!r}",
-        fix="use teacher:NAME, file:PATH, trial:STUDY/N, zoo:MODEL/QUALITY, "
-        + ", ".join(nearest_first(name, sorted(CLASSICAL))),
+        fix="use the folder of a package, teacher:NAME, file:PATH, trial:STUDY/N, "
+        "zoo:MODEL/QUALITY, " + ", ".join(nearest_first(name, sorted(CLASSICAL))),
     )
 
 

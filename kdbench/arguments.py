@@ -9,7 +9,11 @@ from typing import NoReturn
 from kdbench import __version__
 
 RD_LAMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)
-CODECS = "teacher:NAME, file:PATH, trial:STUDY/N, zoo:MODEL/QUALITY, jpeg, webp, jpeg2000 or avif"
+LEARNED = "a package's folder, teacher:NAME, file:PATH or trial:STUDY/N"
+CODECS = (
+    "a package's folder, teacher:NAME, file:PATH, trial:STUDY/N, zoo:MODEL/QUALITY, jpeg, webp, "
+    "jpeg2000 or avif"
+)
 EPILOG = "exit codes: 0 done, 1 a problem (its fix is on stderr), 2 wrong usage, 130 interrupted"
 
 
@@ -102,6 +106,16 @@ def _share(text: str) -> float:
 _share.__name__ = "number"
 
 
+def _quality(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not within 0 to 1")
+    return value
+
+
+_quality.__name__ = "number"
+
+
 def _words(text: str) -> tuple[str, ...]:
     words = tuple(word.strip() for word in text.split(","))
     if not all(words):
@@ -157,6 +171,41 @@ def _worker(command: argparse.ArgumentParser) -> None:
 def _show(command: argparse.ArgumentParser) -> None:
     _study(command)
     command.add_argument("--all", action="store_true", help="every trial, with reasons")
+    _common(command)
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 65535")
+    return value
+
+
+_port.__name__ = "port"
+
+
+def _dashboard(command: argparse.ArgumentParser) -> None:
+    _study(command)
+    command.add_argument(
+        "--port", type=_port, default=8080, metavar="N", help="8080; 0 for any that is free"
+    )
+    command.add_argument("--open", action="store_true", help="show it in your browser")
+    command.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="127.0.0.1")
+    command.add_argument(
+        "--i-know-it-has-no-login",
+        action="store_true",
+        help="let --host be an address that other machines can reach",
+    )
+    what = command.add_mutually_exclusive_group()
+    what.add_argument(
+        "--read-only",
+        action="store_false",
+        dest="write",
+        default=False,
+        help="nothing can be changed from the page (default)",
+    )
+    what.add_argument("--write", action="store_true", help="notes can be written, nothing else")
+    command.add_argument("--storage", metavar="URL", help="database (KDBENCH_STORAGE, or SQLite)")
     _common(command)
 
 
@@ -230,7 +279,14 @@ def _rerun(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--twin", action="store_true", help="train it without distillation, too, and compare"
     )
-    _device(command)
+    longer = command.add_mutually_exclusive_group()
+    longer.add_argument("--steps", type=_count, metavar="N", help="train N steps instead")
+    longer.add_argument(
+        "--full", action="store_true", help="train as many steps as the study kd_pareto_long has"
+    )
+    command.add_argument(
+        "--on", "--device", dest="device", metavar="NAME", help="auto, cpu, cuda or cuda:N"
+    )
     _common(command)
 
 
@@ -281,6 +337,64 @@ def _bench(command: argparse.ArgumentParser) -> None:
     _common(command)
 
 
+def _export(command: argparse.ArgumentParser) -> None:
+    _study(command)
+    command.add_argument(
+        "--trial", required=True, metavar="N", help="a number, best:OBJECTIVE or knee"
+    )
+    command.add_argument("--to", required=True, metavar="DIR", help="not there yet, or empty")
+    command.add_argument("--licence", metavar="TEXT", help="of the weights, kept in the card")
+    command.add_argument(
+        "--onnx", action="store_true", help="its transforms too, checked in ONNX Runtime"
+    )
+    command.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="h_s in integers: files decode on every machine; says what it costs in bits",
+    )
+    _common(command)
+
+
+def _encode(command: argparse.ArgumentParser) -> None:
+    command.add_argument("image", metavar="IMAGE", help="still, 8 bits a sample, opaque")
+    command.add_argument("file", metavar="FILE.kdb", help="what to write")
+    command.add_argument("--codec", required=True, metavar="CODEC", help=LEARNED)
+    command.add_argument(
+        "--quality",
+        type=_quality,
+        metavar="Q",
+        help="0 (lowest trained level) to 1 (highest), or anything between (0.5)",
+    )
+    _coding(command)
+
+
+def _decode(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", metavar="FILE.kdb", help="what `encode` wrote")
+    command.add_argument("image", metavar="IMAGE", help="what to write: .png, .ppm, .bmp, .tif")
+    command.add_argument("--codec", required=True, metavar="CODEC", help=LEARNED)
+    command.add_argument("--original", metavar="IMAGE", help="the photo, for PSNR")
+    _coding(command)
+
+
+def _coding(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--force", action="store_true", help="replace a file that is there")
+    _device(command)
+    _common(command)
+
+
+def _measure(command: argparse.ArgumentParser) -> None:
+    _study(command)
+    command.add_argument(
+        "--trial",
+        nargs="+",
+        default=["best"],
+        metavar="N",
+        help="numbers; best: each on the front (default); best:OBJECTIVE; knee",
+    )
+    _device(command)
+    _common(command)
+
+
 def _check(command: argparse.ArgumentParser) -> None:
     command.add_argument("files", nargs="*", metavar="NAME", help="studies, spaces; all if none")
     command.add_argument(
@@ -294,9 +408,14 @@ def _check(command: argparse.ArgumentParser) -> None:
 COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "search": ("search for small codecs until the study's budget is spent", _search),
     "show": ("what a study found: its front, or all trials", _show),
+    "dashboard": ("look at a study in a browser, live", _dashboard),
     "report": ("what a study found as a page, a paper's tables or a sheet", _report),
     "replay": ("compare samplers and ladders on the finished trials of a study", _replay),
     "rerun": ("train stored trials again and compare", _rerun),
+    "measure": ("energy and time of trained students again, without training", _measure),
+    "export": ("a student as a package that travels", _export),
+    "encode": ("a photo to a .kdb file", _encode),
+    "decode": ("a .kdb file to an image", _decode),
     "bench": ("one codec on a folder of photos", _bench),
     "teach": ("train a teacher from photos", _teach),
     "check": ("validate study and space files, or a codec family", _check),

@@ -23,6 +23,7 @@ from kdbench.arguments import overrides, parse
 from kdbench.errors import DataError, KdbenchError
 
 if TYPE_CHECKING:
+    from kdbench.coding import Coded
     from kdbench.config import CodecList
     from kdbench.store import Store
 
@@ -160,6 +161,31 @@ def _show(store: "Store", study: str, *, all_trials: bool, as_json: bool) -> int
     return 0
 
 
+def dashboard(arguments: Namespace) -> int:
+    """A study in a browser, until it is interrupted."""
+    from kdbench.dashboard import Door, serve
+
+    store, study = _store(arguments), arguments.study
+
+    def say(page: str) -> None:
+        if arguments.json:
+            _print_json({"study": study, "url": page, "read_only": not arguments.write})
+        else:
+            what = "notes can be written" if arguments.write else "read-only"
+            print(f"study {study}: {page} ({what}; Ctrl-C ends it)")
+        sys.stdout.flush()
+
+    door = Door(
+        port=arguments.port,
+        host=arguments.host,
+        exposed=arguments.i_know_it_has_no_login,
+        write=arguments.write,
+        open_page=arguments.open,
+    )
+    serve(store, study, _storage(arguments) or store.database_url(study), door, say)
+    return 0
+
+
 def report(arguments: Namespace) -> int:
     """A study, or two of them, as a page, tables or figures to keep."""
     from kdbench.report.render import IN_ONE_FILE, comparison, printed, subject, write
@@ -255,6 +281,98 @@ def bench(arguments: Namespace) -> int:
         _print_json(bench_json(figures, skipped, comparison))
     else:
         print(bench_text(figures, skipped, comparison, width_here()), end="")
+    return 0
+
+
+def export(arguments: Namespace) -> int:
+    """Writes a student as a package."""
+    from kdbench.export import Wanted
+    from kdbench.export import export as write_package
+    from kdbench.report.package_text import package_text
+    from kdbench.report.progress import counting
+    from kdbench.report.text import width_here
+
+    wanted = Wanted(
+        licence=arguments.licence, onnx=arguments.onnx, deterministic=arguments.deterministic
+    )
+    with counting("files", silent=arguments.json) as count:
+        card = write_package(
+            _store(arguments),
+            arguments.study,
+            arguments.trial,
+            Path(arguments.to),
+            wanted,
+            on_progress=count,
+        )
+    if arguments.json:
+        _print_json(card)
+    else:
+        print(package_text(card, arguments.to, width_here()), end="")
+    return 0
+
+
+def encode(arguments: Namespace) -> int:
+    """Writes a photo as a .kdb file."""
+    from kdbench.coding import encode_file
+    from kdbench.device import resolve
+
+    coded = encode_file(
+        Path(arguments.image),
+        Path(arguments.file),
+        arguments.codec,
+        arguments.quality,
+        store=_store(arguments),
+        device=resolve(arguments.device or "cpu"),
+        overwrite=arguments.force,
+    )
+    return _say_coded(coded, arguments)
+
+
+def decode(arguments: Namespace) -> int:
+    """Writes the image in a .kdb file."""
+    from kdbench.coding import decode_file
+    from kdbench.device import resolve
+
+    coded = decode_file(
+        Path(arguments.file),
+        Path(arguments.image),
+        arguments.codec,
+        store=_store(arguments),
+        device=resolve(arguments.device or "cpu"),
+        original=None if arguments.original is None else Path(arguments.original),
+        overwrite=arguments.force,
+    )
+    return _say_coded(coded, arguments)
+
+
+def _say_coded(coded: "Coded", arguments: Namespace) -> int:
+    from kdbench.report.coded import coded_json, coded_text
+
+    if arguments.json:
+        _print_json(coded_json(coded))
+    else:
+        print(coded_text(coded), end="")
+    return 0
+
+
+def measure(arguments: Namespace) -> int:
+    """Energy and time of trained students again."""
+    from kdbench.measure import measure_again
+    from kdbench.report.measured import measured_json, measured_text
+    from kdbench.report.overview import choose, overview
+    from kdbench.report.progress import counting
+    from kdbench.report.text import width_here
+
+    store, study = _store(arguments), arguments.study
+    known = overview(store, study)
+    numbers = dict.fromkeys(n for each in arguments.trial for n in choose(known, each))
+    trials = [store.load_trial(study, number) for number in numbers]
+    with counting("trials", silent=arguments.json) as count:
+        found = measure_again(store, study, trials, device=arguments.device, on_trial=count)
+    if arguments.json:
+        _print_json(measured_json(found, study))
+    else:
+        print(measured_text(found, width_here()), end="")
     return 0
 
 
@@ -390,9 +508,14 @@ FUNCTIONS: Mapping[str, Callable[[Namespace], int]] = {
     "search": search,
     "worker": worker,
     "show": show,
+    "dashboard": dashboard,
     "report": report,
     "replay": replay,
     "rerun": rerun,
+    "measure": measure,
+    "export": export,
+    "encode": encode,
+    "decode": decode,
     "bench": bench,
     "teach": teach,
     "check": check,

@@ -91,6 +91,19 @@ def fingerprint(device: str, *, threads: int) -> dict[str, str]:
     return {key: value.strip() for key, value in known.items() if value}
 
 
+def machine(device: str, *, threads: int) -> str:
+    """What `fingerprint` says, in a line for people: what other last bits may come from."""
+    known = fingerprint(device, threads=threads)
+    parts = [
+        known.get("gpu", known["cpu"]),
+        f"{known['cpu_kernels']}{', at most ' + m if (m := known.get('onednn_max_isa')) else ''}",
+        f"{threads} thread{'' if threads == 1 else 's'}",
+        f"torch {known['torch']}",
+        *([f"oneDNN {known['onednn']}"] if "onednn" in known else []),
+    ]
+    return ", ".join(parts)
+
+
 def fingerprint_hash(items: Mapping[str, str]) -> str:
     """Names a device in caches."""
     return content_hash(items)

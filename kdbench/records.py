@@ -30,6 +30,7 @@ Source = Literal["counter", "sampled", "model", "replay"]
 Activation = Literal["gdn", "relu"]
 Convolution = Literal["full", "separable"]
 Prior = Literal["scale", "mean_scale"]
+Arithmetic = Literal["float", "integer"]
 Operation = Literal["encode", "decode"]
 ChannelWeights = Literal["equal", "by_bits"]
 TermSchedule = Literal["constant", "decaying", "first_half"]
@@ -129,11 +130,13 @@ class Hyper:
         prior: What h_s predicts of each latent: its scale (Balle et al. 2018), or its mean, too
             (Minnen et al. 2018).
         channels: Of z, where it is not as wide as h_a and h_s.
+        arithmetic: Of h_s; `integer` gives the same on every machine (see `codecs.integer`).
     """
 
     width: int
     prior: Prior = "scale"
     channels: int | None = later(None)
+    arithmetic: Arithmetic = later("float")
 
     @property
     def z_channels(self) -> int:

@@ -1,15 +1,15 @@
 """Trains a stored trial again and says whether it came out the same."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdbench import __version__, plugins
 from kdbench.errors import KdbenchError
 from kdbench.files import write_json
-from kdbench.rd import bd_rate
+from kdbench.rd import bd_rate, outcome
 from kdbench.records import BDRate, Bench, Progress, TrialResult, TrialSpec
-from kdbench.store import StoredTrial, TrialFolder
+from kdbench.store import StoredTrial, TrialFolder, keep_spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,7 @@ class Reproduction:
             not as it was: name -> (then, now).
         difference: BD-rate of the second run against the first; None where they are identical or
             cannot be compared (then `why_not` says so).
+        steps: Of the first and the second training, where those were not to be the same.
     """
 
     number: int
@@ -31,6 +32,7 @@ class Reproduction:
     second: TrialResult
     difference: BDRate | None
     why_not: str | None
+    steps: tuple[int, int] | None = None
 
     @property
     def identical(self) -> bool:
@@ -43,17 +45,45 @@ class Reproduction:
         return not self.changed
 
     @property
+    def within_interval(self) -> bool | None:
+        """Whether the BD-rate of the second run lies in the 95 % interval of the first.
+
+        None where there is no interval, or other steps were trained.
+        """
+        first, second = self.first.bd_rate, self.second.bd_rate
+        if self.steps is not None or first is None or second is None:
+            return None
+        if first.low_pct is None or first.high_pct is None:
+            return None
+        return first.low_pct <= second.pct <= first.high_pct
+
+    @property
     def verdict(self) -> str:
         """One sentence."""
+        if self.steps is not None:
+            return self._longer(*self.steps)
         if self.identical:
             return "reproduced: weights and bitstreams are identical, bit for bit"
         parts = ", ".join(name for name, same in self.same.items() if not same)
+        quality = {
+            True: "the BD-rate is inside the recorded interval: reproduced in quality",
+            False: "the BD-rate is outside the recorded interval: NOT reproduced in quality",
+            None: "no interval says whether the quality is the same",
+        }[self.within_interval]
         if self.expected:
-            return f"NOT reproduced: other {parts} on the same machine with the same versions"
-        return (
-            f"other {parts}, as must be expected: {', '.join(self.changed)} changed since; "
-            "compare the BD-rates"
-        )
+            why = "on the same machine with the same versions"
+            return f"NOT reproduced: other {parts} {why}; {quality}"
+        changed = ", ".join(self.changed)
+        return f"other {parts}, as must be expected: {changed} changed since; {quality}"
+
+    def _longer(self, then: int, now: int) -> str:
+        what = {
+            "helped": "fewer bits than recorded",
+            "hurt": "more bits than recorded",
+            "within noise": "no difference that the photos show",
+            "unknown": "whether that helped cannot be told",
+        }[outcome(self.difference)]
+        return f"trained for {now} steps in the place of {then}: {what}"
 
 
 def reproduction(
@@ -62,6 +92,8 @@ def reproduction(
     second: TrialResult,
     then: Mapping[str, str],
     now: Mapping[str, str],
+    *,
+    steps: tuple[int, int] | None = None,
 ) -> Reproduction:
     """How the second run of a trial compares with its first.
 
@@ -71,6 +103,7 @@ def reproduction(
         second: What it found again.
         then: Hashes of the teacher, crops, code and anchor it stood on.
         now: Those of today.
+        steps: Of the first and the second training, where those were not to be the same.
     """
     same = {name: second.hashes.get(name) == value for name, value in first.hashes.items()}
     changed = changes({**first.environment, **then}, {**second.environment, **now})
@@ -88,6 +121,7 @@ def reproduction(
         second=second,
         difference=difference,
         why_not=why_not,
+        steps=steps,
     )
 
 
@@ -108,6 +142,7 @@ def run_again(
     folder: Path,
     *,
     anchor_sha: str | None = None,
+    steps: int | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Reproduction:
     """The second run of `trial`, kept in `folder`/<number>.
@@ -117,6 +152,7 @@ def run_again(
         bench: What its study's trials share, here and now.
         folder: See `Store.new_rerun`.
         anchor_sha: Of the anchor the study began with; None if nobody knows.
+        steps: To train in the place of the recorded ones; the schedule is stretched with them.
         on_progress: Told what the trial does.
 
     Raises:
@@ -126,10 +162,15 @@ def run_again(
 
     first = recorded(trial)
     then, now = stood_on(trial.spec, bench, anchor_sha)
+    spec, recorded_steps = trial.spec, trial.spec.training.steps
+    longer = None if steps is None or steps == recorded_steps else (recorded_steps, steps)
+    if longer is not None:
+        spec = replace(spec, training=replace(spec.training, steps=longer[1]))
     files = TrialFolder(folder / str(trial.number))
-    again = run_trial(trial.spec, bench, lambda rung: True, files.path, on_progress)
+    keep_spec(files, spec)
+    again = run_trial(spec, bench, lambda rung: True, files.path, on_progress)
     write_json(files.result, again)
-    return reproduction(trial.number, first, again, then, now)
+    return reproduction(trial.number, first, again, then, now, steps=longer)
 
 
 def recorded(trial: StoredTrial) -> TrialResult:

@@ -1,4 +1,4 @@
-"""What `kdbench rerun` does: stored trials again, as they were, from fresh seeds, beside twins."""
+"""What `kdbench rerun` does: stored trials again, as they were or longer, fresh seeds, twins."""
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from kdbench.errors import KdbenchError
 from kdbench.store import Store, StoredTrial
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from kdbench.report.overview import Overview
     from kdbench.seeds import Watch
 
+FULL = "kd_pareto_long"  # the study whose steps are enough to quote
 Views = tuple[Callable[[], Mapping[str, Any]], Callable[[int], str]]  # as JSON; as text of a width
 
 
@@ -49,11 +51,27 @@ def rerun(store: Store, arguments: Namespace) -> Views:
         KeyboardInterrupt: Says where finished results are kept.
     """
     again = _again(store, arguments)
+    steps = _steps(arguments)
+    if steps is not None and (arguments.twin or arguments.seeds):
+        raise KdbenchError(
+            "--steps and --full train a trial longer; --twin and --seeds train it as it was",
+            fix="leave one of them away; `--set training.steps=N` searches with other steps",
+        )
     if arguments.twin:
         return _twins(again, arguments)
     if arguments.seeds:
         return _fresh_seeds(again, arguments)
-    return _same_again(again, arguments)
+    return _same_again(again, arguments, steps)
+
+
+def _steps(arguments: Namespace) -> int | None:
+    """As many as were asked for; None for the recorded ones."""
+    if not arguments.full:
+        steps: int | None = arguments.steps
+        return steps
+    from kdbench.config import load_study
+
+    return load_study(FULL, []).training.steps
 
 
 def _again(store: Store, arguments: Namespace) -> _Again:
@@ -73,7 +91,7 @@ def _again(store: Store, arguments: Namespace) -> _Again:
     return _Again(found, trials, setting, stored.fixed.get("anchor"), store)
 
 
-def _same_again(again: _Again, arguments: Namespace) -> Views:
+def _same_again(again: _Again, arguments: Namespace, steps: int | None) -> Views:
     from kdbench.report.details import rerun_text
     from kdbench.report.json_view import rerun_json
     from kdbench.report.progress import following
@@ -88,6 +106,7 @@ def _same_again(again: _Again, arguments: Namespace) -> Views:
                     again.bench,
                     folder,
                     anchor_sha=again.anchor_sha,
+                    steps=steps,
                     on_progress=follow,
                 )
             runs.append(run)

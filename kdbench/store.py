@@ -8,9 +8,11 @@ runs/<study>/trials/<n>/       spec.json, then result.json or failure.json; log.
                                student.safetensors, or student-<i>.safetensors of rate i where
                                each has its own; of the front's members energy_trained.json and,
                                where the study asks for twins, twin.json; rungs.json of studies
-                               with a ladder; reconstruction.json and .png, a cut of a photo
+                               with a ladder; reconstruction.json and .png, a cut of a photo;
+                               measured-<k>.json, what `measure` found later
 runs/<study>/crops/            the same cut of the photo itself and of every level of the anchor
 runs/<study>/codecs/<i>.json   figures of codec i, of a study that lists codecs
+runs/<study>/notes.json        what people wrote in the dashboard
 runs/<study>/reruns/<k>/<n>/   what `rerun` trained again: one run of trial n, or with --seeds and
                                --twin a folder for each training
 """
@@ -48,6 +50,7 @@ from kdbench.records import (
 
 State = Literal["complete", "stopped", "refused", "infeasible", "failed", "running"]
 CACHE = "cache"
+_NEWS = (".json", ".png", ".safetensors")
 PNG_HEAD, PNG_TAIL = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 STUDY_NAME = re.compile(rf"(?!{CACHE}$)[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
@@ -121,6 +124,25 @@ class _EnergyFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Energy and time of a trained student, measured again, here or elsewhere.
+
+    Attributes:
+        date: When it was measured, ISO 8601 in UTC.
+        student: SHA-256 of the codec file.
+        environment: Versions and the device's fingerprint, as a result has them.
+        photo: What was coded, by its name.
+    """
+
+    energy: CodecEnergy
+    date: str
+    student: str
+    environment: Mapping[str, str]
+    photo: str
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _RungsFile:
     """What a trial showed on its way."""
 
@@ -133,6 +155,20 @@ class _TwinFile:
     """A student against its twin."""
 
     twin: TwinFigures
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notes:
+    """What people wrote about a study, in Markdown.
+
+    Attributes:
+        study: None where nobody wrote about the study as a whole.
+        trials: By the number of the trial.
+    """
+
+    study: str | None = None
+    trials: Mapping[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
 
@@ -193,6 +229,12 @@ class TrialFolder:
         return tuple(sorted(found, key=lambda path: int(path.stem.rpartition("-")[2])))
 
     @property
+    def kept(self) -> tuple[Path, ...]:
+        """Files for people to look into or to take away; those that are not there yet, too."""
+        told = (self.spec, self.result, self.failure, self.rungs, self.trained_energy, self.twin)
+        return (*told, *self.measured, self.log, *self.students)
+
+    @property
     def rungs(self) -> Path:
         """What it showed at each rung, of studies with a ladder."""
         return self.path / "rungs.json"
@@ -206,6 +248,12 @@ class TrialFolder:
     def trained_energy(self) -> Path:
         """Energy of the trained codec, of members of the front only."""
         return self.path / "energy_trained.json"
+
+    @property
+    def measured(self) -> tuple[Path, ...]:
+        """What `measure` found later, first one first."""
+        found = self.path.glob("measured-*.json")
+        return tuple(sorted(found, key=lambda path: int(path.stem.rpartition("-")[2])))
 
     @property
     def crop(self) -> Path:
@@ -244,6 +292,7 @@ class StoredTrial:
             trials that were not on the front when their search ended.
         twin: The student against its twin, likewise, where the study asks for twins.
         rungs: What it showed on its way, of studies with a ladder.
+        measured: Energy and time again, first one first (see `save_measurement`).
     """
 
     folder: TrialFolder
@@ -253,6 +302,7 @@ class StoredTrial:
     trained_energy: CodecEnergy | None = None
     twin: TwinFigures | None = None
     rungs: tuple[Rung, ...] = ()
+    measured: tuple[Measurement, ...] = ()
 
     @property
     def number(self) -> int:
@@ -380,6 +430,19 @@ class Store:
         """Where a study that lists codecs keeps the figures of the one at `i`."""
         return self.study_folder(study) / "codecs" / f"{i}.json"
 
+    def load_notes(self, study: str) -> Notes:
+        """What people wrote; nothing where nobody did.
+
+        Raises:
+            StoreError: A damaged file.
+        """
+        path = self.study_folder(study) / "notes.json"
+        return load(path, Notes) if path.is_file() else Notes()
+
+    def save_notes(self, study: str, notes: Notes) -> None:
+        """Keep what people wrote."""
+        write_json(self.study_folder(study) / "notes.json", notes)
+
     def new_rerun(self, study: str) -> Path:
         """A folder of its own for trials that are run again.
 
@@ -432,6 +495,15 @@ class Store:
         """Keep the energy of a trained member of the front, beside the one from before."""
         write_json(self.trial(study, number).trained_energy, _EnergyFile(energy=energy))
 
+    def save_measurement(self, study: str, number: int, found: Measurement) -> Path:
+        """Keep energy and time measured again in a file of their own, over nothing; its path."""
+        folder = self.trial(study, number)
+        for k in count(len(folder.measured)):
+            path = folder.path / f"measured-{k}.json"
+            if write_once(path, found):
+                break
+        return path
+
     def save_twin(self, study: str, number: int, twin: TwinFigures) -> None:
         """Keep what distillation gave a member of the front."""
         write_json(self.trial(study, number).twin, _TwinFile(twin=twin))
@@ -458,6 +530,20 @@ class Store:
             StoreError: No such study, or a damaged file.
         """
         return [_load_trial(folder) for folder in self._folders(study)]
+
+    def stamp(self, study: str) -> frozenset[tuple[str, int, int]]:
+        """Path, time and size of every file of the trials: another one when a trial has news.
+
+        Logs and checkpoints, which grow with every step, are left out.
+        """
+        pattern = "trials/*/*.*"
+        files = [p for p in self.study_folder(study).glob(pattern) if p.suffix in _NEWS]
+        found = set()
+        for path in files:
+            with suppress(FileNotFoundError):  # replaced while we looked
+                stat = path.stat()
+                found.add((str(path), stat.st_mtime_ns, stat.st_size))
+        return frozenset(found)
 
     def find_by_spec_hash(self, study: str, spec_hash: str) -> list[StoredTrial]:
         """Trials that were told the same: attempts at one spec, first one first."""
@@ -530,4 +616,5 @@ def _load_trial(folder: TrialFolder) -> StoredTrial:
         trained_energy=load(again, _EnergyFile).energy if again.is_file() else None,
         twin=load(folder.twin, _TwinFile).twin if folder.twin.is_file() else None,
         rungs=load_rungs(folder),
+        measured=tuple(load(path, Measurement) for path in folder.measured),
     )

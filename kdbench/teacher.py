@@ -138,6 +138,11 @@ def load_teacher(name: str) -> Teacher:
             "where they are hyperpriors",
             fix="bring it as plugin:NAME, by an entry point of the group kdbench.teachers",
         )
+    if model.has_integer_prior:
+        raise CodecError(
+            f"{path} has an integer h_s, which is made to code and not to teach",
+            fix="name the codec that it was exported from, with its float h_s",
+        )
     if "rd_lambdas" not in training_of(card):
         raise CodecError(
             f"{path} has no `training.rd_lambdas` in its card, so its levels cannot be matched",

@@ -1,24 +1,16 @@
-"""The .kdb file: one image, coded by one codec at one level.
+"""Images to .kdb files and back, by any learned codec; `fileform` has what stands where.
 
-    bytes   what
-    4       magic "KDB1"
-    1       level
-    2, 2    height, width [px], big-endian, before padding
-    4       length of the y string
-    4       first bytes of the SHA-256 of coded symbols, scale indexes and the codec's biases
-    4       CRC-32 of all other bytes
-    ...     y string, z string (CompressAI's range coder)
-
-The check matters because a float h_s gives other scale indexes on another CPU, thread count or
-runtime; the range decoder then reads garbage without noticing. A decode that disagrees is an error.
-So is one by another codec, even where both took their entropy model from one teacher.
-The CRC tells a damaged file from such a one before anything is decoded: a wrong size could ask for
-any amount of memory. Its 21 bytes of header count as bits, as a JPEG's do (0.0004 bpp at 768x512).
+The strings are CompressAI's range coder's. A float h_s gives other scale indexes on another CPU,
+thread count or runtime; the range decoder then reads garbage without noticing, so a decode whose
+symbols and indexes have another hash than the header says is an error. So is one by another codec,
+even where both took their entropy model from one teacher.
+What a header declares is held against the length of its strings before any memory is asked for:
+no symbol can cost less than the most likely one of its table.
 """
 
 import hashlib
-import struct
-import zlib
+import math
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,13 +19,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kdbench.codecs.fileform import (
+    STEPS,
+    Header,
+    contradiction,
+    header_bytes,
+    packed,
+    read_header,
+    require_size,
+)
 from kdbench.codecs.learned import DOWNSAMPLING, LearnedCodec
+from kdbench.codecs.weights import codec_identity
 from kdbench.errors import CodecError
 
-MAGIC = b"KDB1"
 PRECISION_BITS = 16  # of CompressAI's range coder
-HEADER = struct.Struct(">4sBHHI4sI")
-CRC_AT = HEADER.size - 4
 
 Image = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 
@@ -103,57 +102,137 @@ def analyse_image(model: LearnedCodec, image: Image) -> Analysed:
     """The part of encoding that does not depend on the level.
 
     Raises:
-        CodecError: The image is larger than a .kdb file can say.
+        CodecError: The image is larger than a .kdb file can say, or than a decoder takes.
     """
     height, width = image.shape[:2]
-    if max(height, width) > 65535:
-        raise CodecError(
-            f"the image is {width}x{height} px; a .kdb file holds at most 65535 px a side",
-            fix="cut the image into tiles",
-        )
+    require_size(height, width)
     return Analysed(model.g_a(to_tensor(image).to(_device(model))), height, width)
 
 
-def encode_image(model: LearnedCodec, image: Image, level: int) -> bytes:
+def encode_image(
+    model: LearnedCodec, image: Image, level: float, *, machine: str | None = None
+) -> bytes:
     """The .kdb file of `image`; what a camera would run, and what encode energy is measured on."""
-    return encode_analysed(model, analyse_image(model, image), level)
+    return encode_analysed(model, analyse_image(model, image), level, machine=machine)
 
 
 @torch.no_grad()
-def encode_analysed(model: LearnedCodec, image: Analysed, level: int) -> bytes:
-    """The .kdb file of an image whose latent is known."""
-    out = model.compress_latent(image.latent, level)
+def encode_analysed(
+    model: LearnedCodec, image: Analysed, level: float, *, machine: str | None = None
+) -> bytes:
+    """The .kdb file of an image whose latent is known.
+
+    Args:
+        model: Finalised.
+        image: From `analyse_image`.
+        level: A trained one; or where `machine` is given between two, in steps of 1/65536.
+        machine: The one that encodes, for a file that travels; its first 255 bytes are kept.
+    """
+    model.checked_levels(level, 1)
+    kept = round(level * STEPS) / STEPS
+    if machine is None and not kept.is_integer():
+        raise CodecError(
+            f"level {level:g} lies between two, which a KDB1 file cannot say",
+            fix="name the machine that encodes, and a KDB2 file is written",
+        )
+    out = model.compress_latent(image.latent, int(kept) if kept.is_integer() else kept)
     y_string, z_string = out["strings"][0][0], out["strings"][1][0]  # type: ignore[index]
     check = _check(model, out["symbols"], out["indexes"])  # type: ignore[arg-type]
-    size = image.height, image.width
-    header = HEADER.pack(MAGIC, level, *size, len(y_string), check, 0)[:CRC_AT]
-    strings: bytes = y_string + z_string
-    return header + struct.pack(">I", zlib.crc32(header + strings)) + strings
+    travels = machine is not None
+    header = Header(
+        level=kept,
+        height=image.height,
+        width=image.width,
+        check=check,
+        codec=codec_identity(model)[:8] if travels else None,
+        is_integer=model.has_integer_prior if travels else None,
+        machine=machine,
+        strings=(0, len(y_string)),
+    )
+    return packed(header, y_string + z_string)
 
 
 @torch.no_grad()
-def decode_image(model: LearnedCodec, data: bytes) -> Image:
+def decode_image(model: LearnedCodec, data: bytes, *, machine: str = "this machine") -> Image:
     """The image in a .kdb file.
 
+    Args:
+        model: The codec that encoded it.
+        data: The whole file.
+        machine: The one that decodes, for the error that names both.
+
     Raises:
-        CodecError: Not a .kdb file, cut short, of another codec, or decoded to other latents.
+        CodecError: Not a .kdb file, cut short, of another codec, larger than its strings can
+            hold, or decoded to other latents.
     """
-    if len(data) < HEADER.size or data[:4] != MAGIC:
-        raise CodecError("this is no .kdb file", fix="name a file that this codec wrote")
-    _, level, height, width, n_y, check, crc = HEADER.unpack_from(data)
-    if zlib.crc32(data[:CRC_AT] + data[HEADER.size :]) != crc:
-        raise CodecError("the .kdb file is damaged or cut short", fix="copy or encode it again")
-    y_string, z_string = data[HEADER.size : HEADER.size + n_y], data[HEADER.size + n_y :]
-    shape = (-(-height // DOWNSAMPLING), -(-width // DOWNSAMPLING))
+    header = read_header(data)
+    _require_codec(model, header)
+    y_at, z_at = header.strings
+    y_string, z_string = data[y_at:z_at], data[z_at:]
+    require_size(header.height, header.width)
+    shape = (-(-header.height // DOWNSAMPLING), -(-header.width // DOWNSAMPLING))
+    _require_bits(model, shape, len(z_string))
     y_string, z_string = (string + _slack(model, shape) for string in (y_string, z_string))
+    level = int(header.level) if header.level.is_integer() else header.level
     out = model.decompress([[y_string], [z_string]], shape, level)
-    if _check(model, out["symbols"], out["indexes"]) != check:
-        raise CodecError(
-            "the decoded latents are not the ones that were encoded",
-            fix="decode with the same codec file, on the same kind of machine and thread count: "
-            "another float unit computes other scale indexes",
+    if _check(model, out["symbols"], out["indexes"]) != header.check:
+        raise _other_latents(header, machine)
+    return to_image(out["x_hat"], header.height, header.width)
+
+
+def _require_codec(model: LearnedCodec, header: Header) -> None:
+    """Raises CodecError where a file that names its codec was written by another one."""
+    if header.codec is None or header.codec == codec_identity(model)[:8]:
+        return
+    ours = "an integer" if model.has_integer_prior else "a float"
+    theirs = "an integer" if header.is_integer else "a float"
+    kinds = f"; that one has {theirs} h_s, this one {ours} one" if ours != theirs else ""
+    raise CodecError(
+        f"the file was written by codec {header.codec.hex()}, and this is codec "
+        f"{codec_identity(model)[:8].hex()}{kinds}",
+        fix="decode with the package, teacher or trial that encoded it",
+    )
+
+
+def _other_latents(header: Header, machine: str) -> CodecError:
+    problem = "the decoded latents are not the ones that were encoded"
+    if header.machine is not None:
+        problem += f": encoded on {header.machine}; decoded on {machine}"
+    return CodecError(
+        problem,
+        fix="decode with the same codec file, on the same kind of machine and thread count: "
+        "another float unit computes other scale indexes; a package of `kdbench export "
+        "--deterministic` computes them in integers, the same everywhere",
+    )
+
+
+def _require_bits(model: LearnedCodec, shape: tuple[int, int], n_z_bytes: int) -> None:
+    """Raises CodecError where the z string is too short for an image of `shape`.
+
+    No symbol of a channel of z costs less than the most likely one of its table. The range coder
+    writes whole words of 32 bits and ends with two of them.
+    """
+    least = _least_bits(model) * shape[0] * shape[1]
+    if 8 * n_z_bytes + 64 < least:
+        raise contradiction(
+            f"{n_z_bytes} bytes cannot hold what predicts {shape[1] * DOWNSAMPLING}x"
+            f"{shape[0] * DOWNSAMPLING} px with this codec, at least {math.ceil(least / 8)} bytes"
         )
-    return to_image(out["x_hat"], height, width)
+
+
+def _least_bits(model: LearnedCodec) -> float:
+    """Bits of the cheapest hyper-latent at one place, all channels; 0 of a codec that has none."""
+    if model.architecture.offer.hyper_width is None or not hasattr(model, "entropy_bottleneck"):
+        return 0.0
+    tables, lengths = (
+        model.entropy_bottleneck._quantized_cdf.cpu(),
+        model.entropy_bottleneck._cdf_length.cpu(),
+    )
+    bits = 0.0
+    for row, n in zip(tables.tolist(), lengths.tolist(), strict=True):
+        most = max(b - a for a, b in pairwise(row[:n]))
+        bits += PRECISION_BITS - math.log2(most)
+    return bits
 
 
 def _slack(model: LearnedCodec, shape: tuple[int, int]) -> bytes:
@@ -168,7 +247,7 @@ def _slack(model: LearnedCodec, shape: tuple[int, int]) -> bytes:
 
 
 @torch.no_grad()
-def expectation(model: LearnedCodec, image: Analysed, level: int) -> Expectation:
+def expectation(model: LearnedCodec, image: Analysed, level: float) -> Expectation:
     """Estimated bits and reconstruction of an image, without a bitstream."""
     out = model.forward_latent(image.latent, level)
     x_hat: Tensor = out["x_hat"]  # type: ignore[assignment]
@@ -202,7 +281,7 @@ def _within_precision(p: Tensor) -> Tensor:
 
 def payload_bits(data: bytes) -> int:
     """Bits of the two strings of a .kdb file, its header not counted."""
-    return (len(data) - HEADER.size) * 8
+    return (len(data) - header_bytes(data)) * 8
 
 
 def _device(model: LearnedCodec) -> torch.device:

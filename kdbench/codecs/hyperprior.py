@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.codecs.coder import FactorisedPrior, GaussianPrior
+from kdbench.codecs.integer import IntegerSynthesis
 from kdbench.codecs.layers import conv, deconv
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.codecs.transforms import analysis, synthesis
@@ -94,13 +95,15 @@ class Hyperprior(LearnedCodec):
             nn.ReLU(inplace=True),
             conv(H, Z),
         )
-        layers = [deconv(Z, H), nn.ReLU(inplace=True), deconv(H, H), nn.ReLU(inplace=True)]
-        if self.has_means:
-            layers += [conv(H, 2 * M, stride=1, kernel_size=3)]
-        else:
-            layers += [conv(H, M, stride=1, kernel_size=3), nn.ReLU(inplace=True)]
-        self.h_s = nn.Sequential(*layers)
+        self.h_s = self._hyper_synthesis(Z, H, 2 * M if self.has_means else M)
         self.make_gains(architecture.n_levels, M)
+
+    def _hyper_synthesis(self, Z: int, H: int, n_out: int) -> nn.Sequential:
+        if self.has_integer_prior:
+            return IntegerSynthesis(Z, H, n_out, rectifies=not self.has_means)
+        layers = [deconv(Z, H), nn.ReLU(inplace=True), deconv(H, H), nn.ReLU(inplace=True)]
+        layers += [conv(H, n_out, stride=1, kernel_size=3)]
+        return nn.Sequential(*layers, *([] if self.has_means else [nn.ReLU(inplace=True)]))
 
     # --- hyperprior ------------------------------------------------------------------------------
 
@@ -108,6 +111,11 @@ class Hyperprior(LearnedCodec):
     def has_means(self) -> bool:
         """Whether h_s predicts means."""
         return self.architecture.hyper.prior == "mean_scale"
+
+    @property
+    def has_integer_prior(self) -> bool:
+        """Whether h_s computes in integers (see `codecs.integer`)."""
+        return self.architecture.hyper.arithmetic == "integer"
 
     def hyper_latent(self, y: Tensor) -> Tensor:
         """The z of a gained latent, before rounding, (B, H, h / 4, w / 4) fp32."""
@@ -132,7 +140,7 @@ class Hyperprior(LearnedCodec):
     # --- training and estimating -----------------------------------------------------------------
 
     def forward_latent(
-        self, latent: Tensor, level: Tensor | int = 0
+        self, latent: Tensor, level: Tensor | float = 0
     ) -> dict[str, Tensor | dict[str, Tensor]]:
         """Reconstruction, likelihoods and latents; CompressAI's contract and some keys more.
 
@@ -173,7 +181,7 @@ class Hyperprior(LearnedCodec):
 
     # --- real bitstreams -------------------------------------------------------------------------
 
-    def compress_latent(self, latent: Tensor, level: int = 0) -> dict[str, object]:
+    def compress_latent(self, latent: Tensor, level: float = 0) -> dict[str, object]:
         """Coded strings of `latent`, g_a(x) before the gain.
 
         Returns:
@@ -195,7 +203,7 @@ class Hyperprior(LearnedCodec):
         }
 
     def decompress(
-        self, strings: list[list[bytes]], shape: tuple[int, int], level: int = 0
+        self, strings: list[list[bytes]], shape: tuple[int, int], level: float = 0
     ) -> dict[str, Tensor]:
         """Reconstruction `x_hat` clamped to [0, 1], with `symbols` and `indexes` as decoded."""
         z_hat = self.entropy_bottleneck.decompress(strings[1], shape)

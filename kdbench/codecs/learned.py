@@ -8,6 +8,10 @@ depend on the level (g_a) is apart from what does, so that an image is analysed 
     compress_latent(latent, level)          two strings an image: of the latent, of what predicts it
     decompress(strings, shape, level)       the image that forward_latent gave in eval mode
 
+A level that is no whole number lies between two trained ones: its gains are interpolated
+geometrically, a = a_l^(1-t) a_(l+1)^t, and the inverse gains likewise (Cui et al. 2021,
+arXiv 2003.02012, eq. 8), so that a codec of a few levels has every quality between them.
+
 Shapes are named in `codecs.base`. `kdbench check --codec NAME` tries all of this on a family.
 """
 
@@ -41,18 +45,20 @@ class LearnedCodec(CompressionModel):  # type: ignore[misc]  # CompressAI has no
         "gaussian_conditional": "entropy_model",
     }
 
-    def forward(self, x: Tensor, level: Tensor | int = 0) -> dict[str, Tensor | dict[str, Tensor]]:
+    def forward(
+        self, x: Tensor, level: Tensor | float = 0
+    ) -> dict[str, Tensor | dict[str, Tensor]]:
         """See `forward_latent`; `x` is (B, 3, H, W) in [0, 1], H and W multiples of 64."""
         return self.forward_latent(self.g_a(x).float(), level)
 
     def forward_latent(
-        self, latent: Tensor, level: Tensor | int = 0
+        self, latent: Tensor, level: Tensor | float = 0
     ) -> dict[str, Tensor | dict[str, Tensor]]:
         """Reconstruction, likelihoods and latents.
 
         Args:
             latent: g_a(x), (B, M, h, w).
-            level: One level, or one a sample (B,).
+            level: One level, between two trained ones too, or one a sample (B,).
 
         Returns:
             `x_hat` (B, 3, H, W), not clamped; `likelihoods`, of each latent that is coded; `y`
@@ -83,11 +89,11 @@ class LearnedCodec(CompressionModel):  # type: ignore[misc]  # CompressAI has no
             scales = self.gaussian_conditional.scale_table
             self.gaussian_conditional.scale_table = scales * (scales[1] / scales[0]).sqrt()
 
-    def compress(self, x: Tensor, level: int = 0) -> dict[str, object]:
+    def compress(self, x: Tensor, level: float = 0) -> dict[str, object]:
         """Coded strings of one batch; see `compress_latent`."""
         return self.compress_latent(self.g_a(x), level)
 
-    def compress_latent(self, latent: Tensor, level: int = 0) -> dict[str, object]:
+    def compress_latent(self, latent: Tensor, level: float = 0) -> dict[str, object]:
         """Coded strings of `latent`, g_a(x).
 
         Returns:
@@ -101,13 +107,18 @@ class LearnedCodec(CompressionModel):  # type: ignore[misc]  # CompressAI has no
         raise NotImplementedError
 
     def decompress(
-        self, strings: list[list[bytes]], shape: tuple[int, int], level: int = 0
+        self, strings: list[list[bytes]], shape: tuple[int, int], level: float = 0
     ) -> dict[str, Tensor]:
         """Reconstruction `x_hat` clamped to [0, 1], with `symbols` and `indexes` as decoded.
 
         Each string may have zeros behind it.
         """
         raise NotImplementedError
+
+    @property
+    def has_integer_prior(self) -> bool:
+        """Whether what predicts the latent is computed in integers, the same on any machine."""
+        return False
 
     # --- levels ----------------------------------------------------------------------------------
 
@@ -117,32 +128,40 @@ class LearnedCodec(CompressionModel):  # type: ignore[misc]  # CompressAI has no
             self.log_gain = nn.Parameter(torch.zeros(n_levels, channels))
             self.log_inverse_gain = nn.Parameter(torch.zeros(n_levels, channels))
 
-    def gain(self, level: Tensor | int, batch: int = 1) -> Tensor:
+    def gain(self, level: Tensor | float, batch: int = 1) -> Tensor:
         """a_l, (B, M, 1, 1); ones where the codec has one level."""
         return self._gain("log_gain", level, batch)
 
-    def inverse_gain(self, level: Tensor | int, batch: int = 1) -> Tensor:
+    def inverse_gain(self, level: Tensor | float, batch: int = 1) -> Tensor:
         """b_l, (B, M, 1, 1); learned apart from a_l."""
         return self._gain("log_inverse_gain", level, batch)
 
-    def _gain(self, name: str, level: Tensor | int, batch: int) -> Tensor:
+    def _gain(self, name: str, level: Tensor | float, batch: int) -> Tensor:
         levels = self.checked_levels(level, batch)
         if self.architecture.n_levels == 1:
             return torch.ones(batch, 1, 1, 1, device=next(self.parameters()).device)
         logarithms: Tensor = getattr(self, name)
+        if levels.is_floating_point():
+            below = levels.floor().long().clamp(max=self.architecture.n_levels - 2)
+            part = (levels - below)[:, None].to(logarithms)
+            between = torch.lerp(logarithms[below], logarithms[below + 1], part)
+            return between.exp()[:, :, None, None]
         return logarithms[levels].exp()[:, :, None, None]
 
-    def checked_levels(self, level: Tensor | int, batch: int) -> Tensor:
-        """`level` as a (B,) tensor.
+    def checked_levels(self, level: Tensor | float, batch: int) -> Tensor:
+        """`level` as a (B,) tensor, of whole numbers where it is one of the trained levels.
 
         Raises:
-            CodecError: A level this codec was not built for.
+            CodecError: A level outside those that this codec was built for.
         """
         n = self.architecture.n_levels
-        levels = torch.as_tensor(level).expand(batch) if isinstance(level, int) else level
-        if int(levels.min()) < 0 or int(levels.max()) >= n:
+        if isinstance(level, float) and level.is_integer():
+            level = int(level)
+        levels = level if isinstance(level, Tensor) else torch.tensor(level).expand(batch)
+        if not (float(levels.min()) >= 0 and float(levels.max()) <= n - 1):  # NaN is neither
             raise CodecError(
                 f"level {levels.tolist()} is outside the trained levels 0 to {n - 1}",
-                fix="choose one of the codec's levels; between levels nothing was trained",
+                fix="choose one of the codec's levels, or a quality between them; outside of them "
+                "nothing was trained",
             )
         return levels

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from kdbench.codecs.building import build
+from kdbench.codecs.integer import IntegerSynthesis
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.errors import CodecError
 from kdbench.records import AnyArchitecture, Architecture, FamilyArchitecture, canonical_json
@@ -46,6 +47,19 @@ def codec_bytes(model: LearnedCodec, card: Mapping[str, Any], *, half: bool = Fa
         "card": canonical_json(card),
     }
     return _ordered(save({k: v.contiguous().cpu() for k, v in tensors.items()}, metadata))
+
+
+def codec_identity(model: LearnedCodec) -> bytes:
+    """SHA-256 of what `model` computes with: architecture, weights and tables, whatever its card.
+
+    A student and the package that it was exported to have the same.
+    """
+    digest = hashlib.sha256(canonical_json(model.architecture).encode())
+    for name, value in sorted(model.state_dict().items()):
+        array = value.detach().cpu().contiguous().numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.digest()
 
 
 def _ordered(file: bytes) -> bytes:
@@ -84,6 +98,9 @@ def load_codec(path: Path) -> tuple[LearnedCodec, dict[str, Any]]:
             f"{first[1].strip() if len(first) > 1 else first[0]}",
             fix="take the original file again; header and weights must come from one save",
         ) from None
+    for part in model.modules():
+        if isinstance(part, IntegerSynthesis):
+            part.require_exact()
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)

@@ -6,7 +6,7 @@ from kdbench.bench import CodecFigures, Comparison
 from kdbench.records import CodecEnergy, EnergyReading
 from kdbench.report.tables import MODEL_NOTE
 from kdbench.report.text import table, wrapped
-from kdbench.report.units import UNKNOWN, bd_rate_cell, count, figure, mebibytes, percent
+from kdbench.report.units import UNKNOWN, bd_rate_cell, count, duration, figure, mebibytes
 from kdbench.rerun import Reproduction
 
 LABEL = 18  # column at which the explanations of a list begin
@@ -101,23 +101,36 @@ def rerun_text(runs: Sequence[Reproduction], width: int) -> str:
     rows = [
         [
             str(run.number),
-            percent(run.first.bd_rate_pct),
-            percent(run.second.bd_rate_pct),
+            bd_rate_cell(run.first.bd_rate, "\n"),
+            bd_rate_cell(run.second.bd_rate, "\n"),
             bd_rate_cell(run.difference, "\n") if run.difference else UNKNOWN,
             *(("same" if run.same.get(name) else "OTHER") for name in ("weights", "bitstreams")),
         ]
         for run in runs
     ]
-    heads = ["trial", "BD-rate %\nthen", "BD-rate %\nnow", "now against then\nBD-rate % [95 %]"]
+    heads = ["trial", "BD-rate then\n% [95 %]", "BD-rate now\n% [95 %]"]
+    heads.append("now against\nthen % [95 %]")
     verdicts = []
     for run in runs:
         why = f"; no BD-rate between the two: {run.why_not}" if run.why_not else ""
         changes = [
             f"{name}: {a or UNKNOWN} -> {b or UNKNOWN}" for name, (a, b) in run.changed.items()
         ]
-        text = "\n".join([run.verdict + why, *changes])
+        text = "\n".join([run.verdict + why, _cost_then_and_now(run), *changes])
         verdicts.append(wrapped(f"trial {run.number}", text, width, indent=LABEL))
     return table([*heads, "weights", "bitstreams"], rows) + "\n\n" + "\n".join(verdicts) + "\n"
+
+
+def _cost_then_and_now(run: Reproduction) -> str:
+    """Seconds of the training and energy of both runs, each energy with its source."""
+    pairs = [("then", run.first), ("now", run.second)]
+    seconds = ", ".join(f"{duration(r.seconds.get('training'))} {when}" for when, r in pairs)
+    joules = ", ".join(
+        f"{figure(r.energy.j_per_mpx)} J/Mpx ({r.energy.source}) {when}"
+        for when, r in pairs
+        if r.energy is not None
+    )
+    return f"trained {seconds}" + (f"; coding takes {joules}" if joules else "")
 
 
 def doctor_text(sections: Mapping[str, Sequence[tuple[str, str, str]]], width: int) -> str:

@@ -22,7 +22,7 @@ from kdbench.report.controls import curse, verdicts
 from kdbench.report.overview import Overview
 from kdbench.rerun import Reproduction
 from kdbench.seeds import FreshSeeds, Run, SeedRuns
-from kdbench.store import StoredTrial
+from kdbench.store import Measurement, StoredTrial
 from kdbench.twin import Control, Match
 
 Json = dict[str, Any]
@@ -64,6 +64,7 @@ def trial_json(found: Overview, trial: StoredTrial) -> Json:
         "rungs": [_rung(rung) for rung in trial.rungs],
         "energy": energy_json(result.energy) if result else None,
         "energy_trained": energy_json(trial.trained_energy),
+        "measured": [measurement_json(found) for found in trial.measured],
         "twin": trial.twin and _twin_figures(trial.twin),
         "rd": rd_json(result.rd) if result else [],
         "bd_rate": bd_rate_json(result.bd_rate) if result else None,
@@ -78,6 +79,17 @@ def trial_json(found: Overview, trial: StoredTrial) -> Json:
         "spec_hash": trial.spec.hash,
         "reason": trial.reason,
         "fix": trial.failure.fix if trial.failure else None,
+    }
+
+
+def measurement_json(found: Measurement) -> Json:
+    """Energy and time measured again: when, where, of which file."""
+    return {
+        "date": found.date,
+        "energy": energy_json(found.energy),
+        "student": found.student,
+        "photo": found.photo,
+        "environment": plain(found.environment),
     }
 
 
@@ -141,10 +153,25 @@ def rerun_json(runs: Sequence[Reproduction], study: str) -> Json:
             {
                 "number": run.number,
                 "reproduced": run.identical,
+                "within_interval": run.within_interval,
+                "verdict": run.verdict,
+                "steps": run.steps and {"then": run.steps[0], "now": run.steps[1]},
                 "expected": run.expected,
                 "same": dict(run.same),
                 "changed": {k: {"then": a, "now": b} for k, (a, b) in run.changed.items()},
                 "bd_rate_pct": {"then": run.first.bd_rate_pct, "now": run.second.bd_rate_pct},
+                "bd_rate": {
+                    "then": bd_rate_json(run.first.bd_rate),
+                    "now": bd_rate_json(run.second.bd_rate),
+                },
+                "energy": {
+                    "then": energy_json(run.first.energy),
+                    "now": energy_json(run.second.energy),
+                },
+                "training_s": {
+                    "then": run.first.seconds.get("training"),
+                    "now": run.second.seconds.get("training"),
+                },
                 "difference": bd_rate_json(run.difference) if run.difference else None,
                 "why_no_difference": run.why_not,
                 "hashes": {"then": dict(run.first.hashes), "now": dict(run.second.hashes)},

@@ -7,9 +7,9 @@ to the hypervolume (MO-ASHA, Schmucker et al. 2021, arXiv 2106.12639, whose prom
 decisions to stop, so that nobody waits).
 
 MO-ASHA alone stops members of a front that is longer than 1/eta of the trials, however well a rung
-orders them, and fronts of students are long: with eta 3 a rung at a ninth of the steps stopped 31 %
-of the true front for 50 % of the steps saved, and 22 % for 44 % where the front goes on
-(`benchmarks/order.py`, 17 students).
+orders them, and fronts of students are long: with eta 3 a rung at a ninth of the steps stopped 35 %
+of the true front for 51 % of the steps saved, and 27 % for 45 % where the front goes on
+(`benchmarks/order.py`, 18 students).
 """
 
 import math

@@ -33,6 +33,11 @@ CONNECT_ARGS: dict[str, dict[str, Any]] = {
     "mysql": {"connect_timeout": int(CONNECT_S)},
     "mariadb": {"connect_timeout": int(CONNECT_S)},
 }
+LOOKING: dict[str, dict[str, Any]] = {  # sessions whose database refuses to be written
+    "postgresql": {"options": "-c default_transaction_read_only=on"},
+    "mysql": {"init_command": "SET SESSION TRANSACTION READ ONLY"},
+    "mariadb": {"init_command": "SET SESSION TRANSACTION READ ONLY"},
+}
 
 
 @contextmanager
@@ -87,6 +92,40 @@ def connect(url: str, *, create: bool) -> RDBStorage:
             grace_period=GRACE_S,
             heartbeat_stale_trial_callback=retry,
             skip_table_creation=not create,
+        ),
+    )
+
+
+def connect_to_look(url: str) -> RDBStorage:
+    """The database at `url`, opened so that nothing can be written to it.
+
+    Raises:
+        StoreError: No database answers there, or it was made by another Optuna; the message holds
+            no password.
+    """
+    parsed = _parse(url)
+    kind = parsed.get_backend_name()
+    opened = parsed
+    if kind == "sqlite":
+        path = Path(parsed.database or "").absolute()
+        if not path.is_file():
+            raise StoreError(
+                f"there is no database {shown(parsed)}",
+                fix="name the study's with `--storage`; a lost one is made again from the trials' "
+                "folders by `kdbench search`",
+            )
+        opened = parsed.set(
+            database=f"file:{quote(str(path))}", query={"mode": "ro", "uri": "true"}
+        )
+    else:
+        _knock(parsed, PORTS.get(kind))
+    arguments = {**CONNECT_ARGS.get(kind, {}), **LOOKING.get(kind, {})}
+    return _bounded(
+        parsed,
+        lambda: RDBStorage(
+            opened.render_as_string(hide_password=False),
+            engine_kwargs={"connect_args": arguments},
+            skip_table_creation=True,
         ),
     )
 
@@ -194,6 +233,13 @@ def _failed(url: URL, err: BaseException) -> StoreError:
         fix = f"move it away, `kdbench search` makes it again from the trials' folders; or {fix}"
     elif "no such table" in first or "does not exist" in first:
         fix = f"`kdbench search` makes its tables when it begins a study; or {fix}"
+    elif "table schema" in first:
+        fix = (
+            "use the Optuna that made it; an older one's is brought up to date by `optuna storage "
+        )
+        fix += "upgrade --storage URL`, while no search runs"
+    elif "readonly" in first and Path(f"{url.database}-journal").exists():
+        fix = "a process died while it wrote: `kdbench search` makes the file whole when it begins"
     elif url.get_backend_name() == "sqlite":
         folder = Path(url.database or "").absolute().parent
         fix = f"see that {folder} is a folder that can be written; {fix}"

@@ -11,6 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from kdbench.data import load_images
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCK = re.compile(r"(?:<!-- not run: (?P<why>[^>]+) -->\n)?```bash\n(?P<code>.*?)```", re.DOTALL)
@@ -48,6 +51,8 @@ def test_the_blocks_of_readme_run(tmp_path: Path) -> None:
         "OMP_NUM_THREADS": "1",
         "KDBENCH_ROOT": str(tmp_path / "runs"),
     }
+    photo = load_images("builtin", "evaluation").image(0)
+    Image.fromarray(photo).save(tmp_path / "photo.png")  # the reader's
     for why, code in blocks():
         if why is not None:
             continue

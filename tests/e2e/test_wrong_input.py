@@ -23,7 +23,9 @@ from kdbench import cli, lesson
 from kdbench.store import Store
 from tests.e2e.rows import (
     codecs,
+    dashboards,
     families,
+    packages,
     paper,
     photos,
     recipes,
@@ -45,10 +47,12 @@ ROWS: Mapping[str, Row] = {
     **photos.ROWS,
     **codecs.ROWS,
     **families.ROWS,
+    **packages.ROWS,
     **stores.ROWS,
     **teachers.ROWS,
     **paper.ROWS,
     **searches.ROWS,
+    **dashboards.ROWS,
     **reports.ROWS,
     **({} if torch.cuda.is_available() else stores.WITHOUT_CUDA),
 }

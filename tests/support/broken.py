@@ -31,13 +31,13 @@ class NoCodec(nn.Module):
 
 
 class RoundsY(Elic):
-    def forward_latent(self, latent: Tensor, level: Tensor | int = 0) -> dict[str, Any]:
+    def forward_latent(self, latent: Tensor, level: Tensor | float = 0) -> dict[str, Any]:
         out = super().forward_latent(latent, level)
         return {**out, "y": out["y_hat"]}
 
 
 class HalfY(Elic):
-    def forward_latent(self, latent: Tensor, level: Tensor | int = 0) -> dict[str, Any]:
+    def forward_latent(self, latent: Tensor, level: Tensor | float = 0) -> dict[str, Any]:
         out: dict[str, Any] = super().forward_latent(latent, level)
         return {**out, "y": 0.5 * out["y"]}
 
@@ -49,7 +49,7 @@ class Unused(Elic):
 
 
 class Detached(Elic):
-    def forward_latent(self, latent: Tensor, level: Tensor | int = 0) -> dict[str, Any]:
+    def forward_latent(self, latent: Tensor, level: Tensor | float = 0) -> dict[str, Any]:
         out: dict[str, Any] = super().forward_latent(latent, level)
         rounded = out["y_hat"].detach() * self.inverse_gain(level, len(latent))
         return {**out, "x_hat": self.g_s(rounded)}
@@ -62,7 +62,7 @@ class StaysInTraining(Elic):
 
 
 class ClampsLevels(Elic):
-    def checked_levels(self, level: Tensor | int, batch: int) -> Tensor:
+    def checked_levels(self, level: Tensor | float, batch: int) -> Tensor:
         n = self.architecture.n_levels
         return torch.as_tensor(level).clamp(0, n - 1).expand(batch)
 
@@ -75,7 +75,7 @@ class FinalisesFurther(Elic):
 
 
 class Noisy(Elic):
-    def forward_latent(self, latent: Tensor, level: Tensor | int = 0) -> dict[str, Any]:
+    def forward_latent(self, latent: Tensor, level: Tensor | float = 0) -> dict[str, Any]:
         out: dict[str, Any] = super().forward_latent(latent, level)
         return {**out, "x_hat": out["x_hat"] + 1e-3 * torch.rand(())}
 
@@ -83,14 +83,14 @@ class Noisy(Elic):
 class Forgetful(Elic):
     shift = 0.0
 
-    def forward_latent(self, latent: Tensor, level: Tensor | int = 0) -> dict[str, Any]:
+    def forward_latent(self, latent: Tensor, level: Tensor | float = 0) -> dict[str, Any]:
         out: dict[str, Any] = super().forward_latent(latent, level)
         return {**out, "x_hat": out["x_hat"] + self.shift}
 
 
 class DecodesOtherwise(Elic):
     def decompress(
-        self, strings: list[list[bytes]], shape: tuple[int, int], level: int = 0
+        self, strings: list[list[bytes]], shape: tuple[int, int], level: float = 0
     ) -> dict[str, Tensor]:
         out = super().decompress(strings, shape, level)
         return {**out, "x_hat": out["x_hat"].flip(1)}
@@ -98,7 +98,7 @@ class DecodesOtherwise(Elic):
 
 class LosesTheOrder(Elic):
     def decompress(
-        self, strings: list[list[bytes]], shape: tuple[int, int], level: int = 0
+        self, strings: list[list[bytes]], shape: tuple[int, int], level: float = 0
     ) -> dict[str, Tensor]:
         out = super().decompress(strings, shape, level)
         return {**out, "symbols": out["symbols"] + 1}
@@ -106,14 +106,14 @@ class LosesTheOrder(Elic):
 
 class DecodesHereAlone(Elic):
     def decompress(
-        self, strings: list[list[bytes]], shape: tuple[int, int], level: int = 0
+        self, strings: list[list[bytes]], shape: tuple[int, int], level: float = 0
     ) -> dict[str, Tensor]:
         out = super().decompress(strings, shape, level)
         return out if STARTED else {**out, "x_hat": out["x_hat"].flip(1)}
 
 
 class Overestimates(Elic):
-    def forward_latent(self, latent: Tensor, level: Tensor | int = 0) -> dict[str, Any]:
+    def forward_latent(self, latent: Tensor, level: Tensor | float = 0) -> dict[str, Any]:
         out: dict[str, Any] = super().forward_latent(latent, level)
         return {**out, "likelihoods": {k: p**1.1 for k, p in out["likelihoods"].items()}}
 

@@ -221,7 +221,7 @@ def rerunnable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
     def run_trial(spec: Any, bench: Any, gate: Any, folder: Path, on_progress: Any) -> Any:
         on_progress(Progress(stage="training", step=1, n_steps=2))
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         result = store.load_trial(STUDY, int(folder.name)).result
         assert result is not None
         if folder.name == "3":
@@ -254,6 +254,39 @@ def test_every_rerun_has_a_folder_of_its_own(rerunnable: Store, capsys: Capture)
     document = json.loads(told[told.index("{") :])
     assert [run["reproduced"] for run in document["reruns"]] == [True]
     assert (rerunnable.study_folder(STUDY) / "reruns" / "1" / "0" / "result.json").is_file()
+
+
+def test_rerun_trains_longer_where_it_is_asked_to(
+    rerunnable: Store, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    trained = []
+
+    def run_trial(spec: Any, bench: Any, gate: Any, folder: Path, on_progress: Any) -> Any:
+        trained.append((spec.training.steps, bench.device))
+        result = rerunnable.load_trial(STUDY, 0).result
+        assert result is not None
+        return replace(result, hashes={"weights": "other", "bitstreams": "other"})
+
+    monkeypatch.setattr("kdbench.trial.run_trial", run_trial)
+    long = load_study("kd_pareto_long", []).training.steps
+    asked = {("--steps", "1600"): 1600, ("--full",): long, ("--steps", "800"): 800}
+    for flags, steps in asked.items():
+        assert run_again(rerunnable, "0", "--json", *flags) == 0
+        (run,) = json.loads(capsys.readouterr().out)["reruns"]
+        assert trained[-1] == (steps, "cpu")
+        assert run["steps"] == (None if steps == 800 else {"then": 800, "now": steps})
+        assert run["difference"]["pct"] == pytest.approx(0.0, abs=1e-9)
+        assert run["reproduced"] is False
+    kept = rerunnable.study_folder(STUDY) / "reruns" / "0" / "0" / "spec.json"
+    assert json.loads(kept.read_text())["spec"]["training"]["steps"] == 1600
+
+
+@pytest.mark.parametrize("other", [("--twin",), ("--seeds", "2")])
+def test_rerun_trains_longer_or_compares_but_not_both(
+    rerunnable: Store, other: tuple[str, ...], capsys: Capture
+) -> None:
+    assert run_again(rerunnable, "0", "--steps", "1600", *other) == 1
+    assert "\n  fix: leave one of them away" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from tests.support.results import STUDY, make_study
 
 HEAVY = {"torch", "compressai", "optuna", "matplotlib", "bjontegaard", "codecarbon", "scipy"}
+HEAVY |= {"plotly", "optuna_dashboard", "bottle"}
 LISTED = "modules loaded: "
 SCRIPT = f"""
 import sys

@@ -87,7 +87,7 @@ class Elic(LearnedCodec):
         return scales, means
 
     def forward_latent(
-        self, latent: Tensor, level: Tensor | int = 0
+        self, latent: Tensor, level: Tensor | float = 0
     ) -> dict[str, Tensor | dict[str, Tensor]]:
         """See `LearnedCodec`."""
         batch = latent.shape[0]
@@ -124,7 +124,7 @@ class Elic(LearnedCodec):
         offsets: list[int] = prior._offset.reshape(-1).int().tolist()
         return prior._quantized_cdf.tolist(), prior._cdf_length.reshape(-1).int().tolist(), offsets
 
-    def compress_latent(self, latent: Tensor, level: int = 0) -> dict[str, object]:
+    def compress_latent(self, latent: Tensor, level: float = 0) -> dict[str, object]:
         """See `LearnedCodec`; both halves of y are in one string, the anchors first."""
         y = latent * self.gain(level)
         z = self.h_a(torch.cat([y, y.abs()], 1)).float()
@@ -154,7 +154,7 @@ class Elic(LearnedCodec):
         }
 
     def decompress(
-        self, strings: list[list[bytes]], shape: tuple[int, int], level: int = 0
+        self, strings: list[list[bytes]], shape: tuple[int, int], level: float = 0
     ) -> dict[str, Tensor]:
         """See `LearnedCodec`."""
         z_hat = self.entropy_bottleneck.decompress(strings[1], shape)

@@ -112,12 +112,13 @@ ROWS = {
     "a codec that nobody knows": named(
         "jpg",
         "there is no codec 'jpg'",
-        "use teacher:NAME, file:PATH, trial:STUDY/N, zoo:MODEL/QUALITY, jpeg, jpeg2000, webp, avif",
+        "use the folder of a package, teacher:NAME, file:PATH, trial:STUDY/N, zoo:MODEL/QUALITY, "
+        "jpeg, jpeg2000, webp, avif",
     ),
     "a kind of codec that nobody knows": named(
         "onnx:elic",
         "there is no codec 'onnx:elic'",
-        "use teacher:NAME, file:PATH, trial:STUDY/N, [...]",
+        "use the folder of a package, teacher:NAME, file:PATH, trial:STUDY/N, [...]",
     ),
     "a teacher that nobody knows": Row(
         command=f"bench teacher:defualt {ON_PHOTOS}", answer=NO_TEACHER

@@ -147,6 +147,8 @@ def test_rerun() -> None:
         reproduction(0, first, first, {"crops": "c"}, {"crops": "c"}),
         reproduction(3, first, elsewhere, {"crops": "c"}, {"crops": "d"}),
         reproduction(4, first, replace(elsewhere, environment=first.environment), {}, {}),
+        reproduction(5, first, replace(elsewhere, bd_rate=result(95.0, 16, 4.5).bd_rate), {}, {}),
+        reproduction(6, first, replace(elsewhere, rd=curve(1.6)), {}, {}, steps=(800, 12_000)),
     ]
     expect("rerun", rerun_text(runs, 80))
 
