@@ -5,7 +5,6 @@ import hashlib
 import json
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from kdbench.codecs.weights import codec_bytes, load_codec
 from kdbench.data import load_images
 from kdbench.distill import Distiller
 from kdbench.errors import CodecError, QualityGapError, StoreError, TrainingError
+from kdbench.evaluate import Evaluation
 from kdbench.lease import Lease
 from kdbench.records import (
     Bench,
@@ -209,7 +209,7 @@ def test_an_interrupted_trial_of_a_model_a_rate_goes_on_with_what_is_finished(
     stage: str, spec: TrialSpec, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is coded here: each file would be decoded in a process of its own."""
-    coded = SimpleNamespace(curve=curve(), bitstreams_sha="")
+    coded = Evaluation(curve=curve(), bitstreams_sha="")
     monkeypatch.setattr(trial, "evaluate_files", lambda *_, **__: coded)
     monkeypatch.setattr(trial, "_score", lambda *_: None)
     rates = dataclasses.replace(

@@ -54,7 +54,7 @@ def test_every_command_has_a_function_and_a_help(capsys: Capture) -> None:
     assert FUNCTIONS.keys() == COMMANDS.keys()
     assert leave(["--help"]) == 0
     listed = capsys.readouterr().out
-    assert all(re.search(rf"^ +{name} +\S", listed, re.MULTILINE) for name in COMMANDS)
+    assert all(re.search(rf"^ +{name}\s+\S", listed, re.MULTILINE) for name in COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
