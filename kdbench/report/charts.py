@@ -78,7 +78,8 @@ def trial_charts(found: Overview, trial: StoredTrial) -> tuple[Chart, ...]:
 
 def front_charts(found: Overview, codecs: Sequence[Row] = ()) -> tuple[Chart, ...]:
     """One figure for each pair of objectives that results have; quality upright, costs along."""
-    return tuple(_projection(found, pair, codecs, interval) for pair in _pairs(found))
+    said = _hovers(found)
+    return tuple(_projection(found, pair, codecs, interval, said) for pair in _pairs(found))
 
 
 def projection(found: Overview) -> Chart | None:
@@ -87,7 +88,9 @@ def projection(found: Overview) -> Chart | None:
     None where results have fewer than two objectives.
     """
     pairs = _pairs(found)
-    return _projection(found, pairs[0], (), lambda *_: UNKNOWN_INTERVAL) if pairs else None
+    if not pairs:
+        return None
+    return _projection(found, pairs[0], (), lambda *_: UNKNOWN_INTERVAL, _hovers(found))
 
 
 def _pairs(found: Overview) -> list[tuple[str, str]]:
@@ -105,7 +108,7 @@ def front_3d(found: Overview, codecs: Sequence[Row] = ()) -> Chart | None:
         return None
     z, x, y = known if known[0] in QUALITIES else (known[2], known[0], known[1])
     series = [
-        *_trial_series(found, (x, y, z)),
+        *_trial_series(found, (x, y, z), _hovers(found)),
         *_marks(found, (x, y, z), codecs),
     ]
     return Chart(
@@ -130,7 +133,7 @@ def energy_chart(found: Overview, codecs: Sequence[Row] = ()) -> Chart | None:
         title="Energy against multiply-accumulates",
         x=axis(names[0], found),
         y=axis(names[1], found),
-        series=tuple([*_trial_series(found, names), *_marks(found, names, codecs)]),
+        series=tuple([*_trial_series(found, names, _hovers(found)), *_marks(found, names, codecs)]),
         rules=_rules(found, names, codecs),
     )
 
@@ -143,13 +146,22 @@ def _measured_objectives(found: Overview) -> tuple[str, ...]:
     )
 
 
+def _hovers(found: Overview) -> dict[int, str]:
+    """What is said of each trial, by its number: written once for all the figures that say it."""
+    return {trial.number: hover(found, trial) for trial in found.trials if trial.result}
+
+
 def _projection(
-    found: Overview, names: tuple[str, str], codecs: Sequence[Row], spread: Spread
+    found: Overview,
+    names: tuple[str, str],
+    codecs: Sequence[Row],
+    spread: Spread,
+    said: Mapping[int, str],
 ) -> Chart:
     x, y = names
     series = [
         *_staircase(found, names),
-        *_trial_series(found, names, spread),
+        *_trial_series(found, names, said, spread),
         *_marks(found, names, codecs, spread),
     ]
     x_axis, y_axis = axis(x, found), axis(y, found)
@@ -172,7 +184,9 @@ def _values(result: TrialResult, names: Sequence[str]) -> list[float] | None:
     return known if len(known) == len(names) else None
 
 
-def _trial_series(found: Overview, names: Sequence[str], spread: Spread = interval) -> list[Series]:
+def _trial_series(
+    found: Overview, names: Sequence[str], said: Mapping[int, str], spread: Spread = interval
+) -> list[Series]:
     """Trials on the front and the others, as points with intervals."""
     kinds: tuple[tuple[str, Role, bool], ...] = (
         ("other trials", "beaten", False),
@@ -181,12 +195,17 @@ def _trial_series(found: Overview, names: Sequence[str], spread: Spread = interv
     return [
         Series(name=name, kind="points", points=points, role=role)
         for name, role, on_front in kinds
-        if (points := _trial_points(found, names, spread, on_front=on_front))
+        if (points := _trial_points(found, names, said, spread, on_front=on_front))
     ]
 
 
 def _trial_points(
-    found: Overview, names: Sequence[str], spread: Spread, *, on_front: bool
+    found: Overview,
+    names: Sequence[str],
+    said: Mapping[int, str],
+    spread: Spread,
+    *,
+    on_front: bool,
 ) -> tuple[Point, ...]:
     points = []
     with_bars = on_front or found.n("complete") <= MANY
@@ -210,7 +229,7 @@ def _trial_points(
                 y_low=y_ends[0],
                 y_high=y_ends[1],
                 label=str(trial.number) if on_front else "",
-                hover=hover(found, trial),
+                hover=said[trial.number],
                 trial=trial.number,
             )
         )

@@ -18,7 +18,6 @@ Format = Literal["svg", "png", "pdf"]
 SIZE_IN = (7.2, 4.4)
 PNG_DPI = 110
 LEGEND_COLUMNS = 4
-MANY_POINTS = 2000  # of one series, from which a picture of them is smaller
 MAX_LABELS = 30  # beyond which labels beside points would cover one another
 _STYLE = {
     "text.parse_math": False,
@@ -194,7 +193,6 @@ def _marks(axes: Any, chart: Chart, series: Series) -> None:
         markersize=drawn.size_px * 0.6,
         linewidth=1.2,
         alpha=0.45 if series.role == "quiet" else 1.0,
-        rasterized=len(points) > MANY_POINTS,
         label=_written(series.name),
     )
 
