@@ -16,12 +16,8 @@
     both:
     ...     y string, z string (CompressAI's range coder)
 
-The check matters because a float h_s gives other scale indexes on another CPU, thread count or
-runtime; the range decoder then reads garbage without noticing. A decode that disagrees is an error.
-So is one by another codec, even where both took their entropy model from one teacher.
-The CRC tells a damaged file from such a one before anything is decoded. What a header declares is
-held against the length of its strings before any memory is asked for: no symbol can cost less
-than the most likely one of its table.
+The check tells a decode that went astray (`bitfile`), the CRC a damaged file from such a one before
+anything is decoded.
 
 All 21 bytes of a KDB1 header count as bits in an evaluation, as a JPEG's do (0.0004 bpp at
 768x512). Evaluations write KDB1, since nobody there asks which codec and which machine it was.

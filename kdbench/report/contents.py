@@ -19,7 +19,7 @@ from kdbench.report.crops import member_crops
 from kdbench.report.document import Block, Document, Entries, Section
 from kdbench.report.gather import Gathered
 from kdbench.report.overview import Overview, dead_terms
-from kdbench.report.paper import Row, cost_cells, quality_cells
+from kdbench.report.paper import Row, codec_rows, cost_cells, quality_cells
 from kdbench.report.provenance import machine, measuring, searched, took
 from kdbench.report.tables import (
     MODEL_NOTE,
@@ -70,15 +70,10 @@ def codec_document(table: CodecTable) -> Document:
     """The report of a study that lists codecs."""
     n, total = len(table.figures), len(table.codecs)
     blocks: list[Block] = []
-    if table.reference is not None:
-        reference = Row.of_codec(table.reference)
-        rows = [
-            Row.of_codec(figures, table.reference)
-            for name, figures in table.figures.items()
-            if name != table.anchor
-        ]
-        blocks += [quality_cells(reference, rows), *cost_cells(reference, rows)]
-        blocks += _model_note([reference, *rows])
+    if rows := codec_rows(table):
+        reference, *others = rows
+        blocks += [quality_cells(reference, others), *cost_cells(reference, others)]
+        blocks += _model_note(rows)
     return Document(
         name=table.study,
         title=f"kdbench study {table.study}",

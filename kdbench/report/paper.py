@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from kdbench.bench import CodecFigures, compared
+from kdbench.codec_table import CodecTable
 from kdbench.records import BDRate, CodecEnergy, Complexity, RDCurve, RDPoint, TrialResult
 from kdbench.report.text import Cells, drawn
 from kdbench.report.units import UNKNOWN, change_pct, figure, interval, mebibytes, percent, span
@@ -63,6 +64,15 @@ class Row:
     def is_point(self) -> bool:
         """It has a single rate."""
         return len(self.rd.points) == 1
+
+
+def codec_rows(table: CodecTable) -> list[Row]:
+    """What the listed codecs are compared with, then each of them; none until that is measured."""
+    if table.reference is None:
+        return []
+    others = (figures for name, figures in table.figures.items() if name != table.anchor)
+    reference = Row.of_codec(table.reference)
+    return [reference, *(Row.of_codec(figures, table.reference) for figures in others)]
 
 
 # --- costs -----------------------------------------------------------------------------------

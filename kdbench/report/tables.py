@@ -5,7 +5,14 @@ from collections.abc import Iterable, Mapping
 from kdbench.codec_table import CodecTable
 from kdbench.records import RDCurve, TrialResult, TwinFigures
 from kdbench.report.overview import Overview, dead_terms
-from kdbench.report.paper import Row, cost_tables, energy_cell, energy_head, quality_table
+from kdbench.report.paper import (
+    Row,
+    codec_rows,
+    cost_tables,
+    energy_cell,
+    energy_head,
+    quality_table,
+)
 from kdbench.report.plot import front_plot
 from kdbench.report.text import WIDE, Cells, drawn, wrapped
 from kdbench.report.units import (
@@ -46,15 +53,10 @@ def codec_table_text(found: CodecTable, *, width: int) -> str:
     n, total = len(found.figures), len(found.codecs)
     head = f"study {found.study}: {n} of {total} codecs measured, compared with {found.anchor}"
     parts = [wrapped("", head, width, indent=0)]
-    if found.reference is not None:
-        reference = Row.of_codec(found.reference)
-        rows = [
-            Row.of_codec(figures, found.reference)
-            for name, figures in found.figures.items()
-            if name != found.anchor
-        ]
-        parts += [quality_table(reference, rows), *cost_tables(reference, rows)]
-        if any(row.energy and row.energy.source == "model" for row in (reference, *rows)):
+    if rows := codec_rows(found):
+        reference, *others = rows
+        parts += [quality_table(reference, others), *cost_tables(reference, others)]
+        if any(row.energy and row.energy.source == "model" for row in rows):
             parts.append(wrapped("", MODEL_NOTE, width, indent=0))
     return "\n\n".join(parts) + "\n"
 
