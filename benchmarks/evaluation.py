@@ -15,8 +15,8 @@ Each level of our codec is made a `ScaleHyperprior` by multiplying its gains int
 g_a and the first of g_s, with our tables; so only codecs of that architecture can be compared, of
 uniform width. Products are rounded elsewhere, which may move a latent that lies at a tie. Our file
 has a header of 21 bytes, which eval_model's figure has not: both bpp are of the coded strings.
-Photos are cut to multiples of 64 px, since the two pad differently. Both keep freed memory
-(`device.keep_freed_memory` counts for a whole process), which flatters eval_model.
+Photos are cut to multiples of 64 px, since the two pad differently. kdbench keeps freed memory
+(`device.keep_freed_memory`); eval_model runs in a process of its own, the allocator as it comes.
 
 Students are uniform (M = 192), trained for a few steps under `teacher:default`: as fast as others.
 The first round of ours starts the decoder; it is left out and told apart, as all trials of a worker
@@ -24,10 +24,13 @@ share one. Figures are medians over the rounds that follow.
 """
 
 import argparse
+import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -97,6 +100,46 @@ def as_compressai(codec: Hyperprior, level: int) -> nn.Module:
     return model.eval()
 
 
+class Theirs:
+    """eval_model in a process of its own, as its user would run it, models loaded before."""
+
+    def __init__(self, path: Path, photos: Sequence[Path]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(
+            target=serve_eval_model, args=(theirs, path, photos), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._ours.recv()  # it is ready
+
+    def round(self) -> Round:
+        """One evaluation of all levels."""
+        self._ours.send(True)
+        found: Round = self._ours.recv()
+        return found
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self._ours.close()
+        self._process.join()
+
+
+def serve_eval_model(pipe: Connection, path: Path, photos: Sequence[Path]) -> None:
+    """The other side of `Theirs`."""
+    torch.set_num_threads(1)
+    codec, _ = load_codec(path)
+    assert isinstance(codec, Hyperprior)
+    models = [as_compressai(codec, level) for level in range(codec.architecture.n_levels)]
+    pipe.send("ready")
+    while True:
+        try:
+            pipe.recv()
+        except EOFError:
+            return
+        pipe.send(timed(lambda: theirs(models, photos)))
+
+
 def theirs(models: Sequence[nn.Module], paths: Sequence[Path]) -> tuple[Point, ...]:
     """What eval_model finds, level by level."""
     found = [
@@ -139,18 +182,18 @@ def compare(path: Path, images: ImageSet, n_rounds: int) -> dict[str, Any]:
     codec, _ = load_codec(path)
     if not isinstance(codec, Hyperprior):
         raise ValueError("only a hyperprior of kdbench has CompressAI's classes")
-    models = [as_compressai(codec, level) for level in range(codec.architecture.n_levels)]
-    paths = [photo.path for photo in images.photos]
+    other = Theirs(path, [photo.path for photo in images.photos])
     rounds: dict[str, list[Round]] = {OURS: [], THEIRS: []}
     stop()
     for i in range(n_rounds + 1):
         pid = decoder().pid
-        turns = [
-            (OURS, lambda: ours(evaluate_learned(path, images).curve, images), pid),
-            (THEIRS, lambda: theirs(models, paths), None),
+        turns: list[tuple[str, Callable[[], Round]]] = [
+            (OURS, partial(timed, lambda: ours(evaluate_learned(path, images).curve, images), pid)),
+            (THEIRS, other.round),
         ]
-        for who, turn, other in turns if i % 2 == 0 else reversed(turns):
-            rounds[who].append(timed(turn, other))
+        for who, turn in turns if i % 2 == 0 else reversed(turns):
+            rounds[who].append(turn())
+    other.stop()
     points = {who: found[0].points for who, found in rounds.items()}
     pairs = list(zip(points[OURS], points[THEIRS], strict=True))
     cpu_s = {who: median(each.cpu_s for each in found[1:]) for who, found in rounds.items()}

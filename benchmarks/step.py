@@ -4,7 +4,7 @@
     python -m benchmarks.step --widths 16 --steps 20 --crops 16        a smoke test
 
 Uniform students (M = 192) on the same crops, all four distillation terms on, one thread, five
-loops that take turns step by step in one process:
+loops that take turns step by step, kdbench's in one process and the others in another:
 
     kdbench          `train.train` as a trial runs it: cached teacher, SOAP, bf16 where there is
                      hardware for it, deterministic kernels
@@ -15,11 +15,17 @@ loops that take turns step by step in one process:
                      and Adam on the quantiles, as CompressAI's training example: no distillation
 
 Naive is CompressAI's own layers and entropy models, fp32, channels first, Adam. Its terms of
-distillation are kdbench's, which flatters it. All keep freed memory
-(`device.keep_freed_memory` counts for a whole process), which flatters the others. A figure is the
-median over blocks of ten steps of the mean of each, since SOAP refreshes its eigenvectors in every
-tenth; the first block is left out. Wall time, and CPU time of the process, which other work on the
-machine changes less.
+distillation are kdbench's, which flatters it. kdbench keeps freed memory as a trial does
+(`device.keep_freed_memory`); the others have the allocator as it comes. A figure is the median over
+blocks of ten steps of the mean of each, since SOAP refreshes its eigenvectors in every tenth; the
+first block is left out. Wall time, and CPU time of the process, which other work on the machine
+changes less.
+
+The paper's teacher has N = 128, M = 192. What a step costs does not depend on weights, so one that
+is hardly trained stands for it:
+
+    kdbench teach n128 --width 128 --hyper 128 --steps 10
+    python -m benchmarks.step --teacher teacher:n128 --out benchmarks/results/step_n128.json
 
 Beside the times stand the multiply-accumulates of a student's step, counted as three forward passes
 (one forward, two backward), as a share of what one thread here does in a large matrix product.
@@ -27,10 +33,13 @@ Beside the times stand the multiply-accumulates of a student's step, counted as 
 
 import argparse
 import copy
+import itertools
+import multiprocessing
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +205,40 @@ def live(batches: Batches, teacher: Teacher, spec: TrialSpec, *, gradients: bool
     return taught
 
 
-def measure(spec: TrialSpec, bench: Bench, crops: CropList, teacher: Teacher) -> Times:
-    """Every loop's steps, taking turns."""
+class OtherLoops:
+    """Every loop but kdbench's, made and run in a process of their own, as its user would.
+
+    kdbench tunes the allocator of its process (`device.keep_freed_memory`), which no other loop
+    does.
+    """
+
+    def __init__(self, spec: TrialSpec, bench: Bench, crops: CropList, teacher: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._ours, theirs = context.Pipe()
+        arguments = (theirs, spec, bench, crops, teacher)
+        self._process = context.Process(target=serve_loops, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+        self._ours.recv()  # they are ready
+
+    def turn(self) -> dict[str, tuple[float, float]]:
+        """A step of each; wall and CPU seconds by loop."""
+        self._ours.send(True)
+        seconds: dict[str, tuple[float, float]] = self._ours.recv()
+        return seconds
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self._ours.close()
+        self._process.join()
+
+
+def serve_loops(
+    pipe: Connection, spec: TrialSpec, bench: Bench, crops: CropList, name: str
+) -> None:
+    """The other side of `OtherLoops`."""
+    torch.set_num_threads(1)
+    teacher = load_teacher(name)
     lesson = Lesson.open(spec, bench, crops, lambda _: None)
     alone = replace(spec, distillation=Distillation())
     untaught = Lesson.open(alone, bench, crops, lambda _: None).batch
@@ -208,36 +249,56 @@ def measure(spec: TrialSpec, bench: Bench, crops: CropList, teacher: Teacher) ->
         NO_GRAD: live(untaught, teacher, spec, gradients=False),
         GRADIENTS: live(untaught, copy.deepcopy(teacher), spec, gradients=True),
     }
-    others: dict[str, NaiveLoop | UntaughtLoop] = {
+    loops: dict[str, NaiveLoop | UntaughtLoop] = {
         loop: NaiveLoop(student, lesson.distiller, spec, batches)
         for loop, batches in sources.items()
     }
-    others[UNTAUGHT] = UntaughtLoop(spec, untaught)
+    loops[UNTAUGHT] = UntaughtLoop(spec, untaught)
+    pipe.send("ready")
+    for step in itertools.count():
+        try:
+            pipe.recv()
+        except EOFError:
+            return
+        seconds = {}
+        for which, loop in loops.items():
+            began = now()
+            loop.step(step)
+            ended = now()
+            seconds[which] = (ended[0] - began[0], ended[1] - began[1])
+        pipe.send(seconds)
+
+
+def measure(spec: TrialSpec, bench: Bench, crops: CropList, teacher: str) -> Times:
+    """Every loop's steps, taking turns."""
+    lesson = Lesson.open(spec, bench, crops, lambda _: None)
+    student = lesson.started()
+    others = OtherLoops(spec, bench, crops, teacher)
     times, began = Times(), now()
 
     def others_turn() -> None:
         nonlocal began
         times.add(OURS, began)
-        step = len(times.wall[OURS]) - 1
-        with deterministic(on=False):
-            for loop, other in others.items():
-                began = now()
-                other.step(step)
-                times.add(loop, began)
+        for loop, (wall_s, cpu_s) in others.turn().items():
+            times.wall[loop].append(wall_s)
+            times.cpu[loop].append(cpu_s)
         began = now()
 
-    with deterministic():
-        began = now()
-        train(
-            student,
-            lesson.batch,
-            spec.training,
-            distiller=lesson.distiller,
-            seed=spec.seed,
-            device="cpu",
-            precision=precision_of(bench),
-            between_steps=others_turn,
-        )
+    try:
+        with deterministic():
+            began = now()
+            train(
+                student,
+                lesson.batch,
+                spec.training,
+                distiller=lesson.distiller,
+                seed=spec.seed,
+                device="cpu",
+                precision=precision_of(bench),
+                between_steps=others_turn,
+            )
+    finally:
+        others.stop()
     return times
 
 
@@ -319,7 +380,7 @@ def main() -> None:
         ]
         cache_ms = cache_ms_per_crop(specs[0], bench, crops)
         for width, spec in zip(arguments.widths, specs, strict=True):
-            times = measure(spec, bench, crops, teacher)
+            times = measure(spec, bench, crops, arguments.teacher)
             found.append(
                 {
                     "width": width,
