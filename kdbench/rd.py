@@ -311,8 +311,11 @@ def non_dominated(values: Sequence[Sequence[float]]) -> list[bool]:
     rows = without_nan(values)
     if rows.size == 0:
         return [True] * len(rows)
-    no_worse = (rows[:, None] <= rows[None]).all(axis=2)
-    better = (rows[:, None] < rows[None]).any(axis=2)
+    no_worse = np.ones((len(rows), len(rows)), dtype=bool)
+    better = np.zeros_like(no_worse)
+    for column in rows.T:  # by column: several times faster than along a short last axis
+        no_worse &= column[:, None] <= column
+        better |= column[:, None] < column
     return [bool(on_front) for on_front in ~(no_worse & better).any(axis=0)]
 
 

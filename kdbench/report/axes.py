@@ -40,8 +40,7 @@ def axis(objective: str, found: Overview) -> Axis:
 
 def sources(found: Overview) -> str:
     """` (model)`: where the joules of a study come from."""
-    names = {r.energy.source for r in found.results.values() if r.energy is not None}
-    return f" ({', '.join(sorted(names))})" if names else ""
+    return f" ({', '.join(found.energy_sources)})" if found.energy_sources else ""
 
 
 def interval(objective: str, result: TrialResult) -> Interval:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from math import dist
 
 from kdbench.bench import CodecFigures, load_anchor
@@ -16,7 +17,7 @@ DEAD_SHARE = 0.001  # of the gradient: a term below it does nothing
 UNDISTILLED = ("rate", "distortion")  # the terms of the loss that every student has
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Overview:
     """One study, read from its files.
 
@@ -36,10 +37,16 @@ class Overview:
     front: tuple[int, ...]
     protocol: int | None
 
-    @property
-    def results(self) -> dict[int, TrialResult]:
+    @cached_property
+    def results(self) -> Mapping[int, TrialResult]:
         """Every complete trial by its number."""
         return {t.number: t.result for t in self.trials if t.result is not None}
+
+    @cached_property
+    def energy_sources(self) -> tuple[str, ...]:
+        """Where its joules come from, by name; none of a study without energies."""
+        known = (result.energy for result in self.results.values())
+        return tuple(sorted({energy.source for energy in known if energy is not None}))
 
     @property
     def front_results(self) -> dict[int, TrialResult]:

@@ -99,7 +99,7 @@ def printed(about: Subject, kind: str, width: int) -> str:
 
 def folder(about: Subject, kind: str) -> Files:
     """A report that is several files, by name: Markdown, LaTeX, SVG."""
-    from kdbench.report.static import image
+    from kdbench.report.static import images
 
     document = about.document(True)
     drawn = [chart for chart in document.short().charts if chart.z is None]  # paper has two
@@ -107,20 +107,20 @@ def folder(about: Subject, kind: str) -> Files:
         from kdbench.report.rich_page import report_svg
 
         tables = report_svg(document, SVG_COLUMNS).encode()
-        figures = {f"{chart.name}.svg": image(chart, "svg") for chart in drawn}
-        return {"tables.svg": tables, **figures}
+        figures = images(drawn, "svg")
+        return {"tables.svg": tables, **{f"{name}.svg": figures[name] for name in figures}}
     if kind == "markdown":
         from kdbench.report.markdown import markdown
 
         names = {chart.name: f"{chart.name}.svg" for chart in drawn}
         text, crops = markdown(document, names)
-        figures = {names[chart.name]: image(chart, "svg") for chart in drawn}
+        figures = {names[name]: data for name, data in images(drawn, "svg").items()}
         return {"README.md": text.encode(), **crops, **figures}
     from kdbench.report.latex import latex
 
     names = {chart.name: f"{chart.name}.pdf" for chart in drawn}
     text, crops = latex(document.short(), names)
-    figures = {names[chart.name]: image(chart, "pdf") for chart in drawn}
+    figures = {names[name]: data for name, data in images(drawn, "pdf").items()}
     return {"report.tex": text.encode(), **crops, **figures}
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -27,7 +28,7 @@ from kdbench.report.interactive import figure_json, plotly_figure
 from kdbench.report.page import POLICY, html
 from kdbench.report.render import FORMATS, IN_ONE_FILE, comparison, folder, printed, subject
 from kdbench.report.rich_page import report_svg, report_text
-from kdbench.report.static import image
+from kdbench.report.static import image, images
 from kdbench.samples import png
 from kdbench.store import Failure, Store, StoredStudy
 from tests.support.results import SETTINGS, STUDY, TEACHER, curve, make_study, result, spec
@@ -153,6 +154,16 @@ def test_a_figure_is_the_same_bytes_each_time(store: Store) -> None:
     assert image(chart, "svg") == image(chart, "svg")
     assert image(chart, "png").startswith(b"\x89PNG")
     assert image(chart, "pdf").startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("cores", [{0}, {0, 1, 2}])
+def test_figures_are_the_same_however_many_cores_draw_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch, cores: set[int]
+) -> None:
+    charts = study_document(gather(store, STUDY)).charts[:3]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores)
+    assert images(charts, "svg") == {chart.name: image(chart, "svg") for chart in charts}
+    assert images([], "svg") == {}
 
 
 def test_plotly_accepts_every_figure(store: Store) -> None:
