@@ -4,7 +4,7 @@
 
     this process                                  the decoder
     {"codec": PATH, "folder": PATH, "device": D}  -> loads the codec from its file
-                                                     decodes each .kdb of the folder
+                                                     decodes each .kdb of the folder into an .rgb
     {"sha": {NAME: SHA}, "seconds": S}            <- or {"problem": WHAT}
 
 One decoder serves all codecs of a process, one after the other, since its start (interpreter,
@@ -17,6 +17,7 @@ environment changed since, and after an error.
 import atexit
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -39,6 +40,7 @@ from kdbench.device import keep_freed_memory, resolve, return_freed_memory, sync
 from kdbench.errors import CodecError, KdbenchError
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+RAW = ".rgb"  # a decoded image: its samples, row by row
 STOP_S = 5.0  # from the end of its requests to the end of the decoder; then it is killed
 
 
@@ -47,12 +49,29 @@ class Decoded:
     """What a decoder made of a folder.
 
     Attributes:
+        folder: Where the files are, and now their images.
         sha: `pixels_sha` of each image, by the name of its file.
-        seconds: Wall seconds of decoding, reading and hashing not counted.
+        seconds: Wall seconds of decoding, reading, writing and hashing not counted.
     """
 
+    folder: Path
     sha: Mapping[str, str]
     seconds: float
+
+    def pixels(self, name: str, shape: tuple[int, ...]) -> Image:
+        """The image of one file, (H, W, 3).
+
+        Raises:
+            CodecError: It has another shape, or is not what the decoder gave.
+        """
+        samples = np.fromfile((self.folder / name).with_suffix(RAW), np.uint8)
+        if samples.size != math.prod(shape) or pixels_sha(samples) != self.sha[name]:
+            raise CodecError(
+                f"{name} was decoded to {samples.size} samples, not the {shape[1]}x{shape[0]} px "
+                "that were coded",
+                fix="the temporary folder may be full: free some space, or name another in TMPDIR",
+            )
+        return samples.reshape(shape)
 
 
 def pixels_sha(pixels: Image) -> str:
@@ -91,7 +110,7 @@ class Decoder:
         return ours and self._process.poll() is None
 
     def decode(self, codec: Path, folder: Path, device: str) -> Decoded:
-        """Decodes every .kdb file of `folder` by the codec file `codec` on `device`.
+        """Decodes every .kdb file of `folder` by the codec file `codec` on `device`, beside it.
 
         Raises:
             CodecError: A file cannot be decoded, or the decoder broke; says why.
@@ -103,7 +122,7 @@ class Decoder:
                 f"decoding in a process of its own failed: {reply['problem']}",
                 fix="the codec cannot be decoded elsewhere; report it with its trial folder",
             )
-        return Decoded(sha=reply["sha"], seconds=reply["seconds"])
+        return Decoded(folder=folder, sha=reply["sha"], seconds=reply["seconds"])
 
     def stop(self) -> None:
         """Ends the process; it may be called twice."""
@@ -214,7 +233,14 @@ def _decode_folder(path: Path, folder: Path, device: str, parent: int) -> Decode
         synchronise(device)
         seconds += time.perf_counter() - began
         shas[file.name] = pixels_sha(pixels)
-    return Decoded(sha=shas, seconds=seconds)
+        try:
+            file.with_suffix(RAW).write_bytes(pixels.tobytes())
+        except OSError as err:
+            raise CodecError(
+                f"a decoded image cannot be kept in {folder}: {str(err.strerror).lower()}",
+                fix="free some space there, or name another folder in TMPDIR",
+            ) from None
+    return Decoded(folder=folder, sha=shas, seconds=seconds)
 
 
 def main() -> None:

@@ -435,8 +435,8 @@ class RDCurve:
         points: Averages, by ascending bpp.
         image_bpp: One tuple a point, one value an image [bit/px].
         image_psnr_db: Likewise [dB].
-        estimated_over_real_bits: Estimated bits of the whole set over coded ones; None for
-            classical codecs.
+        estimated_over_real_bits: Estimated bits over coded ones, of the files that an evaluation
+            checks (`evaluate.CHECKED_PX`); None for classical codecs.
         encode_s_per_mpx: Mean seconds a megapixel, synchronised, coder included.
         decode_s_per_mpx: Likewise, in the decoder's process.
     """

@@ -10,6 +10,7 @@ from PIL import Image as PillowImage
 from kdbench import evaluate
 from kdbench.codecs.bitfile import (
     Expectation,
+    Image,
     decode_image,
     encode_analysed,
     encode_image,
@@ -19,6 +20,7 @@ from kdbench.codecs.classical import classical
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.weights import codec_bytes, load_codec
 from kdbench.data import ImageSet, load_images
+from kdbench.decoder import RAW, Decoded
 from kdbench.errors import CodecError
 from kdbench.evaluate import (
     Evaluation,
@@ -133,6 +135,52 @@ def test_a_decoder_that_gives_other_pixels_is_an_error(
 
     monkeypatch.setattr(evaluate, "expectation", one_pixel_off)
     with pytest.raises(CodecError, match="4 of 4 files decode to other pixels"):
+        evaluate_learned(path, images)
+
+
+def test_photos_beyond_the_first_are_believed_as_the_decoder_gives_them(
+    path: Path, images: ImageSet, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their images are not computed twice: what the other process gives is what is compared."""
+    height, width = SIZES[0]
+    told: list[Expectation] = []
+    right = expectation
+    monkeypatch.setattr(evaluate, "CHECKED_PX", height * width)
+
+    def expect(*arguments: object) -> Expectation:
+        told.append(right(*arguments))  # type: ignore[arg-type]
+        return told[-1]
+
+    monkeypatch.setattr(evaluate, "expectation", expect)
+    found = evaluate_learned(path, images)
+    assert [e.reconstruction.shape[:2] for e in told] == [SIZES[0]] * 2
+    assert found.curve.points == evaluation.curve.points
+    assert found.bitstreams_sha == evaluation.bitstreams_sha
+
+
+def test_photos_are_decoded_in_groups_that_fit(
+    path: Path, images: ImageSet, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert evaluate._groups(images, 2) == [[0, 1]]
+    monkeypatch.setattr(evaluate, "DECODED_BYTES", 1)
+    assert evaluate._groups(images, 2) == [[0], [1]]
+    found = evaluate_learned(path, images)
+    assert found.curve.image_psnr_db == evaluation.curve.image_psnr_db
+    assert found.bitstreams_sha == evaluation.bitstreams_sha
+
+
+def test_an_image_that_was_cut_short_on_its_way_is_an_error(
+    path: Path, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Decoded.pixels
+
+    def cut_short(decoded: Decoded, name: str, shape: tuple[int, ...]) -> Image:
+        raw = (decoded.folder / name).with_suffix(RAW)
+        raw.write_bytes(raw.read_bytes()[:-1])
+        return right(decoded, name, shape)
+
+    monkeypatch.setattr(Decoded, "pixels", cut_short)
+    with pytest.raises(CodecError, match="was decoded to 107999 samples, not the 180x200 px"):
         evaluate_learned(path, images)
 
 
