@@ -21,7 +21,7 @@ from kdbench.evaluate import (
 from kdbench.files import cached
 from kdbench.guides import joined_sha
 from kdbench.lease import host_lease
-from kdbench.records import MEASUREMENT_PROTOCOL, RDCurve, content_hash
+from kdbench.records import MEASUREMENT_PROTOCOL, Bench, RDCurve, content_hash
 from kdbench.samples import Sample
 from kdbench.store import Store
 from kdbench.teacher import teacher_path
@@ -82,10 +82,20 @@ def located(name: str, store: Store) -> str:
     paths = codec_files(name, store=store)
     if len(paths) > 1:
         raise CodecError(
-            f"{name} has a model for each of {len(paths)} rates, and an anchor is one file",
+            f"{name} has a model for each of {len(paths)} rates, and one file is needed",
             fix=f"name one of them, file:{paths[0]}",
         )
     return f"file:{paths[0]}"
+
+
+def at_home(bench: Bench, store: Store) -> Bench:
+    """`bench`, whose anchor and start are files where they are trials of `store`.
+
+    Raises:
+        CodecError: See `located`.
+    """
+    start = None if bench.start is None else located(bench.start, store)
+    return replace(bench, anchor=located(bench.anchor, store), start=start)
 
 
 def evaluate_by_name(

@@ -105,6 +105,8 @@ class StudyConfig:
         ladder: Stops trials on their way; None trains all of them to the end.
         cost_first: Whether a candidate whose costs leave it no hope of the front is refused before
             it is trained (see `search.prospects`).
+        start: A trained codec that students start as slices of where they can (see `lesson`):
+            `teacher:NAME`, `file:PATH` or `trial:STUDY/N`; None: their teacher alone.
     """
 
     name: str
@@ -124,6 +126,7 @@ class StudyConfig:
     twins: int = 0
     ladder: Ladder | None = None
     cost_first: bool = False
+    start: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +175,15 @@ def _anchor(value: str) -> str | None:
         "must be teacher:NAME, file:PATH, trial:STUDY/N, zoo:MODEL/QUALITY or one of "
         f"{', '.join(ANCHORS)}"
     )
+
+
+def _start(value: str) -> str | None:
+    kind, _, rest = value.partition(":")
+    if kind in {"teacher", "file"} and rest:
+        return None
+    if kind == "trial" and "/" in rest and rest.rpartition("/")[2].isdecimal():
+        return None
+    return "must be teacher:NAME, file:PATH or trial:STUDY/N"
 
 
 def _zoo_codec(name: str) -> str | None:
@@ -240,6 +252,7 @@ RULES: Mapping[str, recipes.Rule] = {
     "name": _name,
     "objectives": _objectives,
     "anchor": _anchor,
+    "start": _start,
     "trials": at_least(1),
     "timeout_s": above_zero,
     "workers": at_least(1),
@@ -597,6 +610,7 @@ def bench(study: StudyConfig, *, cache: Path, device: str, threads: int = 1) -> 
         precision=study.training.precision,
         threads=threads,
         cache=str(cache),
+        start=study.start,
     )
 
 

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.inherit import can_inherit
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.codecs.narrow import LEAST_SHARE
-from kdbench.codecs.regression import CHUNK
+from kdbench.codecs.regression import CHUNK, in_chunks
 from kdbench.codecs.start import klt_start, scale_start
 from kdbench.data import CropList, ImageSet, disjoint, draw_crops, load_images
 from kdbench.distill import Distiller, Targets
@@ -30,6 +31,7 @@ from kdbench.guides import Faculty, Share, open_caches
 from kdbench.levels import Guide, Guided, LevelDistiller
 from kdbench.metrics import Metric
 from kdbench.metrics import find as find_metric
+from kdbench.parent import descends, load_parent
 from kdbench.records import Bench, Progress, Training, TrialSpec
 from kdbench.teacher import Teacher, TeacherCache
 from kdbench.train import AnyDistiller, Batch, levels_of_step, step_rng, to_tensor
@@ -74,9 +76,11 @@ class Lesson:
         pixels: Pixels,
         shares: Sequence[Share] = (),
         caches: Sequence[TeacherCache] = (),
+        *,
+        start: str | None = None,
     ) -> None:
         self._spec, self._device, self._pixels = spec, device, pixels
-        self._shares, self._caches = shares, caches
+        self._shares, self._caches, self._start = shares, caches, start
         self.distiller: AnyDistiller | None = None
 
     @classmethod
@@ -91,7 +95,7 @@ class Lesson:
         """Builds the teachers' caches first, if nobody has; `turn` as in `TeacherCache.open`."""
         folder, name = Path(bench.cache), spec.distillation.teacher
         if name is None:
-            return cls(spec, bench.device, crops.crops(folder))
+            return cls(spec, bench.device, crops.crops(folder), start=bench.start)
         guiding = _teachers(name).shares(
             spec.training.rd_lambdas,
             guides=spec.distillation.guides,
@@ -107,7 +111,7 @@ class Lesson:
             turn=turn,
             on_progress=lambda i, n: on_progress(Progress(stage="cache", step=i, n_steps=n)),
         )
-        return cls(spec, bench.device, crops.crops(folder), guiding, caches)
+        return cls(spec, bench.device, crops.crops(folder), guiding, caches, start=bench.start)
 
     @property
     def spec(self) -> TrialSpec:
@@ -132,7 +136,7 @@ class Lesson:
         ]
         guiding, caches = [share for share, _ in found], [cache for _, cache in found]
         spec = replace(self._spec, training=alone)
-        return Lesson(spec, self._device, self._pixels, guiding, caches)
+        return Lesson(spec, self._device, self._pixels, guiding, caches, start=self._start)
 
     @property
     def _home(self) -> int | None:
@@ -158,8 +162,9 @@ class Lesson:
     def started(self, least_share: float = LEAST_SHARE) -> LearnedCodec:
         """The student before its first step; sets up `distiller` too.
 
-        In the teacher's coordinates if that is a codec of ours with latents enough, else a plain
-        KLT; a student of another family as that family starts. `least_share` as in `align`.
+        In the coordinates of the study's `start` if it can be a slice of that, else in the
+        teacher's if that is a codec of ours with latents enough, else a plain KLT; a student of
+        another family as that family starts. `least_share` as in `align`.
         """
         spec = self._spec
         torch.manual_seed(spec.seed)
@@ -172,8 +177,10 @@ class Lesson:
             self._solve_feature_terms(model)
             return model
         features = klt_start(model, first, like_mse(spec.training))
-        channels = self._align(model, first, features, least_share)
-        if channels is None or not self._inherits_hyperprior:
+        source, channels = self._source(model, first), None
+        if source is not None:
+            channels = self._align(model, source, first, features, least_share)
+        if source is None or not can_inherit(spec.hyper, source.model.architecture.hyper):
             scale_start(model, first)
         self.distiller = self._distiller(channels)
         self._solve_feature_terms(model)
@@ -231,13 +238,6 @@ class Lesson:
     def _metric(self) -> Metric:
         return find_metric(self._spec.training.distortion)
 
-    @property
-    def _inherits_hyperprior(self) -> bool:
-        teacher = self._own
-        return teacher is not None and can_inherit(
-            self._spec.hyper, teacher.model.architecture.hyper
-        )
-
     def _channel_bits(self) -> Tensor | None:
         """The teacher's bits in each of its latent channels, where the spec asks for them."""
         home = self._home
@@ -247,22 +247,36 @@ class Lesson:
             return None
         return self._caches[home].channel_bits(self._own.model, N_START_CROPS)
 
-    def _align(
-        self, model: Hyperprior, crops: Tensor, features: Tensor, least_share: float
-    ) -> list[int] | None:
-        """The teacher's latent channel of each of the student's; None where they do not meet."""
-        own = self._spec.latent.channels
+    @torch.no_grad()
+    def _source(self, model: Hyperprior, crops: Tensor) -> "_Source | None":
+        """Whose latent coordinates the student starts in; None where nobody's will do."""
+        if self._start is not None and descends(model, parent := load_parent(self._start)):
+            levels = parent.levels_for(self._spec.training.rd_lambdas)
+            return _Source(parent.model, levels, in_chunks(parent.model.g_a, crops))
         home = self._home
-        if home is None or self._own is None or own > self._own.offer.channels:
+        if home is None or self._own is None:
             return None
-        teacher, levels = self._own.model, self._caches[home].levels
-        y = self._caches[home].latents(len(crops))
-        taken = strongest_channels(teacher, y, levels[-1], own)
+        if self._spec.latent.channels > self._own.offer.channels:
+            return None
+        cache = self._caches[home]
+        return _Source(self._own.model, cache.levels, cache.latents(len(crops)))
+
+    def _align(
+        self,
+        model: Hyperprior,
+        source: "_Source",
+        crops: Tensor,
+        features: Tensor,
+        least_share: float,
+    ) -> list[int]:
+        """The latent channel of `source`, and so of the teacher, of each of the student's."""
+        n, levels = self._spec.latent.channels, source.levels
+        taken = strongest_channels(source.model, source.y, levels[-1], n)
         align(
             model,
-            teacher,
+            source.model,
             crops=crops,
-            y=y,
+            y=source.y,
             features=features,
             levels=levels,
             channels=taken,
@@ -301,6 +315,19 @@ class Lesson:
     ) -> Targets:
         rounded = self._spec.distillation.paper_compat
         return cache.targets(indices, levels, self._device, with_rounded=rounded)
+
+
+class _Source(NamedTuple):
+    """A codec in whose coordinates a student starts.
+
+    Attributes:
+        levels: Its level for each of the student's.
+        y: Its latents of the first crops, before the gain.
+    """
+
+    model: Hyperprior
+    levels: Sequence[int]
+    y: Tensor
 
 
 @lru_cache(maxsize=4)

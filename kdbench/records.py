@@ -365,7 +365,8 @@ class TrialSpec:
             may meet one asks `architecture`.
         codec: Of another family.
         stands_on: Content hashes of what the numbers depend on: `teacher` (file), `crops`
-            (list and photos), `code` (kdbench version), `codec` (package of the family).
+            (list and photos), `code` (kdbench version), `codec` (package of the family), `start`
+            (file of the codec that students are slices of, where a study names one).
     """
 
     encoder: Transform = later(None)
@@ -693,6 +694,8 @@ class Bench:
             multiplies it in hardware). Evaluation is fp32 always.
         cache: Folder for what trials share: teacher outputs, anchor curves, measured energies.
         rungs: Training steps after which a trial asks whether to go on.
+        start: Codec that students start as slices of where they can, `teacher:NAME` or `file:PATH`;
+            None: their teacher.
     """
 
     data: Data
@@ -703,6 +706,7 @@ class Bench:
     threads: int
     cache: str
     rungs: tuple[int, ...] = later(())
+    start: str | None = later(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

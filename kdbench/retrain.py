@@ -3,7 +3,6 @@
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -75,7 +74,7 @@ def _steps(arguments: Namespace) -> int | None:
 
 
 def _again(store: Store, arguments: Namespace) -> _Again:
-    from kdbench.anchor import located
+    from kdbench.anchor import at_home
     from kdbench.config import bench, from_settings
     from kdbench.device import resolve
     from kdbench.report.overview import choose, overview
@@ -86,8 +85,7 @@ def _again(store: Store, arguments: Namespace) -> _Again:
     stored = store.load_study(study)
     config = from_settings(stored.settings, f"study.json of {study}")
     device = resolve(arguments.device or config.device)
-    setting = bench(config, cache=store.cache, device=device)
-    setting = replace(setting, anchor=located(config.anchor, store))
+    setting = at_home(bench(config, cache=store.cache, device=device), store)
     return _Again(found, trials, setting, stored.fixed.get("anchor"), store)
 
 

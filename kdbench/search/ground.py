@@ -1,7 +1,7 @@
 """What the machine adds to a study: teachers, crops, anchor, meter, device. Found once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ class Ground:
         anchor: SHA-256 of the anchor's file, or its name.
         meter: Which meter, and the source of its joules; None without one.
         fingerprint: Of the device, see `device.fingerprint`.
+        start: SHA-256 of the file that students are slices of, where the study names one.
     """
 
     device: str
@@ -46,6 +47,7 @@ class Ground:
     fingerprint: Mapping[str, str]
     code: str = kdbench.__version__
     codec: str | None = None
+    start: str | None = None
 
     @property
     def fixed(self) -> dict[str, str]:
@@ -56,6 +58,7 @@ class Ground:
             "meter": self.meter or "none",
             "protocol": str(MEASUREMENT_PROTOCOL),
             **({} if self.codec is None else {"codec": self.codec}),
+            **({} if self.start is None else {"start": self.start}),
             **self.teachers,
             **{f"device.{key}": value for key, value in self.fingerprint.items()},
         }
@@ -64,15 +67,16 @@ class Ground:
         """See `TrialSpec.stands_on`; a student that trains alone stands on no teacher."""
         own = {} if teacher is None else {"teacher": self.teachers[teacher]}
         own |= {} if self.codec is None else {"codec": self.codec}
+        own |= {} if self.start is None else {"start": self.start}
         return {"code": self.code, "crops": self.crops, **own}
 
 
 def bench(cfg: StudyConfig, ground: Ground, store: Store) -> Bench:
     """What the trials of the study share."""
-    from kdbench.anchor import located
+    from kdbench.anchor import at_home
 
     common = config.bench(cfg, cache=store.cache, device=ground.device, threads=THREADS)
-    return replace(common, anchor=located(cfg.anchor, store))
+    return at_home(common, store)
 
 
 def survey(cfg: StudyConfig, store: Store) -> Ground:
@@ -87,6 +91,7 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
     from kdbench.device import fingerprint, resolve
     from kdbench.guides import Faculty, coordinates_of, require_layers
     from kdbench.lesson import study_crops, study_photos
+    from kdbench.parent import load_parent, require_shared_coordinates
 
     device = resolve(cfg.device)
     names = [name for name in cfg.space.distillation.teacher.values if name != NO_TEACHER]
@@ -111,6 +116,12 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
     crops = study_crops(photos["train"], data.crops, crop_px)
     _require_caches_fit(cfg, list(teachers.values()), crops)
     family = None if cfg.space.codec is None else cfg.space.codec.family
+    start = None
+    if cfg.start is not None:
+        start = load_parent(located(cfg.start, store))
+        start.levels_for(cfg.training.rd_lambdas)
+        latents = [each for found in teachers.values() for each in found.serving("latent")]
+        require_shared_coordinates(start, latents, crops.crops(store.cache))
     return Ground(
         device=device,
         teachers={name: found.sha for name, found in teachers.items()},
@@ -120,6 +131,7 @@ def survey(cfg: StudyConfig, store: Store) -> Ground:
         meter=_meter(cfg, device),
         fingerprint=fingerprint(device, threads=THREADS),
         codec=None if family is None else plugins.identity(family, plugins.CODECS),
+        start=None if start is None else start.sha,
     )
 
 

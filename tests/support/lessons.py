@@ -42,7 +42,13 @@ def spec_of(
     )
 
 
-def opened(given: TrialSpec, folder: Path, crops: CropList, cache_gib: float = 1.0) -> Lesson:
+def opened(
+    given: TrialSpec,
+    folder: Path,
+    crops: CropList,
+    cache_gib: float = 1.0,
+    start: str | None = None,
+) -> Lesson:
     """The lesson of `given` on the CPU, its cache in `folder`."""
     bench = Bench(
         data=Data(crops=crops.n, cache_gib=cache_gib),
@@ -52,5 +58,6 @@ def opened(given: TrialSpec, folder: Path, crops: CropList, cache_gib: float = 1
         precision="fp32",
         threads=1,
         cache=str(folder / "cache"),
+        start=start,
     )
     return Lesson.open(given, bench, crops, lambda _: None)

@@ -186,6 +186,10 @@ WRONG_VALUES = {
     "trial:STUDY/N, zoo:MODEL/QUALITY or one of jpeg, webp, jpeg2000, avif",
     "anchor=trial:demo": 'anchor: got "trial:demo"; must be teacher:NAME, file:PATH, '
     "trial:STUDY/N, zoo:MODEL/QUALITY or one of jpeg, webp, jpeg2000, avif",
+    "start=zoo:bmshj2018-hyperprior/3": 'start: got "zoo:bmshj2018-hyperprior/3"; must be '
+    "teacher:NAME, file:PATH or trial:STUDY/N",
+    "start=trial:demo": 'start: got "trial:demo"; must be teacher:NAME, file:PATH or '
+    "trial:STUDY/N",
     "objectives=[]": "objectives: got []; needs at least one objective",
     "objectives=params": 'objectives: got "params"; must be a list',
     "objectives=[params, params]": 'objectives: got ["params", "params"]; params is there twice',
@@ -431,7 +435,7 @@ def test_every_setting_but_four_is_in_the_hash() -> None:
         "trials": "9", "timeout_s": "9", "workers": "9", "sampler": "{name: gp}",
         "constraints": "{}", "data": "{crops: 99}", "energy": "{windows: 9}", "device": "cpu",
         "seed": "9", "twins": "9", "training.steps": "9", "ladder": "{rungs: [0.5]}",
-        "cost_first": "true",
+        "cost_first": "true", "start": "teacher:default",
     }  # fmt: skip
     began = load_study("demo")
     same = {k for k, v in other.items() if not differences(began, load_study("demo", [f"{k}={v}"]))}
