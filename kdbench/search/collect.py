@@ -7,7 +7,7 @@ replaced. `disagreements` compares what the database says with what the folders 
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -83,11 +83,10 @@ def collect(name: str, store: Store, url: str) -> Collected:
     Raises:
         StoreError: No such study in the database, or the root has another one of that name.
     """
-    with storage_errors(url), quiet():
-        study, cfg, storage = _looked_at(name, url)
+    with storage_errors(url), quiet(), closing(connect_to_look(url)) as storage:
+        study, cfg, ground = join(name, storage)
         _require_same_study(study, cfg, store)
         store.require_writable()
-        _, _, ground = join(name, storage)
         store.create_study(stored_study(study, ground))
         return gather(study, store, storage)
 
@@ -205,8 +204,8 @@ def disagreements(name: str, store: Store, url: str) -> list[Disagreement]:
         StoreError: No such study there or here, or a damaged file.
     """
     store.load_study(name)
-    with storage_errors(url), quiet():
-        study, cfg, _ = _looked_at(name, url)
+    with storage_errors(url), quiet(), closing(connect_to_look(url)) as storage:
+        study, cfg, _ = join(name, storage)
         found = list(_of_study(study, cfg, store))
         known, trials = study.user_attrs, study.get_trials(deepcopy=False)
         stored = {trial.number: trial for trial in store.trials(name)}
@@ -289,12 +288,6 @@ def _of_files(trial: FrozenTrial, manifest: Manifest, folder: Path) -> Iterator[
             yield Disagreement(
                 trial=trial.number, storage=f"{name} of SHA-256 {digest[:12]}", folder="another one"
             )
-
-
-def _looked_at(name: str, url: str) -> tuple[optuna.Study, StudyConfig, PatientStorage]:
-    storage = connect_to_look(url)
-    study, cfg, _ = join(name, storage)
-    return study, cfg, storage
 
 
 def _require_same_study(study: optuna.Study, cfg: StudyConfig, store: Store) -> None:

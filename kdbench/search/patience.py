@@ -110,6 +110,11 @@ class PatientStorage(RDBStorage):
         super().__init__(url, **options)
         self.patience = patience or Patience()
 
+    def close(self) -> None:
+        """End its connections."""
+        self.remove_session()
+        self.engine.dispose()
+
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import count
 
@@ -77,9 +77,14 @@ def work(
         store.load_study(name)
     url, locks = storage or store.database_url(name), StudyLocks(store, name)
     parent = os.environ.get(PARENT)
-    with Interrupt(int(parent) if parent else None) as interrupt, storage_errors(url), quiet():
-        patience = Patience(sleep=interrupt.sleep, tell=_say)
-        database = connect(url, create=False, patience=patience)
+    with (
+        Interrupt(int(parent) if parent else None) as interrupt,
+        storage_errors(url),
+        quiet(),
+        closing(
+            connect(url, create=False, patience=Patience(sleep=interrupt.sleep, tell=_say))
+        ) as database,
+    ):
         study, cfg, ground = join(name, database)
         holds_copies = enter(study, ground, store, upload=upload)
         require_same_protocol(store.load_study(name))
