@@ -96,6 +96,13 @@ def _count(text: str) -> int:
 _count.__name__ = "whole number"
 
 
+def _count_or_none(text: str) -> int:
+    return 0 if text == "0" else _count(text)
+
+
+_count_or_none.__name__ = "whole number"
+
+
 def _share(text: str) -> float:
     value = float(text)
     if not 0 < value <= 1:
@@ -147,7 +154,12 @@ def _search(command: argparse.ArgumentParser) -> None:
     _study(command, "its name, or the path of its file")
     command.add_argument("--trials", type=_count, metavar="N", help="complete trials to stop at")
     command.add_argument("--timeout", type=_positive, metavar="S", help="begin no trial after S s")
-    command.add_argument("--workers", type=_count, metavar="N", help="processes (one a core)")
+    command.add_argument(
+        "--workers",
+        type=_count_or_none,
+        metavar="N",
+        help="processes (one a core); 0: only watch those of other machines",
+    )
     command.add_argument("--seed", type=int, metavar="N", help="of sampler and trials")
     command.add_argument("--storage", metavar="URL", help="database (KDBENCH_STORAGE, or SQLite)")
     command.add_argument(
@@ -165,6 +177,20 @@ def _worker(command: argparse.ArgumentParser) -> None:
     _study(command)
     command.add_argument("--index", type=int, metavar="I", help="the lowest free one by default")
     command.add_argument("--storage", metavar="URL", help="database (KDBENCH_STORAGE)")
+    command.add_argument(
+        "--upload",
+        action="store_true",
+        help="work where the study's own root is not at hand: results go to the database",
+    )
+    _common(command)
+
+
+def _collect(command: argparse.ArgumentParser) -> None:
+    _study(command)
+    command.add_argument("--storage", metavar="URL", help="database (KDBENCH_STORAGE)")
+    command.add_argument(
+        "--check", action="store_true", help="say where database and folders disagree, nothing else"
+    )
     _common(command)
 
 
@@ -421,4 +447,5 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "check": ("validate study and space files, or a codec family", _check),
     "doctor": ("what this machine can run and measure, and why not the rest", _common),
     "worker": ("one process of a search; `search` starts these", _worker),
+    "collect": ("the folders of trials that workers elsewhere uploaded", _collect),
 }

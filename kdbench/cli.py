@@ -122,15 +122,53 @@ def worker(arguments: Namespace) -> int:
     from kdbench.search.worker import work
 
     ended = work(
-        arguments.study, _store(arguments), index=arguments.index, storage=_storage(arguments)
+        arguments.study,
+        _store(arguments),
+        index=arguments.index,
+        storage=_storage(arguments),
+        upload=arguments.upload,
     )
     print(f"study {arguments.study}: {ended}", file=sys.stderr)
     return 0
 
 
+def collect(arguments: Namespace) -> int:
+    """Makes the folders of trials that workers elsewhere uploaded, or compares them."""
+    from kdbench.report.collected import (
+        check_json,
+        check_text,
+        collected_json,
+        collected_text,
+    )
+    from kdbench.report.text import width_here
+    from kdbench.search.collect import collect as bring
+    from kdbench.search.collect import disagreements
+
+    store, study = _store(arguments), arguments.study
+    url = _storage(arguments) or store.database_url(study)
+    if arguments.check:
+        problems = disagreements(study, store, url)
+        if arguments.json:
+            _print_json(check_json(study, problems))
+        else:
+            print(check_text(study, problems, width_here()), end="")
+        return 1 if problems else 0
+    done = bring(study, store, url)
+    if arguments.json:
+        _print_json(collected_json(done))
+    else:
+        print(collected_text(done, width_here()), end="")
+    return 1 if done.problems else 0
+
+
 def _storage(arguments: Namespace) -> str | None:
-    """URL of the database; from the environment because it may hold a password."""
-    return arguments.storage or os.environ.get("KDBENCH_STORAGE")
+    """URL of the database; with a password from the environment only: `ps` shows arguments."""
+    if arguments.storage is None:
+        return os.environ.get("KDBENCH_STORAGE")
+    from kdbench.search.storage import require_no_password
+
+    require_no_password(arguments.storage)
+    return str(arguments.storage)
 
 
 def show(arguments: Namespace) -> int:
@@ -507,6 +545,7 @@ def doctor(arguments: Namespace) -> int:
 FUNCTIONS: Mapping[str, Callable[[Namespace], int]] = {
     "search": search,
     "worker": worker,
+    "collect": collect,
     "show": show,
     "dashboard": dashboard,
     "report": report,

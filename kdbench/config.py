@@ -98,7 +98,7 @@ class StudyConfig:
             `trial:STUDY/N`, `zoo:MODEL/QUALITY` (or FIRST-LAST), or a classical one.
         trials: Complete trials at which the study ends.
         timeout_s: Seconds after which no trial begins.
-        workers: Processes; None: as many as cores.
+        workers: Processes; None: as many as cores; 0: none here, others join.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         twins: Seeds that student and twin of each distilled member of the front are trained from
             when the search ends; 0 trains none.
@@ -255,7 +255,7 @@ RULES: Mapping[str, recipes.Rule] = {
     "start": _start,
     "trials": at_least(1),
     "timeout_s": above_zero,
-    "workers": at_least(1),
+    "workers": at_least(0),
     "seed": at_least(0),
     "twins": at_least(0),
     "device": _device,

@@ -7,8 +7,11 @@ import errno
 import fcntl
 import json
 import os
+import shutil
+import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -20,6 +23,7 @@ from kdbench.errors import StoreError
 from kdbench.records import SCHEMA, plain
 
 T = TypeVar("T")
+UNFINISHED = ".tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REASONS = {
     **dict.fromkeys((errno.EACCES, errno.EPERM), "permission denied"),
@@ -201,12 +205,65 @@ def cached(path: Path, kind: type[T], compute: Callable[[], T]) -> T:
     """
     with _says_why(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_suffix(".lock").open("w")
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with turn_to_build(path.with_suffix(".lock")):
         try:
             made: T = _adapter(cast(Any, kind)).validate_json(b"[" + path.read_bytes() + b"]")[0]
         except (OSError, ValidationError):
             made = compute()
             write_json(path, made)
     return made
+
+
+# --- what is built once for all, also on a disk that several machines have ------------------------
+
+SILENT_S = 3600.0
+POLL_S = 0.1
+FORGOTTEN_S = 24 * 3600.0
+
+
+@contextmanager
+def turn_to_build(lock: Path, *, silent_s: float = SILENT_S) -> Iterator[Callable[[], None]]:
+    """One process at a time; gives what it calls now and then to say that it goes on.
+
+    Nobody waits for ever: where the disk has no locks, or who has the turn says nothing for
+    `silent_s` (it is stopped, or on a machine that is cut off), two build at the same time, each
+    into `unfinished` of its own.
+
+    Args:
+        lock: A file for it, beside what is built.
+        silent_s: How long a builder may say nothing [s].
+    """
+    with _says_why(lock):
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    said, since = os.fstat(descriptor).st_mtime_ns, time.monotonic()
+    try:
+        while not _flocked(descriptor) and time.monotonic() - since < silent_s:
+            time.sleep(POLL_S)
+            if (now := lock.stat().st_mtime_ns if lock.exists() else said) != said:
+                said, since = now, time.monotonic()
+        yield lambda: os.utime(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flocked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as why:
+        if why.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    return True
+
+
+def unfinished(path: Path) -> Path:
+    """Where this process alone builds what shall be `path`; what the dead left is removed."""
+    here = socket.gethostname()
+    for left in path.parent.glob(f"{path.stem}*{UNFINISHED}"):
+        host, _, pid = left.name.removesuffix(UNFINISHED).partition("@")[2].rpartition("@")
+        with suppress(OSError):
+            old = time.time() - left.stat().st_mtime > FORGOTTEN_S
+            if old or not host or (host == here and not Path(f"/proc/{pid}").exists()):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return path.with_name(f"{path.stem}@{here}@{os.getpid()}{UNFINISHED}")

@@ -2,6 +2,8 @@
 
 runs/cache/                    teacher outputs, anchor curves, energies: shared by all studies
 runs/<study>/study.json        what the study was resolved to, written once
+runs/<study>/root.json         by which workers know that they share the study's root, or that this
+                               one holds copies of what its workers upload
 runs/<study>/optuna.db         Optuna's own memory; can be rebuilt from the folders
 runs/<study>/workers/<i>.json  what worker i does just now
 runs/<study>/trials/<n>/       spec.json, then result.json or failure.json; log.jsonl;
@@ -68,6 +70,20 @@ class StoredStudy:
     name: str
     settings: Mapping[str, Any]
     fixed: Mapping[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootMark:
+    """Which study a folder belongs to, more surely than by its name.
+
+    Attributes:
+        token: Of the study; its database has the same.
+        is_copy: Whether others have the study's own folder, and workers here upload to it.
+    """
+
+    token: str
+    is_copy: bool = False
     schema: int = SCHEMA
 
 
@@ -235,6 +251,12 @@ class TrialFolder:
         return (*told, *self.measured, self.log, *self.students)
 
     @property
+    def whole(self) -> tuple[Path, ...]:
+        """All that is worth a copy elsewhere and is here: no checkpoints."""
+        here = (*self.kept, self.crop, self.crop.with_suffix(".json"))
+        return tuple(path for path in here if path.is_file())
+
+    @property
     def rungs(self) -> Path:
         """What it showed at each rung, of studies with a ladder."""
         return self.path / "rungs.json"
@@ -343,8 +365,8 @@ class Store:
 
     @property
     def cache(self) -> Path:
-        """Folder of what studies and trials share."""
-        return self.root / CACHE
+        """Folder of what studies and trials share: KDBENCH_CACHE, say on a disk of this machine."""
+        return Path(os.environ.get("KDBENCH_CACHE") or self.root / CACHE).absolute()
 
     def require_writable(self) -> None:
         """Write and remove a small file.
@@ -395,6 +417,21 @@ class Store:
             )
         return load(path, StoredStudy)
 
+    def mark_root(self, study: str, mark: RootMark) -> RootMark:
+        """Write whose root this is, unless it is written; what is written then."""
+        path = self.study_folder(study) / "root.json"
+        write_once(path, mark)
+        return load(path, RootMark)
+
+    def root_mark(self, study: str) -> RootMark | None:
+        """Whose root this is; None where nobody said so.
+
+        Raises:
+            StoreError: A damaged file.
+        """
+        path = self.study_folder(study) / "root.json"
+        return load(path, RootMark) if path.is_file() else None
+
     def anchor_file(self, study: str) -> Path:
         """Where a study keeps the figures of its anchor."""
         return self.study_folder(study) / "anchor.json"
@@ -425,6 +462,12 @@ class Store:
         crops = load(folder / "anchor.json", _CropsFile).crops
         pngs = {crop: _png(folder / f"anchor-{crop.level}.png") for crop in crops}
         return _png(folder / "original.png"), pngs
+
+    def anchor_files(self, study: str) -> tuple[Path, ...]:
+        """What there is of the anchor: its figures, and cuts of a photo."""
+        folder = self.study_folder(study)
+        found = (self.anchor_file(study), *sorted((folder / "crops").glob("*.*")))
+        return tuple(path for path in found if path.is_file() and path.suffix in _NEWS)
 
     def codec_file(self, study: str, i: int) -> Path:
         """Where a study that lists codecs keeps the figures of the one at `i`."""

@@ -15,14 +15,12 @@ A cache folder holds, for n crops and L levels of the teacher (M, H: the teacher
 Its name is the hash of teacher file, levels, crops and layer, so nothing stale is ever read.
 """
 
-import contextlib
 import difflib
-import fcntl
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +39,7 @@ from kdbench.data import CropList
 from kdbench.distill import Targets, unit_range
 from kdbench.errors import CodecError, StoreError
 from kdbench.features import Tap, is_shared, listening
+from kdbench.files import turn_to_build, unfinished
 from kdbench.records import AnyArchitecture, Offer, content_hash
 
 SOMETIMES = ("z", "scales", "means", "features")  # what not every cache has
@@ -251,7 +250,12 @@ class TeacherCache:
         target = folder / f"teacher-{key}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder / f"teacher-{key}.lock"):
+            with turn_to_build(folder / f"teacher-{key}.lock") as goes_on:
+
+                def told(done: int, n: int) -> None:
+                    goes_on()
+                    on_progress(done, n)
+
                 if not _is_whole(target, shapes):
                     _build(
                         teacher,
@@ -261,7 +265,7 @@ class TeacherCache:
                         target,
                         feature_layer=feature_layer,
                         turn=turn,
-                        on_progress=on_progress,
+                        on_progress=told,
                     )
         except OSError as why:
             raise StoreError(
@@ -397,7 +401,7 @@ def _build(
     turn: Callable[[], AbstractContextManager[object]],
     on_progress: Callable[[int, int], None],
 ) -> None:
-    temporary = target.with_suffix(".building")
+    temporary = unfinished(target)
     shutil.rmtree(temporary, ignore_errors=True)
     pixels = crops.crops(target.parent)
     try:
@@ -419,8 +423,9 @@ def _build(
         for array in arrays.values():
             array.flush()
         (temporary / "complete.json").write_text(json.dumps({"crops": crops.hash}))
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
+        if not _is_whole(target, shapes):  # else another machine was faster, and some read it
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -442,10 +447,3 @@ def _is_whole(target: Path, shapes: dict[str, tuple[tuple[int, ...], str]]) -> b
 
 def _file(name: str) -> str:
     return f"{name}.u8" if name == "x_hat" else f"{name}.f16"
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

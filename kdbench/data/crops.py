@@ -4,12 +4,10 @@ Photos are drawn by pixels times detail, places uniformly, and half of the crops
 left to right. A mirrored crop is a crop of its own, so that a teacher's outputs can be cached.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy.typing as npt
 from kdbench.data.images import ImageSet
 from kdbench.data.pixels import Pixels
 from kdbench.errors import DataError, StoreError
+from kdbench.files import turn_to_build, unfinished
 
 IN_MEMORY_BYTES = 4 << 30  # decoded photos that `sample_batch` keeps
 _SHA_BYTES = 32
@@ -69,9 +68,9 @@ class CropList:
         shape = (self.n, 3, self.crop_px, self.crop_px)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(path.with_suffix(".lock")):
+            with turn_to_build(path.with_suffix(".lock")) as goes_on:
                 if not _is_whole(path, math.prod(shape)):
-                    self._write(path)
+                    self._write(path, goes_on)
         except OSError as problem:
             raise StoreError(
                 f"cannot write {path}: {problem.strerror}",
@@ -80,14 +79,15 @@ class CropList:
             ) from problem
         return np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
 
-    def _write(self, path: Path) -> None:
+    def _write(self, path: Path, goes_on: Callable[[], None]) -> None:
         """Writes crops, then their SHA-256; photo by photo, so that each is decoded once."""
-        temporary = path.with_suffix(".tmp")
+        temporary = unfinished(path)
         try:
             with temporary.open("w+b") as file:  # no memory map: a full disk would kill with SIGBUS
                 for i in np.argsort(self.places[:, 0], kind="stable").tolist():
                     file.seek(i * 3 * self.crop_px**2)
                     file.write(self.crop(i).tobytes())
+                    goes_on()
                 file.seek(0)
                 digest = hashlib.file_digest(file, "sha256").digest()
                 file.write(digest)
@@ -168,10 +168,3 @@ def _is_whole(path: Path, n_bytes: int) -> bool:
         return False
     content = np.memmap(path, dtype=np.uint8, mode="r")
     return hashlib.sha256(content[:-_SHA_BYTES].data).digest() == content[-_SHA_BYTES:].tobytes()
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -11,6 +11,9 @@ replay      searches simulated on a table of finished trials, `recorded` from th
 objectives  from a result to numbers to minimise, from costs to constraints
 gate        whether a trial goes on: limits, prospects (costs that leave no hope), ladder
 ground      what the machine adds to a study: teachers, anchor, meter, device
+turn        one worker asks at a time, on all machines (postgres has the lock)
+roots       whether a worker shares the study's root; upload, shelf and collect where it does not
+patience    a database that goes away is waited for
 dead        trials that nobody runs any more
 restore     a database made from the folders
 vain        why a study ended with nothing

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 
 from kdbench.search.locks import StudyLocks
@@ -74,8 +75,9 @@ class Crew:
         self.members: list[Member] = []
 
     def start(self, n: int) -> None:
-        """Start `n` workers."""
-        for index in range(n):
+        """Start `n` workers, beside those that run in this root already."""
+        free = (index for index in count() if not self._locks.is_alive(index))
+        for index in islice(free, n):
             log = self._locks.log(index)
             log.unlink(missing_ok=True)
             self.members.append(Member(index, self._spawn(index, log), log))

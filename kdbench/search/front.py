@@ -27,7 +27,7 @@ def measure_front(
     store: Store,
     on_progress: Callable[[int, Progress], None],
 ) -> None:
-    """Keeps the energy of each trained member that has none yet; nothing without a meter.
+    """Keeps the energy of each trained member in this root that has none; nothing without a meter.
 
     Args:
         study: Its front is measured.
@@ -47,7 +47,9 @@ def measure_front(
     from kdbench.lease import host_lease
 
     setting, images = bench(cfg, ground, store), load_images(cfg.data.evaluation, "evaluation")
-    numbers = [n for n in members(study) if not store.trial(cfg.name, n).trained_energy.exists()]
+    folders = {n: store.trial(cfg.name, n) for n in members(study)}
+    here = {n: f for n, f in folders.items() if f.result.is_file()}  # others have the others
+    numbers = [n for n, folder in here.items() if not folder.trained_energy.exists()]
     for i, number in enumerate(numbers):
         on_progress(number, Progress(stage="front's energy", step=i + 1, n_steps=len(numbers)))
         students = store.trial(cfg.name, number).students

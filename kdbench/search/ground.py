@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import kdbench
 from kdbench import config, families, plugins, recipes
 from kdbench.config import StudyConfig
-from kdbench.errors import MeterError
+from kdbench.errors import MeterError, StoreError
 from kdbench.metrics import require_trainable
 from kdbench.parameters import NO_TEACHER
 from kdbench.records import MEASUREMENT_PROTOCOL, Bench, Coordinates, FamilyArchitecture
@@ -199,6 +199,33 @@ def _require_usable(cfg: StudyConfig, teacher_coordinates: Mapping[str, Coordina
         recipe.report(("space", *key.split(".")), rule)
     if recipe.problems:
         recipes.fail(recipe.problems)
+
+
+def require_same_device(cfg: StudyConfig, ground: Ground) -> None:
+    """For a worker, whose machine may be another one than that on which the study began.
+
+    Raises:
+        StoreError: The study compares what depends on the device, and this is another device.
+    """
+    from kdbench.device import fingerprint
+
+    compared = (*cfg.objectives, *cfg.constraints.limits)
+    needs = [name for name in compared if name.endswith(("j_per_mpx", "s_per_mpx"))]
+    if not needs:
+        return
+    then, now = ground.fingerprint, fingerprint(ground.device, threads=THREADS)
+    differ = [
+        f"{key}: there {then.get(key, 'none')}, here {now.get(key, 'none')}"
+        for key in {**then, **now}
+        if then.get(key) != now.get(key)
+    ]
+    if differ:
+        raise StoreError(
+            f"study {cfg.name!r} compares {needs[0]}, and this machine is not the one where it "
+            "began:\n  " + "\n  ".join(differ),
+            fix="run its workers on machines and versions that are alike, or leave energy and time "
+            "out of its objectives and constraints",
+        )
 
 
 def measure_anchor(cfg: StudyConfig, ground: Ground, store: Store) -> None:

@@ -50,14 +50,17 @@ class Interrupt(AbstractContextManager["Interrupt"]):
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
-        """Raises KeyboardInterrupt inside the block as soon as somebody wants us to stop."""
-        self._allowed = True
+        """Raises KeyboardInterrupt inside the block as soon as somebody wants us to stop.
+
+        Such a block may be inside of another one.
+        """
+        before, self._allowed = self._allowed, True
         try:
             if self.wanted:
                 raise KeyboardInterrupt
             yield
         finally:
-            self._allowed = False
+            self._allowed = before and not self.wanted
 
     def check(self) -> None:
         """Raises KeyboardInterrupt if somebody wants us to stop."""

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -12,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from kdbench.config import StudyConfig
 from kdbench.errors import KdbenchError
 from kdbench.search import ground as grounds
-from kdbench.search.attributes import DUPLICATE_OF
+from kdbench.search.attributes import DUPLICATE_OF, UPLOADED
 from kdbench.search.budget import (
     ASKS_PER_TRIAL,
     Budget,
@@ -23,13 +24,15 @@ from kdbench.search.budget import (
     n_complete,
     set_budget,
 )
+from kdbench.search.collect import gather
 from kdbench.search.crew import COMMAND, Crew, Member
 from kdbench.search.dead import settle
 from kdbench.search.grid import GridSampler, is_exhausted
 from kdbench.search.ground import Ground
 from kdbench.search.interrupt import Interrupt
 from kdbench.search.locks import StudyLocks
-from kdbench.search.storage import quiet, storage_errors
+from kdbench.search.patience import Patience, PatientStorage
+from kdbench.search.storage import HEARTBEAT_S, connect, quiet, storage_errors
 from kdbench.search.study import begin
 from kdbench.search.twins import untwinned
 from kdbench.store import Store
@@ -37,7 +40,13 @@ from kdbench.store import Store
 TICK_S = 0.25
 COUNT_S = 1.0  # between two looks into the database
 ORPHANS_S = 15.0  # how long workers of a dead coordinator may take to stop
+GATHER_S = 30.0  # between two looks for what was uploaded
 INTERRUPTED_CODE = 130
+NOBODY_HERE = (
+    "no worker is started here; `kdbench worker --study {study} --storage URL` joins from any "
+    "machine, with the same --root or with --upload"
+)
+WATCHED = "workers elsewhere go on; the same command watches them again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +90,8 @@ def search(
     Args:
         cfg: The study; one that has begun goes on, if it is the same.
         store: Where its folders are, or will be.
-        workers: Processes; None: `cfg.workers`, or as many as cores (one on a GPU).
+        workers: Processes; None: `cfg.workers`, or as many as cores (one on a GPU). With none the
+            study only begins here, and workers of other machines are watched.
         storage: URL of the database; None: a file in the study's folder.
         on_event: Told how the search stands, four times a second.
         ground: What the machine adds; None: `ground.survey` finds it.
@@ -95,11 +105,25 @@ def search(
     locks = StudyLocks(store, cfg.name)
     store.require_writable()
     with Interrupt() as interrupt, locks.coordinator(), storage_errors(url), quiet():
+        news: list[str] = []
+        watches: list[_Watch] = []
+
+        def say(text: str) -> None:
+            news.append(text)
+            for each in watches:
+                each.show()
+
+        patience = Patience(sleep=interrupt.sleep, tell=say)
         with interrupt.allowed():
-            study, found = begin(cfg, store, url, lambda: ground or grounds.survey(cfg, store))
-        watch = _Watch(cfg, store, study, locks, on_event)
+            study, found = begin(
+                cfg, store, url, lambda: ground or grounds.survey(cfg, store), patience
+            )
+        connects = partial(connect, url, create=False, patience=patience)
+        watch = _Watch(cfg, store, study, locks, on_event, notices=news, connects=connects)
+        watches.append(watch)
         left = untwinned(study, cfg, store)
         if n_complete(study) >= cfg.trials and not left:
+            watch.gather()
             return watch.tell("complete")
         watch.settle_orphans(interrupt)
         crew = Crew(store, cfg.name, url, command=command, on_cpu=found.device == "cpu")
@@ -118,7 +142,9 @@ def _n_workers(
 ) -> int:
     """Processes to start: never more than trials, or twins of finished ones, are left."""
     by_device = len(os.sched_getaffinity(0)) if ground.device == "cpu" else 1
-    return min(asked or cfg.workers or by_device, max(cfg.trials - n_complete(study), n_twins))
+    wanted = cfg.workers if asked is None else asked
+    left = max(cfg.trials - n_complete(study), n_twins)
+    return min(by_device if wanted is None else wanted, left)
 
 
 class _Watch:
@@ -131,31 +157,45 @@ class _Watch:
         study: optuna.Study,
         locks: StudyLocks,
         on_event: Callable[[Snapshot], None],
+        *,
+        notices: list[str],
+        connects: Callable[[], PatientStorage],
     ) -> None:
         self._cfg, self._store, self._study, self._locks = cfg, store, study, locks
         self._on_event = on_event
+        self._notices = notices
+        self._gathered = self._buried = time.monotonic()
+        self._said: set[str] = set()
+        self._connects = connects
+        self._database: PatientStorage | None = None
         self._began = time.monotonic()
         self._counted = -COUNT_S
         self._trials: list[FrozenTrial] = []
-        self._notices: list[str] = []
         self._n_workers = 0
 
     def run(self, crew: Crew, budget: Budget, n: int, interrupt: Interrupt) -> Snapshot:
         """From the first worker's start to the last one's end."""
         self._store.clear_workers(self._cfg.name)
         self._n_workers = n
+        if n == 0:
+            self._notices.append(NOBODY_HERE.format(study=self._cfg.name))
         try:
             crew.start(n)
-            while crew.is_running:
+            while crew.is_running or (n == 0 and self._is_worked_on(budget)):
                 for member in crew.ended():
                     self._look_after(crew, member)
                 interrupt.check()
                 self.tell()
+                if time.monotonic() - self._gathered > GATHER_S:
+                    self.gather()
                 time.sleep(TICK_S)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(*([] if crew.members else [WATCHED])) from None
         finally:
             crew.stop()
             self._settle()
         interrupt.check()
+        self.gather()
         trials = self._study.get_trials(deepcopy=False)
         exhausted = is_exhausted(self._study.sampler, trials)
         ended = budget.verdict(trials, time.time(), exhausted=exhausted)
@@ -172,11 +212,41 @@ class _Watch:
             self._notices.append(f"workers {', '.join(map(str, alive))} of this study run already")
         self._settle()
 
+    def gather(self) -> None:
+        """Bring here what workers of other machines have uploaded."""
+        self._gathered = time.monotonic()
+        name, trials = self._cfg.name, self._study.get_trials(deepcopy=False)
+        if not any(UPLOADED in trial.user_attrs for trial in trials):
+            return
+        self._database = self._database or self._connects()
+        for problem in gather(self._study, self._store, self._database).problems:
+            what = name if problem.trial is None else f"trial {problem.trial}"
+            said = f"{what}: the database has {problem.storage}, the folder: {problem.folder}"
+            if said not in self._said:
+                self._said.add(said)
+                self._notices.append(said)
+
+    def _is_worked_on(self, budget: Budget) -> bool:
+        """Whether workers elsewhere have something to do, or are at it."""
+        now = time.monotonic()
+        if now - self._buried > HEARTBEAT_S:
+            self._buried = now
+            optuna.storages.fail_stale_trials(self._study)
+        trials = self._trials or self._study.get_trials(deepcopy=False)
+        if any(trial.state == TrialState.RUNNING for trial in trials):
+            return True
+        exhausted = is_exhausted(self._study.sampler, trials)
+        return budget.verdict(trials, time.time(), exhausted=exhausted) in ("ask", "wait")
+
     def tell(self, ended: Verdict | None = None) -> Snapshot:
         """How it stands; notices are told once."""
         now = time.monotonic()
         if ended or now - self._counted >= COUNT_S:
             self._trials, self._counted = self._study.get_trials(deepcopy=False), now
+        return self.show(ended)
+
+    def show(self, ended: Verdict | None = None) -> Snapshot:
+        """The same, as it stood at the last look into the database."""
         own = [trial for trial in self._trials if DUPLICATE_OF not in trial.user_attrs]
         states = [trial.state for trial in own]
         snapshot = Snapshot(
@@ -188,7 +258,7 @@ class _Watch:
             n_infeasible=states.count(TrialState.PRUNED) - n_stopped - n_refused,
             n_failed=states.count(TrialState.FAIL),
             n_workers=self._n_workers,
-            seconds=now - self._began,
+            seconds=time.monotonic() - self._began,
             ended=ended,
             notices=tuple(self._notices),
         )

@@ -12,6 +12,7 @@ from kdbench.store import Store
 
 ASK = "ask"
 FRONT = "front"
+UPLOAD = "upload"
 COORDINATOR = "coordinator"
 POLL_S = 0.02
 
@@ -34,6 +35,13 @@ class Lock:
         except BlockingIOError:
             os.close(fd)
             return False
+        except OSError as why:
+            os.close(fd)
+            raise StoreError(
+                f"{self._path} cannot be locked: {str(why.strerror).lower()}",
+                fix="mount its disk with locks (NFS 4, or lockd), or give this machine a root of "
+                "its own: `kdbench worker --root FOLDER --upload`",
+            ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, str(os.getpid()).encode(), 0)
         self._fd = fd

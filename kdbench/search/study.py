@@ -1,6 +1,7 @@
 """One Optuna study: begun once, joined by workers, refused to who would make it another."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import optuna
@@ -11,21 +12,24 @@ from kdbench import config
 from kdbench.config import StudyConfig
 from kdbench.errors import StoreError
 from kdbench.records import MEASUREMENT_PROTOCOL, plain
-from kdbench.search.attributes import (
-    GROUND,
-    SETTINGS,
-)
+from kdbench.search import postgres, roots
+from kdbench.search.attributes import FIXED, GROUND, SETTINGS, TOKEN
 from kdbench.search.budget import n_complete
 from kdbench.search.ground import Ground
+from kdbench.search.patience import Patience
 from kdbench.search.restore import restore
-from kdbench.search.storage import connect, quiet
+from kdbench.search.storage import connect, parse, quiet
 from kdbench.store import Store, StoredStudy
 
 FIRST_PROTOCOL = "1"  # studies begun under it do not say so
 
 
 def begin(
-    cfg: StudyConfig, store: Store, url: str, find_ground: Callable[[], Ground]
+    cfg: StudyConfig,
+    store: Store,
+    url: str,
+    find_ground: Callable[[], Ground],
+    patience: Patience | None = None,
 ) -> tuple[optuna.Study, Ground]:
     """The study, new or going on, ready for workers; its schema, settings and queue are written.
 
@@ -34,6 +38,7 @@ def begin(
         store: Where its folders are.
         url: Its database.
         find_ground: What the machine adds; not asked if the study is complete.
+        patience: With a database that goes away later.
 
     Raises:
         StoreError: It began with other settings or on another machine, or folders and database do
@@ -42,7 +47,7 @@ def begin(
     store.require_writable()
     stored = _stored(cfg, store)
     store.study_folder(cfg.name).mkdir(exist_ok=True)
-    storage = connect(url, create=True)
+    storage = connect(url, create=True, patience=patience)
     with quiet():
         study = optuna.create_study(
             study_name=cfg.name,
@@ -51,11 +56,13 @@ def begin(
             load_if_exists=True,
         )
     _require_same(cfg, study.user_attrs.get(SETTINGS), f"the database {cfg.name!r}")
-    if stored is None and study.get_trials(deepcopy=False):
+    if stored is None and (TOKEN in study.user_attrs or study.get_trials(deepcopy=False)):
         raise StoreError(
             f"the database knows trials of study {cfg.name!r}, whose folder is not in {store.root}",
             fix="name the root that has it with `--root`, or another study with `--set name=NAME`",
         )
+    if stored is not None:
+        _claim(study, store, url, begins=False)
     if stored is not None and n_complete(study) >= cfg.trials:
         return study, _ground(study)
     ground = find_ground()
@@ -63,9 +70,15 @@ def begin(
     store.create_study(
         StoredStudy(name=cfg.name, settings=config.settings(cfg), fixed=ground.fixed)
     )
+    _claim(study, store, url, begins=stored is None)
     with quiet():
         study.set_metric_names(list(cfg.objectives))
-    for key, value in ((SETTINGS, config.settings(cfg)), (GROUND, plain(ground))):
+    attributes = {
+        SETTINGS: config.settings(cfg),
+        FIXED: dict(store.load_study(cfg.name).fixed),
+        GROUND: plain(ground),  # last: with it the study has begun
+    }
+    for key, value in attributes.items():
         if study.user_attrs.get(key) != value:
             study.set_user_attr(key, value)
     if stored is not None and not study.get_trials(deepcopy=False):
@@ -75,13 +88,20 @@ def begin(
     return study, ground
 
 
-def join(name: str, storage: RDBStorage, store: Store) -> tuple[optuna.Study, StudyConfig, Ground]:
+def _claim(study: optuna.Study, store: Store, url: str, *, begins: bool) -> None:
+    parsed = parse(url)
+    at_once = parsed.get_backend_name() == "postgresql"  # elsewhere the root's own lock is enough
+    turn = postgres.alone(parsed, f"{study.study_name} root") if at_once else nullcontext()
+    with turn:
+        roots.claim(study, store, begins=begins)
+
+
+def join(name: str, storage: RDBStorage) -> tuple[optuna.Study, StudyConfig, Ground]:
     """A study that has begun, for a worker.
 
     Raises:
         StoreError: It has not begun, or was begun by a kdbench that measured otherwise.
     """
-    _require_same_protocol(store.load_study(name))
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
@@ -90,7 +110,7 @@ def join(name: str, storage: RDBStorage, store: Store) -> tuple[optuna.Study, St
         raise StoreError(
             f"the database knows no study {name!r} that has begun",
             fix=f"start it with `kdbench search --study {name}`; workers join it then, with the "
-            "same `--storage` and `--root`",
+            "same `--storage`",
         )
     cfg = config.from_settings(study.user_attrs[SETTINGS], f"the database, study {name}")
     return study, cfg, _ground(study)
@@ -128,7 +148,7 @@ def _require_same(cfg: StudyConfig, settings: Mapping[str, Any] | None, where: s
         )
 
 
-def _require_same_protocol(stored: StoredStudy) -> None:
+def require_same_protocol(stored: StoredStudy) -> None:
     """For workers, who do not look at the ground again: a worker may run another kdbench."""
     then = stored.fixed.get("protocol", FIRST_PROTOCOL)
     if then != str(MEASUREMENT_PROTOCOL):
@@ -142,7 +162,7 @@ def _require_same_protocol(stored: StoredStudy) -> None:
 def _require_same_ground(cfg: StudyConfig, stored: StoredStudy | None, ground: Ground) -> None:
     if stored is None:
         return
-    _require_same_protocol(stored)
+    require_same_protocol(stored)
     old, new = stored.fixed, ground.fixed
     differ = [
         f"{key}: then {old.get(key, 'none')}, now {new.get(key, 'none')}"

@@ -19,11 +19,12 @@ from kdbench.search.dead import host
 from kdbench.search.gate import TrialGate
 from kdbench.search.ground import Ground, bench
 from kdbench.search.interrupt import Interrupt
-from kdbench.search.locks import Lock
 from kdbench.search.objectives import HOPELESS, costs_of, objective_values, violations
 from kdbench.search.others import found_by_others, shown_by_others, twins_of
 from kdbench.search.prospects import Hopeless
 from kdbench.search.reporter import Reporter
+from kdbench.search.turn import Turn, TurnLost
+from kdbench.search.upload import Uploader
 from kdbench.store import Failure, Store, TrialFolder, load_rungs
 
 Gate = Callable[[Rung], bool]
@@ -56,6 +57,8 @@ class Objective:
 
     Attributes:
         asking: Held by the caller until the spec is known, so that no two workers ask at once.
+        uploader: Of a worker whose root holds copies only.
+        fetch: Brings a trial's files here that another machine uploaded.
         number: Of the last trial.
     """
 
@@ -65,8 +68,10 @@ class Objective:
     run: Run
     worker: int
     interrupt: Interrupt
-    asking: Lock
+    asking: Turn
     report: Reporter
+    uploader: Uploader | None = None
+    fetch: Callable[[FrozenTrial], object] = lambda _: None
     number: int | None = None
 
     def __call__(self, trial: optuna.Trial) -> list[float]:
@@ -76,22 +81,36 @@ class Objective:
             TrialPruned: It is infeasible, or others did better at a rung.
             TrialFailed: It broke.
             TwinRuns: Another worker is at it.
+            TurnLost: Somebody else may have asked at the same time.
             KeyboardInterrupt: Somebody wants us to stop.
             StoreError: Nothing can be kept any more.
         """
         self.number = trial.number
-        by = {"worker": self.worker, "host": host(), "pid": os.getpid()}
-        trial.set_user_attr(BY, by)
+        by = {"worker": self.worker, "host": host(), "root": str(self.store.root)}
+        trial.set_user_attr(BY, {**by, "pid": os.getpid()})
         spec = self._sample(trial)
         trial.set_user_attr(SPEC_HASH, spec.hash)
         twins = twins_of(trial, spec)
+        if not self.asking.is_held():
+            trial.set_user_attr(INTERRUPTED, True)
+            raise TurnLost
         self.asking.release()
         if (values := self._known(trial, twins)) is not None:
             return values
         folder = self.store.begin_trial(self.cfg.name, trial.number, spec)
         self._inherit(folder, twins)
         self.report.begin(trial.number, "start")
-        return self._train(trial, spec, folder, self._gate(trial, twins))
+        try:
+            values = self._train(trial, spec, folder, self._gate(trial, twins))
+        except (optuna.TrialPruned, TrialFailed, KeyboardInterrupt):
+            self._upload(trial, folder)
+            raise
+        self._upload(trial, folder)
+        return values
+
+    def _upload(self, trial: optuna.Trial, folder: TrialFolder) -> None:
+        if self.uploader is not None:
+            self.uploader.trial(trial, folder)
 
     def _sample(self, trial: optuna.Trial) -> TrialSpec:
         """Its seed is the study's: students differ in what was suggested and in nothing else."""
@@ -126,8 +145,10 @@ class Objective:
 
     def _kept(self, twin: FrozenTrial) -> TrialResult | None:
         """The result of a trial that was kept and, its process dying, never told."""
-        folder = self.store.trial(self.cfg.name, twin.number)
-        if twin.state != TrialState.FAIL or not folder.result.is_file():
+        if twin.state != TrialState.FAIL:
+            return None
+        self.fetch(twin)
+        if not self.store.trial(self.cfg.name, twin.number).result.is_file():
             return None
         return self.store.load_trial(self.cfg.name, twin.number).result
 

@@ -21,10 +21,14 @@ Tell = Callable[[int, Progress], None]
 
 
 def untwinned(study: optuna.Study, cfg: StudyConfig, store: Store) -> list[StoredTrial]:
-    """Distilled members of the front that the study wants a twin of and that have none yet."""
+    """Distilled members of the front that the study wants a twin of and that have none yet.
+
+    Those of this root: what another machine trained without sharing its root is twinned there.
+    """
     if cfg.twins == 0:
         return []
-    front = [store.load_trial(cfg.name, number) for number in members(study)]
+    here = [n for n in members(study) if store.trial(cfg.name, n).result.is_file()]
+    front = [store.load_trial(cfg.name, number) for number in here]
     return [t for t in front if not t.spec.distillation.is_off and t.twin is None]
 
 

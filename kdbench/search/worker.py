@@ -1,10 +1,12 @@
 """One worker: asks for a trial, runs it, tells what it found, until the study's budget is spent."""
 
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from itertools import count
 
 import optuna
@@ -15,18 +17,24 @@ from kdbench.config import StudyConfig
 from kdbench.errors import CodecError, KdbenchError, StoreError
 from kdbench.search.attributes import BY, INTERRUPTED
 from kdbench.search.budget import Budget, Verdict, set_budget, verdict
-from kdbench.search.dead import enqueue_again, host, settle
+from kdbench.search.collect import fetch
+from kdbench.search.dead import enqueue_again, is_here, settle, settle_unclaimed
 from kdbench.search.front import measure_front
-from kdbench.search.ground import Ground, measure_anchor
+from kdbench.search.ground import Ground, measure_anchor, require_same_device
 from kdbench.search.interrupt import Interrupt
-from kdbench.search.locks import ASK, FRONT, StudyLocks
+from kdbench.search.locks import FRONT, UPLOAD, StudyLocks
+from kdbench.search.patience import Patience, PatientStorage
 from kdbench.search.reporter import Reporter
+from kdbench.search.roots import enter
 from kdbench.search.samplers import make_sampler
+from kdbench.search.shelf import Shelf
 from kdbench.search.storage import connect, quiet, storage_errors
-from kdbench.search.study import join, start_points
+from kdbench.search.study import join, require_same_protocol, start_points
 from kdbench.search.task import Objective, Run, TrialFailed, TwinRuns
 from kdbench.search.teachers import require_cards
+from kdbench.search.turn import TurnLost, seat, turn_of
 from kdbench.search.twins import train_twins
+from kdbench.search.upload import Uploader
 from kdbench.store import Store
 
 WAIT_S = 0.3
@@ -42,6 +50,7 @@ def work(
     *,
     index: int | None = None,
     storage: str | None = None,
+    upload: bool = False,
     run: Run | None = None,
 ) -> Verdict:
     """Run trials of a study that has begun until its budget is spent; says what ended it.
@@ -54,8 +63,9 @@ def work(
     Args:
         name: The study.
         store: Where its folders are.
-        index: Of this worker; None takes the lowest that is free on this host.
+        index: Of this worker; None takes the lowest that is free in this root.
         storage: URL of its database; None: the file in its folder.
+        upload: Whether to work where the study's own root is not at hand: all goes to the database.
         run: Runs one trial; None: `trial.run_trial`.
 
     Raises:
@@ -63,49 +73,100 @@ def work(
             failed, and its spec is in the queue again.
         KdbenchError: Nothing can be kept any more, or three trials in a row broke.
     """
-    store.load_study(name)
+    if storage is None:
+        store.load_study(name)
     url, locks = storage or store.database_url(name), StudyLocks(store, name)
-    if index is None:
-        index = next(i for i in count() if not locks.is_alive(i))
     parent = os.environ.get(PARENT)
     with (
         Interrupt(int(parent) if parent else None) as interrupt,
-        locks.worker(index, patience_s=PATIENCE_S),
         storage_errors(url),
         quiet(),
+        closing(
+            connect(url, create=False, patience=Patience(sleep=interrupt.sleep, tell=_say))
+        ) as database,
     ):
-        study, cfg, ground = join(name, connect(url, create=False), store)
-        settle(study, store, lambda other: other != index and locks.is_alive(other))
-        study.sampler = make_sampler(
-            cfg,
-            index,
-            _n_asked_by(study, index),
-            n_enqueued=len(start_points(cfg)),
-            teacher_coordinates=ground.teacher_coordinates,
-        )
-        objective = Objective(
-            cfg=cfg,
-            ground=ground,
-            store=store,
-            run=run or _run_trial(),
-            worker=index,
-            interrupt=interrupt,
-            asking=locks.lock(ASK),
-            report=Reporter(store, name, index),
-        )
-        if run is None and index == 0:
-            objective.report.begin(None, "anchor")
-            with interrupt.allowed():
-                _check_ground(study, cfg, ground, store)
-        ended = _Worker(study, objective).loop()
-        if run is None and locks.lock(FRONT).take():  # kept until this process ends
-            with interrupt.allowed():
-                measure_front(study, cfg, ground, store, objective.report.tell)
+        study, cfg, ground = join(name, database)
+        holds_copies = enter(study, ground, store, upload=upload)
+        require_same_protocol(store.load_study(name))
         if run is None:
-            with interrupt.allowed():
-                train_twins(study, cfg, ground, store, locks=locks, tell=objective.report.tell)
-            objective.report.begin(None, "done")
-        return ended
+            require_same_device(cfg, ground)
+        if index is None:
+            index = next(i for i in count() if not locks.is_alive(i))
+        with locks.worker(index, patience_s=PATIENCE_S):
+            uploader = None
+            if holds_copies:
+                shelf = Shelf(database)
+                uploader = Uploader(study, store, shelf, locks.lock(UPLOAD))
+            elif upload:
+                _say("this root is the study's own: nothing needs to be uploaded")
+            objective = Objective(
+                cfg=cfg,
+                ground=ground,
+                store=store,
+                run=run or _run_trial(),
+                worker=index,
+                interrupt=interrupt,
+                asking=turn_of(name, locks, database),
+                report=Reporter(store, name, index),
+                uploader=uploader,
+                fetch=partial(fetch, study, store, database),
+            )
+            return _work(study, objective, database, locks, measures=run is None)
+
+
+def _work(
+    study: optuna.Study,
+    objective: Objective,
+    database: PatientStorage,
+    locks: StudyLocks,
+    *,
+    measures: bool,
+) -> Verdict:
+    """All that a worker does once it has joined.
+
+    Args:
+        study: The study.
+        objective: What it trains with.
+        database: Of the study.
+        locks: Of its root.
+        measures: Whether anchor, front and twins are its business, too.
+    """
+    cfg, ground, store = objective.cfg, objective.ground, objective.store
+    index, interrupt, report = objective.worker, objective.interrupt, objective.report
+    settle(study, store, lambda other: other != index and locks.is_alive(other))
+    study.sampler = make_sampler(
+        cfg,
+        seat(database, index, str(store.root)),
+        _n_asked_by(study, store, index),
+        n_enqueued=len(start_points(cfg)),
+        teacher_coordinates=ground.teacher_coordinates,
+    )
+    _upload_rest(objective)
+    if measures and index == 0:
+        report.begin(None, "anchor")
+        with interrupt.allowed():
+            _check_ground(study, cfg, ground, store)
+    ended = _Worker(study, objective, database.patience).loop()
+    if measures and locks.lock(FRONT).take():  # kept until this process ends
+        with interrupt.allowed():
+            measure_front(study, cfg, ground, store, report.tell)
+    if measures:
+        with interrupt.allowed():
+            train_twins(study, cfg, ground, store, locks=locks, tell=report.tell)
+    _upload_rest(objective)
+    if measures:
+        report.begin(None, "done")
+    return ended
+
+
+def _upload_rest(objective: Objective) -> None:
+    """What an earlier life of a worker here, or whoever measured the front, left in this root."""
+    if objective.uploader is not None:
+        objective.uploader.rest(lambda: objective.interrupt.sleep(WAIT_S))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _check_ground(study: optuna.Study, cfg: StudyConfig, ground: Ground, store: Store) -> None:
@@ -124,17 +185,17 @@ def _run_trial() -> Run:
     return run_trial
 
 
-def _n_asked_by(study: optuna.Study, index: int) -> int:
-    """Trials that a worker of this index and host asked for before."""
+def _n_asked_by(study: optuna.Study, store: Store, index: int) -> int:
+    """Trials that a worker of this index, host and root asked for before."""
     known = [trial.user_attrs.get(BY) for trial in study.get_trials(deepcopy=False)]
-    return sum(by is not None and (by["worker"], by["host"]) == (index, host()) for by in known)
+    return sum(by is not None and by["worker"] == index and is_here(by, store) for by in known)
 
 
 class _Worker:
     """The loop: `study.optimize` for one trial at a time, since heartbeats exist only there."""
 
-    def __init__(self, study: optuna.Study, objective: Objective) -> None:
-        self._study, self._objective = study, objective
+    def __init__(self, study: optuna.Study, objective: Objective, patience: Patience) -> None:
+        self._study, self._objective, self._patience = study, objective, patience
         self._failures: deque[TrialFailed] = deque(maxlen=IN_A_ROW)
         self._n_twins = 0
 
@@ -157,17 +218,20 @@ class _Worker:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """This host's turn to ask, until the objective knows its spec.
+        """Our turn to ask, until the objective knows its spec.
 
         Without it two workers would both take the last trial of the budget.
         """
-        while not self._objective.asking.take():
-            self._objective.interrupt.sleep(WAIT_S / 10)
+        asking, patience = self._objective.asking, self._patience
         try:
+            while not patience.call(asking.take):
+                self._objective.interrupt.sleep(WAIT_S / 10)
             self._objective.interrupt.check()
+            if asking.is_for_all:
+                settle_unclaimed(self._study)
             yield
         finally:
-            self._objective.asking.release()
+            asking.release()
 
     def _one_trial(self) -> None:
         try:
@@ -178,6 +242,9 @@ class _Worker:
             return
         except TrialFailed as why:
             self._failed(why)
+            return
+        except TurnLost:
+            self._queue_again()
             return
         except (KeyboardInterrupt, StoreError):
             self._queue_again()

@@ -2,16 +2,19 @@
 
 STUB_SECONDS    how long a trial steps
 STUB_PROBLEM    every worker ends with this problem
+STUB_DIES_UPLOADING     workers are killed when they would upload what they found
 """
 
 import argparse
 import functools
 import os
+import signal
 import sys
 from pathlib import Path
 
 from kdbench.errors import KdbenchError, StoreError
 from kdbench.search.launch import Snapshot, search
+from kdbench.search.upload import Uploader
 from kdbench.search.worker import work
 from kdbench.store import Store
 from tests.support import search as stub
@@ -26,6 +29,7 @@ def main() -> int:
     parser.add_argument("--study", default="demo")
     parser.add_argument("--index", type=int)
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--upload", action="store_true")
     parser.add_argument("--set", action="append", default=[])
     args = parser.parse_args()
     try:
@@ -62,9 +66,12 @@ def _search(args: argparse.Namespace) -> None:
 def _work(args: argparse.Namespace) -> None:
     if problem := os.environ.get("STUB_PROBLEM"):
         raise StoreError(problem, fix="none, this is a test")
+    if os.environ.get("STUB_DIES_UPLOADING"):
+        Uploader.trial = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
     run = functools.partial(stub.run, seconds=float(os.environ.get("STUB_SECONDS", "0")))
     url = os.environ["KDBENCH_STORAGE"]
-    work(args.study, Store(args.root), index=args.index, storage=url, run=run)
+    store = Store(args.root)
+    work(args.study, store, index=args.index, storage=url, upload=args.upload, run=run)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,21 @@ SILENT = (
     "  fix: start it, correct `--storage`, or leave `--storage` out to use a file in `--root`\n"
 )
 URLS = (
-    "  fix: write sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE or "
-    "mysql+pymysql://USER:PASSWORD@HOST/DATABASE\n"
+    "  fix: write sqlite:///FILE, postgresql://USER@HOST/DATABASE or "
+    "mysql+pymysql://USER@HOST/DATABASE\n"
+)
+READABLE = (
+    "came with a password, which every user of this machine can read in the list of processes\n"
+    "  fix: put the whole URL into the environment variable KDBENCH_STORAGE; or leave the password "
+    "out, PostgreSQL then takes it from PGPASSWORD or ~/.pgpass\n"
 )
 OR_CORRECT = "correct `--storage`, or leave it out to use a file in `--root`\n"
 OTHER = "  fix: go on with the settings it began with, or begin another one: `--set name=NAME`\n"
 SHARED = "sqlite:///shared.db"
+BOTH = (
+    "  fix: name the study's own root with `--root`, on a disk that both machines have; or let "
+    "this one keep its own and upload what it finds: `--upload`"
+)
 
 
 def begun(root: str = "runs", url: str | None = None) -> Prepare:
@@ -83,18 +92,26 @@ ROWS = {
         answer=f"/proc/kdbench cannot be written: no such file or directory\n{ROOT}",
     ),
     "a server that does not answer": storage(
-        "postgresql://me:secret@127.0.0.1:1/kd",
-        "the database postgresql://me:***@127.0.0.1:1/kd does not answer: 127.0.0.1:1: "
+        "postgresql://me@127.0.0.1:1/kd",
+        "the database postgresql://me@127.0.0.1:1/kd does not answer: 127.0.0.1:1: "
         f"connection refused\n{SILENT}",
     ),
+    "a password where everybody can read it": storage(
+        "postgresql://me:secret@127.0.0.1:1/kd",
+        f"`--storage postgresql://me@127.0.0.1:1/kd` {READABLE}",
+    ),
+    "a password among the options where everybody can read it": Row(
+        command="worker --study tiny --storage 'postgresql:///kd?user=me&password=secret'",
+        answer=f"`--storage postgresql:///kd` {READABLE}",
+    ),
     "another server that does not answer": storage(
-        "mysql+pymysql://me:secret@127.0.0.1:1/kd",
-        "the database mysql+pymysql://me:***@127.0.0.1:1/kd does not answer: 127.0.0.1:1: "
+        "mysql+pymysql://me@127.0.0.1:1/kd",
+        "the database mysql+pymysql://me@127.0.0.1:1/kd does not answer: 127.0.0.1:1: "
         f"connection refused\n{SILENT}",
     ),
     "a host that nobody knows": storage(
-        "postgresql://me:secret@kdbench.invalid/kd",
-        "the database postgresql://me:***@kdbench.invalid/kd does not answer: "
+        "postgresql://me@kdbench.invalid/kd",
+        "the database postgresql://me@kdbench.invalid/kd does not answer: "
         f"kdbench.invalid:5432: [...]\n{SILENT}",
     ),
     "a storage that is no URL": storage(
@@ -102,7 +119,7 @@ ROWS = {
         f"`--storage`: the value given is no URL of a database that Optuna knows\n{URLS}",
     ),
     "a database of a kind that Optuna does not know": storage(
-        "mongodb://me:secret@127.0.0.1/kd",
+        "mongodb://me@127.0.0.1/kd",
         f"`--storage`: mongodb is no URL of a database that Optuna knows\n{URLS}",
     ),
     "a database in memory": storage(
@@ -127,6 +144,44 @@ ROWS = {
         answer="the database sqlite:///HERE/runs/tiny/optuna.db fails: no such table: "
         "version_info\n  fix: `kdbench search` makes its tables when it begins a study; or "
         f"{OR_CORRECT}",
+    ),
+    "a worker in a root that is not the study's": Row(
+        broken=begun("elsewhere", SHARED),
+        command=f"worker --study quick --storage {SHARED}",
+        answer="HERE/runs/quick is not the folder in which study 'quick' began\n" + BOTH + "\n",
+    ),
+    "a worker in a root of another study of that name": Row(
+        broken=both(begun("elsewhere", SHARED), begun()),
+        command=f"worker --study quick --storage {SHARED}",
+        answer="HERE/runs/quick belongs to another study that is called 'quick', too\n"
+        f"{BOTH} into another `--root`\n",
+    ),
+    "a worker that uploads into a root of another study": Row(
+        broken=both(begun("elsewhere", SHARED), begun()),
+        command=f"worker --study quick --upload --storage {SHARED}",
+        answer="HERE/runs/quick belongs to another study that is called 'quick', too\n"
+        f"{BOTH} into another `--root`\n",
+    ),
+    "a search in a root that another database's study is in": Row(
+        broken=both(begun("elsewhere", SHARED), begun()),
+        command=f"{SEARCH} --storage {SHARED}",
+        answer="HERE/runs/quick and the database belong to two studies that are both called "
+        "'quick'\n  fix: name the study's own root with `--root` or its own database with "
+        "`--storage`, or begin another one: `--set name=NAME`\n",
+    ),
+    "collecting a study that no database knows": Row(
+        broken=begun("elsewhere", SHARED),
+        command=f"collect --study tiny --storage {SHARED}",
+        answer="the database knows no study 'tiny' that has begun\n  fix: start it with `kdbench "
+        "search --study tiny`; workers join it then, with the same `--storage`\n",
+    ),
+    "collecting into a root of another study of that name": Row(
+        broken=both(begun("elsewhere", SHARED), begun()),
+        command=f"collect --study quick --storage {SHARED}",
+        answer="HERE/runs/quick is another study that is called 'quick', too:\n"
+        "  database: the token [...]; folder: the token [...]\n"
+        "  fix: collect into another `--root`, or name the database of this one with "
+        "`--storage`\n",
     ),
     "a study that began with other settings": differs(
         "--set training.steps=5 --seed 1",

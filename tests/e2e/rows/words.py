@@ -68,7 +68,7 @@ ROWS = {
         "serch --study quick",
         "there is no command 'serch'; there are, nearest first: "
         "search, teach, bench, show, rerun, check, worker, export, encode, decode, measure, "
-        "dashboard, report, replay, doctor",
+        "dashboard, report, replay, doctor, collect",
     ),
     "a search without a study": usage("search", "the following arguments are required: --study"),
     "a bench without a codec": usage("bench", "the following arguments are required: CODEC"),
@@ -76,8 +76,8 @@ ROWS = {
         "search --study quick --trials many",
         "argument --trials: invalid whole number value: 'many'",
     ),
-    "no worker at all": usage(
-        "search --study quick --workers 0", "argument --workers: 0 is not at least 1"
+    "less than no worker": usage(
+        "search --study quick --workers -1", "argument --workers: -1 is not at least 1"
     ),
     "no time at all": usage(
         "search --study quick --timeout 0", "argument --timeout: 0 is not above 0"

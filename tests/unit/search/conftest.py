@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from kdbench.search.patience import PatientStorage
 from kdbench.store import Store
 from tests.unit.search.lab import Lab
 
@@ -16,12 +17,30 @@ from tests.unit.search.lab import Lab
 def _no_power_cut() -> Iterator[None]:
     """Commits do not wait for the disk: ten times faster, and no test pulls the plug."""
 
-    def relax(connection: sqlite3.Connection, record: object) -> None:
-        connection.execute("PRAGMA synchronous=OFF")
+    def relax(connection: object, record: object) -> None:
+        if isinstance(connection, sqlite3.Connection):  # a server is told when it starts
+            connection.execute("PRAGMA synchronous=OFF")
 
     event.listen(Engine, "connect", relax)
     yield
     event.remove(Engine, "connect", relax)
+
+
+@pytest.fixture(autouse=True)
+def _no_connection_stays_open(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tests leave their storages to the end of the process, as commands do."""
+    opened: list[PatientStorage] = []
+    plain = PatientStorage.__init__
+
+    def noted(self: PatientStorage, url: str, **options: object) -> None:
+        opened.append(self)
+        plain(self, url, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PatientStorage, "__init__", noted)
+    yield
+    for storage in opened:
+        if hasattr(storage, "engine"):
+            storage.close()
 
 
 @pytest.fixture

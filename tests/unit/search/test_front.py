@@ -50,7 +50,7 @@ def finished_study(lab: Lab) -> StudyConfig:
 def measure(lab: Lab, cfg: StudyConfig) -> list[int]:
     """Measures the front; the trials that were told."""
     told: list[int] = []
-    study, _, ground = join("demo", _connect(lab), lab.store)
+    study, _, ground = join("demo", _connect(lab))
 
     def tell(number: int, progress: Progress) -> None:
         told.append(number)
@@ -65,7 +65,7 @@ def _connect(lab: Lab) -> RDBStorage:
 
 def test_every_member_is_measured_once_and_nobody_else(lab: Lab, measured: list[bool]) -> None:
     cfg = finished_study(lab)
-    study, _, _ = join("demo", _connect(lab), lab.store)
+    study, _, _ = join("demo", _connect(lab))
     front = members(study)
     assert 0 < len(front) < 14
     assert measure(lab, cfg) == front
@@ -88,7 +88,7 @@ def test_the_shift_is_that_of_the_sum(lab: Lab, measured: list[bool]) -> None:
 
 def test_a_study_without_a_meter_measures_nothing(lab: Lab, measured: list[bool]) -> None:
     cfg = finished_study(lab)
-    study, _, ground = join("demo", _connect(lab), lab.store)
+    study, _, ground = join("demo", _connect(lab))
     measure_front(study, cfg, replace(ground, meter=None), lab.store, lambda *_: None)
     assert measured == []
 

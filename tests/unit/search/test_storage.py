@@ -70,7 +70,7 @@ def test_a_server_that_accepts_and_stays_silent_is_an_error_in_time(
         done.wait(10)
         raise OSError("the test is over")
 
-    monkeypatch.setattr(storage, "RDBStorage", waits)
+    monkeypatch.setattr(storage, "PatientStorage", waits)
     monkeypatch.setattr(storage, "ANSWER_S", 0.2)
     problem = refused(f"mysql+pymysql://ann:{QUOTED}@127.0.0.1:{port}/kd").problem
     done.set()
@@ -98,7 +98,7 @@ def test_a_database_in_memory_cannot_be_shared(url: str) -> None:
 
 @pytest.mark.parametrize(
     ("driver", "package"),
-    [("postgresql+pg8000", "pg8000"), ("mysql", "mysqlclient"), ("mysql+pymysql", "pymysql")],
+    [("mysql", "mysqlclient"), ("mysql+pymysql", "pymysql")],
 )
 def test_a_driver_that_is_not_installed_is_named(
     port: int, monkeypatch: pytest.MonkeyPatch, driver: str, package: str
@@ -106,7 +106,7 @@ def test_a_driver_that_is_not_installed_is_named(
     def missing(url: str, **kwargs: object) -> RDBStorage:
         raise ImportError("Failed to import DB access module")
 
-    monkeypatch.setattr(storage, "RDBStorage", missing)
+    monkeypatch.setattr(storage, "PatientStorage", missing)
     error = refused(f"{driver}://ann:{QUOTED}@127.0.0.1:{port}/kd")
     assert "/kd needs the Python package" in error.problem
     assert f"`pip install '{package}'`" in error.fix

@@ -68,7 +68,7 @@ def searched(lab: Lab, *overrides: str) -> tuple[optuna.Study, StudyConfig]:
     lab.begin("trials=14", *DISTILLED, *overrides, ground=GROUND)
     lab.work()
     url = lab.store.database_url("demo")
-    study, cfg, _ = join("demo", connect(url, create=False), lab.store)
+    study, cfg, _ = join("demo", connect(url, create=False))
     return study, cfg
 
 
