@@ -56,6 +56,7 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
         "workers": arguments.workers,
         "seed": arguments.seed,
         "device": arguments.device,
+        "launcher.name": arguments.launcher,
     }
     return [*arguments.set, *(f"{k}={v}" for k, v in flags.items() if v is not None)]
 
@@ -148,6 +149,14 @@ def _search(command: argparse.ArgumentParser) -> None:
     command.add_argument("--trials", type=_count, metavar="N", help="complete trials to stop at")
     command.add_argument("--timeout", type=_positive, metavar="S", help="begin no trial after S s")
     command.add_argument("--workers", type=_count, metavar="N", help="processes (one a core)")
+    command.add_argument(
+        "--launcher",
+        choices=("local", "slurm"),
+        help="who starts them: this machine, or Slurm (`--set launcher.partition=...`)",
+    )
+    command.add_argument(
+        "--detach", action="store_true", help="leave them to Slurm and return at once"
+    )
     command.add_argument("--seed", type=int, metavar="N", help="of sampler and trials")
     command.add_argument("--storage", metavar="URL", help="database (KDBENCH_STORAGE, or SQLite)")
     command.add_argument(
@@ -171,6 +180,12 @@ def _worker(command: argparse.ArgumentParser) -> None:
 def _show(command: argparse.ArgumentParser) -> None:
     _study(command)
     command.add_argument("--all", action="store_true", help="every trial, with reasons")
+    _common(command)
+
+
+def _status(command: argparse.ArgumentParser) -> None:
+    _study(command)
+    command.add_argument("--storage", metavar="URL", help="database (KDBENCH_STORAGE, or SQLite)")
     _common(command)
 
 
@@ -407,6 +422,7 @@ def _check(command: argparse.ArgumentParser) -> None:
 
 COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "search": ("search for small codecs until the study's budget is spent", _search),
+    "status": ("who works on a study just now, how far it is, how long it takes", _status),
     "show": ("what a study found: its front, or all trials", _show),
     "dashboard": ("look at a study in a browser, live", _dashboard),
     "report": ("what a study found as a page, a paper's tables or a sheet", _report),

@@ -6,7 +6,7 @@ GROUND = "ground"  # `ground.Ground`
 BUDGET = "budget"  # `study.Budget`
 
 # of a trial
-BY = "by"  # index, host and pid of the worker that runs it
+BY = "by"  # index, host and pid of the worker that runs it, and its task of a Slurm array
 SPEC_HASH = "spec_hash"
 COSTS = "costs"  # what it was found to cost, as far as that is known
 RUNGS = "rungs"  # what a trial showed on its way, costs among it, by the number of steps

@@ -1,7 +1,8 @@
 """Trials that nobody runs any more: interrupted ones, and those whose process died."""
 
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -18,6 +19,19 @@ def host() -> str:
     return socket.gethostname()
 
 
+def slurm_job() -> str | None:
+    """The task of a Slurm array that this process is, as `ARRAY_INDEX`; None elsewhere."""
+    array, index = (os.environ.get(f"SLURM_ARRAY_{key}_ID") for key in ("JOB", "TASK"))
+    return None if array is None or index is None else f"{array}_{index}"
+
+
+def who(worker: int) -> dict[str, int | str]:
+    """What a trial remembers of the worker that runs it, this process."""
+    job = slurm_job()
+    known: dict[str, int | str] = {"worker": worker, "host": host(), "pid": os.getpid()}
+    return known if job is None else {**known, "job": job}
+
+
 def enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
     """Put what an interrupted trial was to try back into the queue."""
     params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
@@ -25,7 +39,12 @@ def enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
         study.enqueue_trial(params)
 
 
-def settle(study: optuna.Study, store: Store, is_alive: Callable[[int], bool]) -> list[int]:
+def settle(
+    study: optuna.Study,
+    store: Store,
+    is_alive: Callable[[int], bool],
+    ended_jobs: Container[str] = (),
+) -> list[int]:
     """Fail the RUNNING trials of this host's dead workers and queue them again; their numbers.
 
     Without this a dead trial stays RUNNING until its heartbeat is found stale, minutes later. That
@@ -35,11 +54,14 @@ def settle(study: optuna.Study, store: Store, is_alive: Callable[[int], bool]) -
         study: The study.
         store: Its folders: those of dead trials are marked.
         is_alive: Whether the worker of an index lives on this host.
+        ended_jobs: Tasks of Slurm arrays whose workers are gone, whatever their host.
     """
     settled = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         by = trial.user_attrs.get(BY)
-        dead = by is not None and by["host"] == host() and not is_alive(by["worker"])
+        here = by is not None and by["host"] == host()
+        dead = by is not None and by.get("job") in ended_jobs
+        dead = dead or (here and not is_alive(by["worker"]))
         if dead and _fail(study, trial):
             _mark_dead(store, study.study_name, trial.number)
             retry(study, study.get_trials()[trial.number])

@@ -15,7 +15,7 @@ from kdbench.config import StudyConfig
 from kdbench.errors import CodecError, KdbenchError, StoreError
 from kdbench.search.attributes import BY, INTERRUPTED
 from kdbench.search.budget import Budget, Verdict, set_budget, verdict
-from kdbench.search.dead import enqueue_again, host, settle
+from kdbench.search.dead import enqueue_again, host, settle, slurm_job
 from kdbench.search.front import measure_front
 from kdbench.search.ground import Ground, measure_anchor
 from kdbench.search.interrupt import Interrupt
@@ -59,6 +59,7 @@ def work(
         run: Runs one trial; None: `trial.run_trial`.
 
     Raises:
+        TimeUp: SIGUSR1: the time that a scheduler gave is nearly over; as the next one.
         KeyboardInterrupt: Ctrl-C, SIGTERM, or the coordinator died: the running trial is marked as
             failed, and its spec is in the queue again.
         KdbenchError: Nothing can be kept any more, or three trials in a row broke.
@@ -75,7 +76,8 @@ def work(
         quiet(),
     ):
         study, cfg, ground = join(name, connect(url, create=False), store)
-        settle(study, store, lambda other: other != index and locks.is_alive(other))
+        own_job = {slurm_job()} - {None}  # started again, it knows that its predecessor is gone
+        settle(study, store, lambda other: other != index and locks.is_alive(other), own_job)
         study.sampler = make_sampler(
             cfg,
             index,

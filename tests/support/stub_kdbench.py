@@ -2,6 +2,7 @@
 
 STUB_SECONDS    how long a trial steps
 STUB_PROBLEM    every worker ends with this problem
+STUB_TELLS      a file to which every worker adds its index and the GPUs it was given
 """
 
 import argparse
@@ -11,7 +12,9 @@ import sys
 from pathlib import Path
 
 from kdbench.errors import KdbenchError, StoreError
+from kdbench.search.interrupt import TimeUp
 from kdbench.search.launch import Snapshot, search
+from kdbench.search.slurm import back_into_queue
 from kdbench.search.worker import work
 from kdbench.store import Store
 from tests.support import search as stub
@@ -27,12 +30,16 @@ def main() -> int:
     parser.add_argument("--index", type=int)
     parser.add_argument("--workers", type=int)
     parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--detach", action="store_true")
     args = parser.parse_args()
     try:
         if args.command == "search":
             _search(args)
         else:
             _work(args)
+    except TimeUp:
+        print(back_into_queue(), flush=True)
+        return 130
     except KeyboardInterrupt:
         return 130
     except KdbenchError as why:
@@ -56,6 +63,7 @@ def _search(args: argparse.Namespace) -> None:
         on_event=tell,
         ground=stub.GROUND,
         command=COMMAND,
+        detach=args.detach,
     )
 
 
@@ -63,6 +71,9 @@ def _work(args: argparse.Namespace) -> None:
     if problem := os.environ.get("STUB_PROBLEM"):
         raise StoreError(problem, fix="none, this is a test")
     run = functools.partial(stub.run, seconds=float(os.environ.get("STUB_SECONDS", "0")))
+    if tells := os.environ.get("STUB_TELLS"):
+        with Path(tells).open("a") as file:
+            file.write(f"{args.index} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
     url = os.environ["KDBENCH_STORAGE"]
     work(args.study, Store(args.root), index=args.index, storage=url, run=run)
 

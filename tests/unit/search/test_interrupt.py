@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from kdbench.search.interrupt import Interrupt
+from kdbench.search.interrupt import Interrupt, TimeUp
+from kdbench.signals import unbroken
 
 
 def test_a_signal_outside_is_kept_until_somebody_asks() -> None:
@@ -55,6 +56,46 @@ def test_a_second_signal_does_not_disturb_the_tidying_up() -> None:
     with Interrupt() as interrupt, pytest.raises(KeyboardInterrupt):
         work(interrupt)
     assert tidied == [True]
+
+
+def test_a_word_that_time_is_up_is_told_apart() -> None:
+    for first, second in ((signal.SIGUSR1, signal.SIGTERM), (signal.SIGTERM, signal.SIGUSR1)):
+        with pytest.raises(KeyboardInterrupt) as caught, Interrupt() as interrupt:
+            os.kill(os.getpid(), first)
+            os.kill(os.getpid(), second)
+            interrupt.sleep(10)
+        assert (caught.type is TimeUp) == (first == signal.SIGUSR1)
+
+
+def test_time_that_is_up_too_late_is_no_matter() -> None:
+    with Interrupt():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.01)
+
+
+def test_a_step_is_finished_before_a_signal_is_heard() -> None:
+    done = []
+
+    def step() -> None:
+        with unbroken():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            done.append("the step")
+
+    def work(interrupt: Interrupt) -> None:
+        with interrupt.allowed():
+            try:
+                step()
+            except KeyboardInterrupt:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.01)
+                done.append("what is kept of it")
+                raise
+            done.append("never")
+
+    with Interrupt() as interrupt, pytest.raises(KeyboardInterrupt):
+        work(interrupt)
+    assert done == ["the step", "what is kept of it"]
 
 
 def test_handlers_are_put_back() -> None:
