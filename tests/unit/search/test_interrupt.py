@@ -59,12 +59,17 @@ def test_a_second_signal_does_not_disturb_the_tidying_up() -> None:
 
 
 def test_a_word_that_time_is_up_is_told_apart() -> None:
-    for first, second in ((signal.SIGUSR1, signal.SIGTERM), (signal.SIGTERM, signal.SIGUSR1)):
-        with pytest.raises(KeyboardInterrupt) as caught, Interrupt() as interrupt:
-            os.kill(os.getpid(), first)
-            os.kill(os.getpid(), second)
+    def stopped_by(*signals: signal.Signals) -> None:
+        with Interrupt() as interrupt:
+            for which in signals:
+                os.kill(os.getpid(), which)
             interrupt.sleep(10)
-        assert (caught.type is TimeUp) == (first == signal.SIGUSR1)
+
+    with pytest.raises(TimeUp):
+        stopped_by(signal.SIGUSR1, signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        stopped_by(signal.SIGTERM, signal.SIGUSR1)
+    assert caught.type is KeyboardInterrupt
 
 
 def test_time_that_is_up_too_late_is_no_matter() -> None:
