@@ -15,7 +15,7 @@ from kdbench.config import StudyConfig
 from kdbench.errors import CodecError, KdbenchError, StoreError
 from kdbench.search.attributes import BY, INTERRUPTED
 from kdbench.search.budget import Budget, Verdict, set_budget, verdict
-from kdbench.search.dead import enqueue_again, host, settle, slurm_job
+from kdbench.search.dead import enqueue_again, settle, slurm_job
 from kdbench.search.front import measure_front
 from kdbench.search.ground import Ground, measure_anchor
 from kdbench.search.interrupt import Interrupt
@@ -127,9 +127,9 @@ def _run_trial() -> Run:
 
 
 def _n_asked_by(study: optuna.Study, index: int) -> int:
-    """Trials that a worker of this index and host asked for before."""
+    """Trials that workers of this index asked for before, on any host: one may have moved."""
     known = [trial.user_attrs.get(BY) for trial in study.get_trials(deepcopy=False)]
-    return sum(by is not None and (by["worker"], by["host"]) == (index, host()) for by in known)
+    return sum(by is not None and by["worker"] == index for by in known)
 
 
 class _Worker:
