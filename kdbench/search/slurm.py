@@ -89,9 +89,12 @@ class Slurm:
         )
 
     def nodes(self, partition: str | None) -> set[str]:
-        """Host names of the nodes of a partition, of all of them if it is None."""
+        """Host names of the nodes of a partition; None: the default one, or all where none is."""
         of = () if partition is None else (f"--partition={partition}",)
-        return set(self._ask("sinfo", "--noheader", "--Node", "--format=%n", *of).split())
+        lines = self._ask("sinfo", "--noheader", "--Node", "--format=%n %P", *of).splitlines()
+        found = [line.split() for line in lines if len(line.split()) == 2]
+        default = {node for node, of_node in found if of_node.endswith("*")}
+        return default if partition is None and default else {node for node, _ in found}
 
     def is_only_here(self, partition: str | None) -> bool:
         """Whether every node is this machine."""

@@ -30,6 +30,7 @@ needs_slurm = pytest.mark.skipif(
 START_S = 60.0
 REQUEUE_S = 10  # how long a requeued job waits: the life of its credential
 MAX_ARRAY = 20
+NO_GPUS = ("/dev/null", "/dev/zero")  # Slurm counts devices, and does not ask what they are
 CONFIGURATION = """\
 ClusterName=kdbench
 SlurmctldHost={host}(127.0.0.1)
@@ -124,10 +125,8 @@ def slurm_of_one_node() -> Iterator[Cluster]:
         host=name, folder=folder, ports=_ports(), requeue_s=REQUEUE_S, max_array=MAX_ARRAY
     )
     (folder / "slurm.conf").write_text(text)
-    gpus = [folder / f"gpu{i}" for i in range(2)]
-    for gpu in gpus:
-        gpu.touch()
-    (folder / "gres.conf").write_text(f"NodeName={name} Name=gpu File={folder}/gpu[0-1]\n")
+    gpus = [f"NodeName={name} Name=gpu File={device}\n" for device in NO_GPUS]
+    (folder / "gres.conf").write_text("".join(gpus))
     key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import stat
 import sys
 from pathlib import Path
@@ -103,6 +104,16 @@ def test_tasks_are_those_of_our_name(fakes: Path) -> None:
     (fakes / "squeue.answer").write_text("error: Unable to contact slurm controller (connect)\n")
     with pytest.raises(LauncherError, match=r"(?s)refuses: Unable to contact.*see whether `sinfo`"):
         Slurm().tasks([5], "kdbench-demo")
+
+
+def test_nodes_are_those_of_the_default_partition_where_none_is_named(fakes: Path) -> None:
+    (fakes / "sinfo.answer").write_text("one debug*\ntwo debug*\ntwo far\nthree far\n")
+    assert Slurm().nodes(None) == {"one", "two"}
+    (fakes / "sinfo.answer").write_text("two far\nthree far\n")
+    assert Slurm().nodes("far") == Slurm().nodes(None) == {"two", "three"}
+    assert not Slurm().is_only_here("far")
+    (fakes / "sinfo.answer").write_text(f"{socket.gethostname()} far\n")
+    assert Slurm().is_only_here("far")
 
 
 def test_slurm_says_how_a_task_left(fakes: Path) -> None:
