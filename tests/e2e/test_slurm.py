@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -24,7 +25,6 @@ from tests.support.stub_kdbench import COMMAND
 
 pytestmark = [pytest.mark.slurm, needs_slurm]
 PATIENCE_S = 300.0  # seconds on an idle machine; others may be at work
-LONG = {"STUB_SECONDS": "600"}
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,19 @@ def cluster(one_node: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clus
 
 
 class Search:
-    """Searches of one study by Slurm, each a process of its own."""
+    """Searches of one study by Slurm, each a process of its own.
+
+    Trials last until `go`.
+    """
 
     def __init__(self, folder: Path, cluster: Cluster) -> None:
         self.store, self.cluster = Store(folder / "runs"), cluster
         self.processes: list[subprocess.Popen[str]] = []
+        self._go = folder / "go"
+
+    def go(self) -> None:
+        """From here on trials end at once."""
+        self._go.touch()
 
     def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
@@ -54,7 +62,12 @@ class Search:
                 *(*COMMAND, "search", "--root", str(self.store.root)),
                 *("--set", "launcher.name=slurm", *arguments),
             ],
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "STUB_UNTIL": str(self._go),
+                **environment,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -66,7 +79,11 @@ class Search:
         """Exit code, and what was printed."""
         return finish(self.start(*arguments, **environment))
 
-    def status(self) -> dict[str, object]:
+    def reason(self, trial: int) -> str | None:
+        """Why a trial has no result."""
+        return self.store.load_trial("demo", trial).reason
+
+    def status(self) -> dict[str, Any]:
         """What `kdbench status --json` prints."""
         run = subprocess.run(
             [*KDBENCH, "status", "--study", "demo", "--root", str(self.store.root), "--json"],
@@ -74,7 +91,7 @@ class Search:
             text=True,
             check=True,
         )
-        found: dict[str, object] = json.loads(run.stdout)
+        found: dict[str, Any] = json.loads(run.stdout)
         return found
 
     def trials(self) -> list[FrozenTrial]:
@@ -127,14 +144,15 @@ def search(tmp_path: Path, cluster: Cluster) -> Iterator[Search]:
 
 
 def test_a_study_runs_through_slurm_and_its_url_is_in_no_script(search: Search) -> None:
-    process = search.start("--workers", "3", "--set", "trials=8", STUB_SECONDS="2")
+    process = search.start("--workers", "3", "--set", "trials=8")
     until(lambda: len(search.at_work()) == 3)
     job = search.job()
     said = search.cluster.ask("scontrol", "show", "job", job)
     script = search.cluster.ask("scontrol", "write", "batch_script", f"{job}_0", "-")
     assert "JobName=kdbench-demo" in said
     assert "sqlite" not in said + script
-    assert [task["state"] for task in search.status()["slurm"]] == ["RUNNING"] * 3  # type: ignore[attr-defined]
+    assert [task["state"] for task in search.status()["slurm"]] == ["RUNNING"] * 3
+    search.go()
     code, printed = finish(process)
     assert code == 0
     assert printed.splitlines()[0] == f"Slurm has 3 workers of study demo as job {job}"
@@ -151,68 +169,69 @@ def test_a_study_runs_through_slurm_and_its_url_is_in_no_script(search: Search) 
 
 
 def test_no_more_workers_are_asked_for_than_trials_are_left(search: Search) -> None:
+    search.go()
     code, printed = search.run("--workers", "16", "--set", "trials=2")
     assert code == 0
     assert "Slurm has 2 workers" in printed
 
 
 def test_a_cancelled_worker_leaves_its_spec_to_the_others(search: Search) -> None:
-    process = search.start("--workers", "2", "--set", "trials=6", STUB_SECONDS="3")
+    process = search.start("--workers", "2", "--set", "trials=6")
     until(lambda: len(search.at_work()) == 2)
     _, trial = search.at_work()[1]
     search.cluster.ask("scancel", f"{search.job()}_1")
+    until(lambda: search.reason(trial) == "interrupted")
+    search.go()
     code, printed = finish(process)
     assert code == 0
     assert "worker 1 was interrupted; the others go on" in printed
     assert printed.endswith("ended: complete, 6 complete\n")
     search.require_whole(6)
-    assert search.store.load_trial("demo", trial).reason == "interrupted"
 
 
-def test_a_requeued_worker_leaves_cleanly_and_joins_again(search: Search) -> None:
-    process = search.start("--workers", "1", "--set", "trials=4", STUB_SECONDS="3")
+@pytest.mark.parametrize("how", ["requeue", "time is up"])
+def test_a_worker_that_must_leave_does_so_cleanly_and_joins_again(search: Search, how: str) -> None:
+    process = search.start("--workers", "1", "--set", "trials=4")
     until(lambda: 0 in search.at_work())
-    pid, trial = search.at_work()[0]
-    search.cluster.ask("scontrol", "requeue", f"{search.job()}_0")
+    (pid, trial), task = search.at_work()[0], f"{search.job()}_0"
+    if how == "requeue":
+        search.cluster.ask("scontrol", "requeue", task)
+    else:
+        search.cluster.ask("scancel", "--batch", "--signal=USR1", task)
+    until(lambda: search.reason(trial) == "interrupted")
+    search.go()
     code, printed = finish(process)
     assert (code, printed.count("as job")) == (0, 1)
     search.require_whole(4)
-    assert search.store.load_trial("demo", trial).reason == "interrupted"
-    assert len({t.user_attrs["by"]["pid"] for t in search.trials()} - {pid}) == 1
-    assert len({t.user_attrs["by"]["job"] for t in search.trials()}) == 1
-
-
-def test_a_worker_whose_time_is_up_goes_back_into_the_queue(search: Search) -> None:
-    process = search.start("--workers", "1", "--set", "trials=4", STUB_SECONDS="3")
-    until(lambda: 0 in search.at_work())
-    job = search.job()
-    search.cluster.ask("scancel", "--batch", "--signal=USR1", f"{job}_0")
-    code, _ = finish(process)
-    assert code == 0
-    search.require_whole(4)
-    assert "interrupted" in {trial.reason for trial in search.store.trials("demo")}
-    log = (search.store.study_folder("demo") / "workers" / "0.log").read_text()
-    assert "its time is up; job" in log or "signal" in log
+    by = [t.user_attrs["by"] for t in search.trials() if t.state != TrialState.WAITING]
+    assert by[trial]["pid"] == pid
+    assert len({each["pid"] for each in by} - {pid}) == 1
+    assert {each["job"] for each in by} == {task}
 
 
 @pytest.mark.slow
 def test_a_study_outlives_the_time_limit_of_its_workers(search: Search) -> None:
-    """A limit of 2 minutes, of which Slurm tells 30 to 90 s before, and 2 minutes of work."""
-    code, printed = search.run(
-        *("--workers", "1", "--set", "trials=6", "--set", "launcher.time_min=2"), STUB_SECONDS="20"
-    )
+    """A limit of 2 minutes, of which Slurm tells 30 to 90 s before; the work is not done then."""
+    limit = ("--set", "launcher.time_min=2")
+    process = search.start("--workers", "1", "--set", "trials=4", *limit)
+    until(lambda: 0 in search.at_work())
+    pid, trial = search.at_work()[0]
+    until(lambda: search.reason(trial) == "interrupted")
+    search.go()
+    code, printed = finish(process)
     assert (code, printed.count("as job")) == (0, 1)
-    search.require_whole(6)
-    pids = {trial.user_attrs["by"]["pid"] for trial in search.trials()}
-    assert len(pids) > 1
-    assert "interrupted" in {trial.reason for trial in search.store.trials("demo")}
+    search.require_whole(4)
+    done = [t for t in search.trials() if t.state == TrialState.COMPLETE]
+    assert len({t.user_attrs["by"]["pid"] for t in done} - {pid}) == 1
 
 
 def test_a_killed_worker_is_started_again_and_its_trial_too(search: Search) -> None:
-    process = search.start("--workers", "2", "--set", "trials=6", STUB_SECONDS="3")
+    process = search.start("--workers", "2", "--set", "trials=6")
     until(lambda: len(search.at_work()) == 2)
     pid, trial = search.at_work()[0]
     os.kill(pid, signal.SIGKILL)
+    until(lambda: search.reason(trial) == "its worker died")
+    search.go()
     code, printed = finish(process)
     assert code == 0
     assert "was killed: signal 9; started again" in printed
@@ -221,7 +240,7 @@ def test_a_killed_worker_is_started_again_and_its_trial_too(search: Search) -> N
 
 
 def test_ctrl_c_cancels_the_workers_and_the_same_command_goes_on(search: Search) -> None:
-    process = search.start("--workers", "2", "--set", "trials=5", **LONG)
+    process = search.start("--workers", "2", "--set", "trials=5")
     until(lambda: len(search.at_work()) == 2)
     process.send_signal(signal.SIGINT)
     code, _ = finish(process)
@@ -229,6 +248,7 @@ def test_ctrl_c_cancels_the_workers_and_the_same_command_goes_on(search: Search)
     assert search.cluster.jobs() == []
     assert search.states()["RUNNING"] == 0
     assert {trial.reason for trial in search.store.trials("demo")} == {"interrupted"}
+    search.go()
     code, printed = search.run("--workers", "2", "--set", "trials=5")
     assert code == 0
     assert printed.endswith("ended: complete, 5 complete\n")
@@ -236,12 +256,15 @@ def test_ctrl_c_cancels_the_workers_and_the_same_command_goes_on(search: Search)
 
 
 def test_workers_outlive_their_search_and_another_one_takes_them_up(search: Search) -> None:
-    process = search.start("--workers", "2", "--set", "trials=8", STUB_SECONDS="3")
+    process = search.start("--workers", "2", "--set", "trials=8")
     until(lambda: len(search.at_work()) == 2)
     job = search.job()
     process.kill()
     process.wait()
-    code, printed = search.run("--workers", "3", "--set", "trials=8", STUB_SECONDS="1")
+    process = search.start("--workers", "3", "--set", "trials=8")
+    until(lambda: len(search.cluster.jobs()) == 3)
+    search.go()
+    code, printed = finish(process)
     assert code == 0
     assert f"2 workers of an earlier search are with Slurm already (job {job})" in printed
     assert "Slurm has 1 worker of study demo as job" in printed
@@ -249,36 +272,32 @@ def test_workers_outlive_their_search_and_another_one_takes_them_up(search: Sear
 
 
 def test_a_detached_study_needs_nobody_and_its_status_tells_how_it_is(search: Search) -> None:
-    code, printed = search.run(
-        *("--workers", "2", "--set", "trials=6", "--detach"), STUB_SECONDS="3"
-    )
+    code, printed = search.run("--workers", "2", "--set", "trials=6", "--detach")
     assert code == 0
     assert "ended" not in printed
-    until(lambda: search.states()["COMPLETE"] >= 2)
+    until(lambda: len(search.at_work()) == 2)
     found = search.status()
-    workers = found["workers"]
-    assert isinstance(workers, list)
-    assert [worker["mood"] for worker in workers] == ["works", "works"]
-    assert {worker["job"] for worker in workers} == {f"{search.job()}_{i}" for i in (0, 1)}
-    pace = found["pace"]
-    assert isinstance(pace, dict)
-    assert pace["n_working"] == 2
-    assert 0 < pace["left_s"] < 120
+    assert [worker["mood"] for worker in found["workers"]] == ["works", "works"]
+    tasks = [f"{search.job()}_{i}" for i in (0, 1)]
+    assert sorted(worker["job"] for worker in found["workers"]) == tasks
+    assert sorted(trial["job"] for trial in found["running"]) == tasks
+    assert found["pace"] is None
+    search.go()
     until(lambda: search.cluster.jobs() == [])
     search.require_whole(6)
     done = search.status()
-    assert done["slurm"] == []
-    assert done["pace"]["left_s"] == 0  # type: ignore[index]
+    assert (done["slurm"], done["pace"]["left_s"]) == ([], 0)
 
 
 def test_each_worker_has_a_gpu_of_its_own(search: Search, tmp_path: Path) -> None:
     tells = tmp_path / "gpus"
-    code, _ = search.run(
+    process = search.start(
         *("--workers", "2", "--set", "launcher.gpus_per_worker=1", "--set", "trials=4"),
-        STUB_SECONDS="3",
         STUB_TELLS=str(tells),
     )
-    assert code == 0
+    until(lambda: len(search.at_work()) == 2)
+    search.go()
+    assert finish(process)[0] == 0
     assert sorted(tells.read_text().split()[1::2]) == ["0", "1"]
 
 

@@ -1,6 +1,7 @@
 """`kdbench search` and `kdbench worker` over the stub: what `cli` does, and no torch.
 
 STUB_SECONDS    how long a trial steps
+STUB_UNTIL      a file; a trial steps on until it is there
 STUB_PROBLEM    every worker ends with this problem
 STUB_TELLS      a file to which every worker adds its index and the GPUs it was given
 """
@@ -70,7 +71,12 @@ def _search(args: argparse.Namespace) -> None:
 def _work(args: argparse.Namespace) -> None:
     if problem := os.environ.get("STUB_PROBLEM"):
         raise StoreError(problem, fix="none, this is a test")
-    run = functools.partial(stub.run, seconds=float(os.environ.get("STUB_SECONDS", "0")))
+    until = os.environ.get("STUB_UNTIL")
+    run = functools.partial(
+        stub.run,
+        seconds=float(os.environ.get("STUB_SECONDS", "0")),
+        until=None if until is None else Path(until),
+    )
     if tells := os.environ.get("STUB_TELLS"):
         with Path(tells).open("a") as file:
             file.write(f"{args.index} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
