@@ -3,7 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_state = {"depth": 0, "late": False}
+
+class _State:
+    """Of this process: how deep it is in blocks, and whether a signal waits for their end."""
+
+    depth = 0
+    is_late = False
 
 
 @contextmanager
@@ -16,17 +21,17 @@ def unbroken() -> Iterator[None]:
     Raises:
         KeyboardInterrupt: At the end of the block, if a signal came.
     """
-    _state["depth"] += 1
+    _State.depth += 1
     try:
         yield
     finally:
-        _state["depth"] -= 1
-        late, _state["late"] = _state["late"], False
-    if late:
+        _State.depth -= 1
+        is_late, _State.is_late = _State.is_late, False
+    if is_late:
         raise KeyboardInterrupt
 
 
 def put_off() -> bool:
     """Of a handler of signals: whether the answer has to wait; it comes then by itself."""
-    _state["late"] = _state["depth"] > 0
-    return _state["late"]
+    _State.is_late = _State.depth > 0
+    return _State.is_late

@@ -59,9 +59,10 @@ def settle(
     settled = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         by = trial.user_attrs.get(BY)
-        here = by is not None and by["host"] == host()
-        dead = by is not None and by.get("job") in ended_jobs
-        dead = dead or (here and not is_alive(by["worker"]))
+        if by is None:
+            continue
+        dead = by["host"] == host() and not is_alive(by["worker"])
+        dead = dead or by.get("job") in ended_jobs
         if dead and _fail(study, trial):
             _mark_dead(store, study.study_name, trial.number)
             retry(study, study.get_trials()[trial.number])

@@ -27,6 +27,7 @@ SCRIPT = """\
 exec "$@" --index "$SLURM_ARRAY_TASK_ID"
 """
 FIELDS = "%F|%K|%A|%T|%r|%N|%j"  # of `squeue`: array, index, job, state, reason, nodes, name
+SILENT = ("Unable to contact", "configuration file", "configuration source", "fetch config")
 HERE = (
     "run this on a machine of the cluster, e.g. its login node (perhaps after `module load slurm`)"
 )
@@ -237,7 +238,7 @@ def refused(program: str, said: str) -> LauncherError:
     why = lines[-1].removeprefix(f"{program}: ").removeprefix("error: ")
     fix = "correct `launcher` in the study file or by `--set`; `scontrol show partition` says what "
     fix += "a partition takes"
-    if any(word in said for word in ("Unable to contact", "configuration source", "fetch config")):
+    if any(word in said for word in SILENT):
         fix = f"see whether `sinfo` answers; {HERE}"
     return LauncherError(f"Slurm's {program} refuses: {why}", fix=fix)
 

@@ -67,9 +67,10 @@ def _found(said: str, complaints: str) -> Ground:
     try:
         answer: Mapping[str, Any] = json.loads(last)
     except ValueError:
-        if "srun: " in complaints:
+        lines = complaints.strip().splitlines()
+        if not any(": task 0: " in line for line in lines):  # it never ran
             raise refused("srun", complaints) from None
-        lines = complaints.strip().splitlines() or ["it said nothing"]
+        lines = [line for line in lines if not line.startswith("srun:")] or ["it said nothing"]
         raise LauncherError(
             f"the job that looks at a node for the study broke: {lines[-1]}",
             fix="see that the nodes have this kdbench and Python under the same path; "

@@ -76,7 +76,7 @@ def work(
         quiet(),
     ):
         study, cfg, ground = join(name, connect(url, create=False), store)
-        own_job = {slurm_job()} - {None}  # started again, it knows that its predecessor is gone
+        own_job = () if (job := slurm_job()) is None else (job,)  # its predecessor in it is gone
         settle(study, store, lambda other: other != index and locks.is_alive(other), own_job)
         study.sampler = make_sampler(
             cfg,
