@@ -56,6 +56,7 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
         "workers": arguments.workers,
         "seed": arguments.seed,
         "device": arguments.device,
+        "launcher.name": arguments.launcher,
     }
     return [*arguments.set, *(f"{k}={v}" for k, v in flags.items() if v is not None)]
 
@@ -160,6 +161,14 @@ def _search(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes (one a core); 0: only watch those of other machines",
     )
+    command.add_argument(
+        "--launcher",
+        choices=("local", "slurm"),
+        help="who starts them: this machine, or Slurm (`--set launcher.partition=...`)",
+    )
+    command.add_argument(
+        "--detach", action="store_true", help="leave them to Slurm and return at once"
+    )
     command.add_argument("--seed", type=int, metavar="N", help="of sampler and trials")
     command.add_argument("--storage", metavar="URL", help="database (KDBENCH_STORAGE, or SQLite)")
     command.add_argument(
@@ -197,6 +206,12 @@ def _collect(command: argparse.ArgumentParser) -> None:
 def _show(command: argparse.ArgumentParser) -> None:
     _study(command)
     command.add_argument("--all", action="store_true", help="every trial, with reasons")
+    _common(command)
+
+
+def _status(command: argparse.ArgumentParser) -> None:
+    _study(command)
+    command.add_argument("--storage", metavar="URL", help="database (KDBENCH_STORAGE, or SQLite)")
     _common(command)
 
 
@@ -433,6 +448,7 @@ def _check(command: argparse.ArgumentParser) -> None:
 
 COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "search": ("search for small codecs until the study's budget is spent", _search),
+    "status": ("who works on a study just now, how far it is, how long it takes", _status),
     "show": ("what a study found: its front, or all trials", _show),
     "dashboard": ("look at a study in a browser, live", _dashboard),
     "report": ("what a study found as a page, a paper's tables or a sheet", _report),

@@ -100,7 +100,11 @@ def search(arguments: Namespace) -> int:
     from kdbench.search.vain import in_vain
 
     with watching(store, config.name, config.trials, silent=arguments.json) as on_event:
-        end = launch(config, store, storage=_storage(arguments), on_event=on_event)
+        end = launch(
+            config, store, storage=_storage(arguments), on_event=on_event, detach=arguments.detach
+        )
+    if end.ended is None:  # its workers go on
+        return _status(store, config.name, arguments)
     if end.n_complete == 0 and end.ended in ("asks", "exhausted"):
         raise in_vain(config, store)
     if end.ended in ENDED:
@@ -119,15 +123,21 @@ def _measure(config: "CodecList", store: "Store", arguments: Namespace) -> int:
 
 def worker(arguments: Namespace) -> int:
     """One process of a search that `search` began, here or on another machine."""
+    from kdbench.search.interrupt import TimeUp
+    from kdbench.search.slurm import back_into_queue
     from kdbench.search.worker import work
 
-    ended = work(
-        arguments.study,
-        _store(arguments),
-        index=arguments.index,
-        storage=_storage(arguments),
-        upload=arguments.upload,
-    )
+    store, storage = _store(arguments), _storage(arguments)
+    try:
+        ended = work(
+            arguments.study,
+            store,
+            index=arguments.index,
+            storage=storage,
+            upload=arguments.upload,
+        )
+    except TimeUp:
+        raise KeyboardInterrupt(back_into_queue()) from None
     print(f"study {arguments.study}: {ended}", file=sys.stderr)
     return 0
 
@@ -169,6 +179,24 @@ def _storage(arguments: Namespace) -> str | None:
 
     require_no_password(arguments.storage)
     return str(arguments.storage)
+
+
+def status(arguments: Namespace) -> int:
+    """Who works on a study just now, how far it is, and how long it will take."""
+    return _status(_store(arguments), arguments.study, arguments)
+
+
+def _status(store: "Store", study: str, arguments: Namespace) -> int:
+    from kdbench.report.standing_text import standing_json, standing_text
+    from kdbench.report.text import width_here
+    from kdbench.search.status import standing
+
+    found = standing(store, study, _storage(arguments))
+    if arguments.json:
+        _print_json(standing_json(found))
+    else:
+        print(standing_text(found, width_here()), end="")
+    return 0
 
 
 def show(arguments: Namespace) -> int:
@@ -546,6 +574,7 @@ FUNCTIONS: Mapping[str, Callable[[Namespace], int]] = {
     "search": search,
     "worker": worker,
     "collect": collect,
+    "status": status,
     "show": show,
     "dashboard": dashboard,
     "report": report,

@@ -29,8 +29,22 @@ Objective = Literal[
 SamplerName = Literal["tpe", "gp", "nsga2", "nsga3", "random", "qmc", "grid", "listed"]
 N_LEVELS = 5  # fewer points move a BD-rate by several percent, whatever the spline
 ANCHORS = ("jpeg", "webp", "jpeg2000", "avif")
+SLURM_OWN = (
+    *(
+        "--array",
+        "--batch",
+        "--chdir",
+        "--error",
+        "--export",
+        "--job-name",
+        "--ntasks",
+        "--open-mode",
+    ),
+    *("--output", "--parsable", "--signal", "--wrap", "--partition", "--account", "--qos"),
+    *("--constraint", "--time", "--mem", "--cpus-per-task", "--gres", "--requeue", "--no-requeue"),
+)
 METERS = ("auto", "none", "nvml", "powercap", "codecarbon", "replay")
-FREE_ON_RESUME = ("trials", "timeout_s", "workers", "twins")  # may change while a study goes on
+FREE_ON_RESUME = ("trials", "timeout_s", "workers", "twins", "launcher")  # may change on the way
 _DATA, _ENERGY = Data(), EnergyPlan()
 
 
@@ -72,6 +86,33 @@ class Ladder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Launcher:
+    """Who starts the workers: how a study is run, not what it is; it may change on the way.
+
+    Attributes:
+        name: `local` starts processes here, `slurm` an array of jobs; all else is of `slurm`.
+        partition: None: the cluster's default; `account`, `qos` and `constraint` likewise.
+        time_min: Minutes a worker gets at a time; it goes back into the queue with its checkpoint
+            when they are over. None: the partition's.
+        mem_gib: Memory of a worker; None: the partition's.
+        cpus_per_worker: A worker computes on one thread; more help a GPU's at most.
+        gpus_per_worker: None: one if the study's `device` is cuda, else none.
+        extra: Other options of `sbatch`, each as one text: `--reservation=mine`.
+    """
+
+    name: Literal["local", "slurm"] = "local"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    time_min: int | None = None
+    mem_gib: float | None = None
+    cpus_per_worker: int = 1
+    gpus_per_worker: int | None = None
+    extra: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Constraints:
     """Upper bounds on cost; a spec above one is infeasible and is not trained. None: no bound."""
 
@@ -107,6 +148,7 @@ class StudyConfig:
             it is trained (see `search.prospects`).
         start: A trained codec that students start as slices of where they can (see `lesson`):
             `teacher:NAME`, `file:PATH` or `trial:STUDY/N`; None: their teacher alone.
+        launcher: Who starts the workers.
     """
 
     name: str
@@ -127,6 +169,7 @@ class StudyConfig:
     ladder: Ladder | None = None
     cost_first: bool = False
     start: str | None = None
+    launcher: Launcher = Launcher()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +283,20 @@ def _meter(value: str) -> str | None:
     return None if value in METERS else f"must be one of: {near}"
 
 
+def _slurm_name(value: str) -> str | None:
+    fine = value and value.isprintable() and not value.startswith("-") and " " not in value
+    return None if fine else "must be a word, as Slurm knows it"
+
+
+def _slurm_options(values: Sequence[str]) -> str | None:
+    for value in values:
+        if not (value.startswith("--") and value.isprintable()):
+            return f"{show(value)} must begin with `--`: one option a text, as --reservation=mine"
+        if value.partition("=")[0] in SLURM_OWN:
+            return f"{value.partition('=')[0]} is set by kdbench"
+    return None
+
+
 def _distortion(value: str) -> str | None:
     try:
         metrics.find(value)
@@ -272,6 +329,12 @@ RULES: Mapping[str, recipes.Rule] = {
     "energy.windows": at_least(1),
     "ladder.rungs": _rungs,
     "ladder.eta": at_least(2),
+    **{f"launcher.{key}": _slurm_name for key in ("partition", "account", "qos", "constraint")},
+    "launcher.time_min": at_least(2),
+    "launcher.mem_gib": above_zero,
+    "launcher.cpus_per_worker": at_least(1),
+    "launcher.gpus_per_worker": at_least(0),
+    "launcher.extra": _slurm_options,
 }
 
 
@@ -307,6 +370,20 @@ def _agree(study: StudyConfig, recipe: Recipe) -> None:
         _agree_with_cost_first(study, recipe)
     if study.ladder is not None:
         _agree_with_ladder(study, study.ladder, recipe)
+    _agree_with_launcher(study, recipe)
+
+
+def _agree_with_launcher(study: StudyConfig, recipe: Recipe) -> None:
+    """What is of Slurm is told to Slurm, and who asks for CUDA gets a GPU."""
+    launcher = study.launcher
+    if launcher.name == "local":
+        for f in fields(Launcher):
+            if f.name != "name" and getattr(launcher, f.name) != f.default:
+                rule = "is of `launcher.name: slurm`, and the launcher is local"
+                recipe.report(("launcher", f.name), rule, value=getattr(launcher, f.name))
+    elif study.device.startswith("cuda") and launcher.gpus_per_worker == 0:
+        rule = f"must be at least 1 with device: {study.device}"
+        recipe.report(("launcher", "gpus_per_worker"), rule, value=0)
 
 
 def _agree_with_cost_first(study: StudyConfig, recipe: Recipe) -> None:
@@ -615,7 +692,7 @@ def bench(study: StudyConfig, *, cache: Path, device: str, threads: int = 1) -> 
 
 
 def settings_hash(study: StudyConfig) -> str:
-    """Names what may not change while a study goes on: all but trials, timeout_s, workers."""
+    """Names what may not change while a study goes on: all but `FREE_ON_RESUME`."""
     return content_hash(_fixed(study))
 
 

@@ -245,7 +245,10 @@ def _decode_folder(path: Path, folder: Path, device: str, parent: int) -> Decode
 
 def main() -> None:
     """Serves whoever started this process; what libraries print goes to stderr."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is its parent's to answer
+    for which in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(
+            which, signal.SIG_IGN
+        )  # a terminal's or scheduler's are its parent's to answer
     torch.set_num_threads(1)
     keep_freed_memory()
     replies = os.fdopen(os.dup(1), "w")

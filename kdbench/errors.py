@@ -38,6 +38,10 @@ class DeviceError(KdbenchError):
     """A device that is not there, or is held by somebody else."""
 
 
+class LauncherError(KdbenchError):
+    """A scheduler that is missing, silent, or refuses what it is asked for."""
+
+
 class StoreError(KdbenchError):
     """A study folder or database that cannot be written, read or does not match."""
 

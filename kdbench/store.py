@@ -5,7 +5,8 @@ runs/<study>/study.json        what the study was resolved to, written once
 runs/<study>/root.json         by which workers know that they share the study's root, or that this
                                one holds copies of what its workers upload
 runs/<study>/optuna.db         Optuna's own memory; can be rebuilt from the folders
-runs/<study>/workers/<i>.json  what worker i does just now
+runs/<study>/workers/<i>.json  what worker i does just now; <i>.log what it printed
+runs/<study>/slurm.json        numbers of the arrays that Slurm was given, of studies it runs
 runs/<study>/trials/<n>/       spec.json, then result.json or failure.json; log.jsonl;
                                student.safetensors, or student-<i>.safetensors of rate i where
                                each has its own; of the front's members energy_trained.json and,
@@ -112,6 +113,8 @@ class WorkerState:
     Attributes:
         trial: Number of the trial it runs; None between trials.
         updated_s: When it said so [s since 1970].
+        host: Name of its machine; None where an older kdbench wrote it.
+        job: Its task of a Slurm array; None elsewhere.
     """
 
     index: int
@@ -119,6 +122,8 @@ class WorkerState:
     trial: int | None
     progress: Progress
     updated_s: float
+    host: str | None = None
+    job: str | None = None
     schema: int = SCHEMA
 
 
@@ -599,6 +604,10 @@ class Store:
         return sorted(folders, key=lambda folder: folder.number)
 
     # --- workers
+
+    def slurm_file(self, study: str) -> Path:
+        """Where a study keeps what Slurm was given for it."""
+        return self.study_folder(study) / "slurm.json"
 
     def save_worker(self, study: str, state: WorkerState) -> None:
         """Tell the live display what a worker does."""

@@ -41,6 +41,7 @@ from kdbench.gradients import gradient_shares, parts_of
 from kdbench.levels import Guided, LevelDistiller
 from kdbench.metrics import find as find_metric
 from kdbench.records import GradientShares, Progress, Training, plain
+from kdbench.signals import unbroken
 from kdbench.soap import Soap
 
 AnyDistiller = Distiller | LevelDistiller
@@ -138,9 +139,10 @@ def train(
         seed: Of the quantisation noise.
         device: Where it trains.
         precision: `fp32` or `bf16`, of the transforms only.
-        checkpoint: File to resume from and to write every two minutes and at the end, so that a
-            finished training costs no step again; the caller removes it once the codec is kept. A
-            resumed training may have another number of steps; nothing else may differ.
+        checkpoint: File to resume from and to write every two minutes, when it is interrupted
+            between two steps and at the end, so that a finished training costs no step again; the
+            caller removes it once the codec is kept. A resumed training may have another number of
+            steps; nothing else may differ.
         on_progress: Called after each step.
         between_steps: Called after each step; lets a measurer in.
         rungs: Numbers of steps after which a checkpoint is written and `at_rung` is called.
@@ -163,24 +165,34 @@ def train(
     began = saved = time.monotonic()
     earlier_s = log.seconds
     model.train()
-    with listening("the student", model, trainee.feature_layer) as trainee.tap:
-        if first_step in rungs:
-            trainee.show(at_rung, first_step)
-        for step in range(first_step, training.steps):
-            row = trainee.step(step, batches(step), log)
-            if step % log_every == 0 or step == training.steps - 1:
-                log.rows.append(row)
-            on_progress(
-                Progress(stage="training", step=step + 1, n_steps=training.steps, loss=row["loss"])
-            )
-            between_steps()
+    done = kept = first_step  # steps that are whole, and those that the checkpoint has
+    try:
+        with listening("the student", model, trainee.feature_layer) as trainee.tap:
+            if first_step in rungs:
+                trainee.show(at_rung, first_step)
+            for step in range(first_step, training.steps):
+                done = -1
+                with unbroken():
+                    row = trainee.step(step, batches(step), log)
+                    if step % log_every == 0 or step == training.steps - 1:
+                        log.rows.append(row)
+                    done = step + 1
+                on_progress(
+                    Progress(stage="training", step=done, n_steps=training.steps, loss=row["loss"])
+                )
+                between_steps()
+                log.seconds = earlier_s + time.monotonic() - began
+                is_rung = done in rungs
+                if checkpoint is not None and (is_rung or time.monotonic() - saved > CHECKPOINT_S):
+                    _save(checkpoint, done, trainee, log)
+                    saved, kept = time.monotonic(), done
+                if is_rung:
+                    trainee.show(at_rung, done)
+    except KeyboardInterrupt:
+        if checkpoint is not None and done > kept:
             log.seconds = earlier_s + time.monotonic() - began
-            is_rung = step + 1 in rungs
-            if checkpoint is not None and (is_rung or time.monotonic() - saved > CHECKPOINT_S):
-                _save(checkpoint, step + 1, trainee, log)
-                saved = time.monotonic()
-            if is_rung:
-                trainee.show(at_rung, step + 1)
+            _save(checkpoint, done, trainee, log)
+        raise
     trainee.require_finite()
     if checkpoint is not None and first_step < training.steps:
         _save(checkpoint, training.steps, trainee, log)

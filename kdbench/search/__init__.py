@@ -2,6 +2,9 @@
 
 launch      `kdbench search`: several workers, watched
 crew        their processes
+slurm       the programs of Slurm; slurm_crew (workers as tasks of an array), slurm_ground (what a
+            node adds to a study)
+status      `kdbench status`: who works, how far it is, how long it takes
 worker      `kdbench worker`: one process that asks, trains and tells
 task        one trial, from the sampler's suggestion to what it is told
 study       one Optuna study, begun once and kept true to its settings

@@ -8,7 +8,7 @@ FIXED = "fixed"  # `StoredStudy.fixed`, for machines without the study's folder
 TOKEN = "root"  # what the study's own folder holds, see `roots`
 
 # of a trial
-BY = "by"  # index, host, root and pid of the worker that runs it
+BY = "by"  # index, host, root and pid of the worker that runs it, and its task of a Slurm array
 SPEC_HASH = "spec_hash"
 COSTS = "costs"  # what it was found to cost, as far as that is known
 RUNGS = "rungs"  # what a trial showed on its way, costs among it, by the number of steps

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
+from typing import Any, Protocol
 
 from kdbench.search.locks import StudyLocks
 from kdbench.search.worker import PARENT
@@ -20,6 +21,42 @@ STOP_S = 60.0  # from a signal to the end of a worker; then it is killed
 MAX_STARTS = 2
 N_LAST_LINES = 12
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class AnyMember(Protocol):
+    """One worker, see `Member`."""
+
+    index: int
+    log: Path
+    code: int | None
+
+    @property
+    def last_lines(self) -> str: ...
+    @property
+    def fate(self) -> str: ...
+
+
+class AnyCrew(Protocol):
+    """The workers of one search: processes (`Crew`) or tasks of Slurm (`slurm_crew`).
+
+    Attributes:
+        notices: What the user should know; who tells it empties the list.
+    """
+
+    notices: list[str]
+
+    @property
+    def members(self) -> Sequence[AnyMember]: ...
+    @property
+    def is_running(self) -> bool: ...
+    @property
+    def only_waits(self) -> bool: ...
+    @property
+    def ended_jobs(self) -> set[str]: ...
+    def start(self, n: int) -> None: ...
+    def ended(self) -> Sequence[AnyMember]: ...
+    def start_again(self, member: Any) -> bool: ...
+    def stop(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -40,8 +77,19 @@ class Member:
     @property
     def last_lines(self) -> str:
         """The end of what it printed."""
-        lines = self.log.read_text(errors="replace").rstrip().splitlines()
-        return "\n".join(lines[-N_LAST_LINES:])
+        return last_lines(self.log)
+
+    @property
+    def fate(self) -> str:
+        """How a killed one ended, for people."""
+        memory = ", as Linux does when memory runs out" if self.code == -signal.SIGKILL else ""
+        return f"was killed by signal {-(self.code or 0)}{memory}"
+
+
+def last_lines(log: Path) -> str:
+    """The end of what a worker printed; nothing if it never did."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    return "\n".join(text.rstrip().splitlines()[-N_LAST_LINES:])
 
 
 class Crew:
@@ -72,7 +120,13 @@ class Crew:
             **(ONE_THREAD if on_cpu else {}),
         }
         self._locks = StudyLocks(store, study)
-        self.members: list[Member] = []
+        self.notices: list[str] = []
+        self._members: list[Member] = []
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """All that were started."""
+        return self._members
 
     def start(self, n: int) -> None:
         """Start `n` workers, beside those that run in this root already."""
@@ -80,12 +134,12 @@ class Crew:
         for index in islice(free, n):
             log = self._locks.log(index)
             log.unlink(missing_ok=True)
-            self.members.append(Member(index, self._spawn(index, log), log))
+            self._members.append(Member(index, self._spawn(index, log), log))
 
     def ended(self) -> list[Member]:
         """Those that have ended since the last call."""
         gone = []
-        for member in self.members:
+        for member in self._members:
             if member.code is None and (code := member.process.poll()) is not None:
                 member.code = code
                 gone.append(member)
@@ -102,15 +156,25 @@ class Crew:
     @property
     def is_running(self) -> bool:
         """Whether any worker lives."""
-        return any(member.code is None for member in self.members)
+        return any(member.code is None for member in self._members)
+
+    @property
+    def only_waits(self) -> bool:
+        """Whether those that live have not begun; processes of ours begin at once."""
+        return False
+
+    @property
+    def ended_jobs(self) -> set[str]:
+        """Tasks of Slurm arrays that are no more: none is ours."""
+        return set()
 
     def stop(self) -> None:
         """Ask all to stop, wait, and kill who does not."""
-        for member in self.members:
+        for member in self._members:
             if member.process.poll() is None:
                 member.process.send_signal(signal.SIGINT)
         end = time.monotonic() + STOP_S
-        for member in self.members:
+        for member in self._members:
             try:
                 member.process.wait(max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:

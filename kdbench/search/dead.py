@@ -4,8 +4,9 @@ Who is alive is told by the locks in the root's folder of workers, so a worker i
 and its root: two machines of one name, or two roots on one machine, do not bury each other's.
 """
 
+import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -24,6 +25,20 @@ def host() -> str:
     return socket.gethostname()
 
 
+def slurm_job() -> str | None:
+    """The task of a Slurm array that this process is, as `ARRAY_INDEX`; None elsewhere."""
+    array, index = (os.environ.get(f"SLURM_ARRAY_{key}_ID") for key in ("JOB", "TASK"))
+    return None if array is None or index is None else f"{array}_{index}"
+
+
+def who(worker: int, store: Store) -> dict[str, int | str]:
+    """What a trial remembers of the worker that runs it, this process."""
+    job, root = slurm_job(), str(store.root)
+    known: dict[str, int | str] = {"worker": worker, "host": host(), "root": root}
+    known["pid"] = os.getpid()
+    return known if job is None else {**known, "job": job}
+
+
 def enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
     """Put what an interrupted trial was to try back into the queue."""
     params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
@@ -31,7 +46,12 @@ def enqueue_again(study: optuna.Study, trial: FrozenTrial) -> None:
         study.enqueue_trial(params)
 
 
-def settle(study: optuna.Study, store: Store, is_alive: Callable[[int], bool]) -> list[int]:
+def settle(
+    study: optuna.Study,
+    store: Store,
+    is_alive: Callable[[int], bool],
+    ended_jobs: Container[str] = (),
+) -> list[int]:
     """Fail the RUNNING trials of this root's dead workers here and queue them again; their numbers.
 
     Without this a dead trial stays RUNNING until its heartbeat is found stale, minutes later. That
@@ -41,11 +61,15 @@ def settle(study: optuna.Study, store: Store, is_alive: Callable[[int], bool]) -
         study: The study.
         store: Its folders: those of dead trials are marked.
         is_alive: Whether the worker of an index lives on this host.
+        ended_jobs: Tasks of Slurm arrays whose workers are gone, whatever their host.
     """
     settled = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         by = trial.user_attrs.get(BY)
-        dead = by is not None and is_here(by, store) and not is_alive(by["worker"])
+        if by is None:
+            continue
+        dead = is_here(by, store) and not is_alive(by["worker"])
+        dead = dead or by.get("job") in ended_jobs
         if dead and _fail(study, trial):
             _mark_dead(store, study.study_name, trial.number)
             retry(study, study.get_trials()[trial.number])
@@ -55,7 +79,8 @@ def settle(study: optuna.Study, store: Store, is_alive: Callable[[int], bool]) -
 
 def is_here(by: Mapping[str, Any], store: Store) -> bool:
     """Whether a worker that said this of itself belongs to this host and root."""
-    return by["host"] == host() and by.get("root", str(store.root)) == str(store.root)
+    root = str(store.root)
+    return bool(by["host"] == host() and by.get("root", root) == root)
 
 
 def settle_unclaimed(study: optuna.Study) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, let through only where a trial can bear them."""
+"""Ctrl-C, SIGTERM and SIGUSR1, let through only where a trial can bear them."""
 
 import os
 import signal
@@ -9,25 +9,34 @@ from contextlib import AbstractContextManager, contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from kdbench.signals import put_off
+
+TIME_UP = signal.SIGUSR1  # a scheduler's word that the time it gave is nearly over
+SIGNALS = (signal.SIGINT, signal.SIGTERM, TIME_UP)
 WATCH_S = 0.5
+
+
+class TimeUp(KeyboardInterrupt):
+    """Somebody wants us to stop here, and to go on elsewhere or later."""
 
 
 class Interrupt(AbstractContextManager["Interrupt"]):
     """Remembers that somebody wants us to stop; raises only inside `allowed`.
 
     A KeyboardInterrupt in the middle of a database write would leave a trial running for ever.
-    Later signals change nothing: one is enough.
+    Later signals change nothing: one is enough. A step of a training is finished first
+    (`signals.unbroken`), so that what it made is kept.
 
     Args:
         parent: Pid of the process whose death counts as a signal, too.
 
     Attributes:
         wanted: Whether a signal came.
+        time_is_up: Whether it was the one that says so; what is raised leaves as `TimeUp`.
     """
 
     def __init__(self, parent: int | None = None) -> None:
-        self.wanted = False
+        self.wanted = self.time_is_up = False
         self._parent = parent
         self._allowed = False
         self._before: dict[signal.Signals, Any] = {}
@@ -47,6 +56,8 @@ class Interrupt(AbstractContextManager["Interrupt"]):
     ) -> None:
         for which, handler in self._before.items():
             signal.signal(which, handler)
+        if self.time_is_up and kind is KeyboardInterrupt:
+            raise TimeUp from error
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
@@ -73,10 +84,12 @@ class Interrupt(AbstractContextManager["Interrupt"]):
             time.sleep(seconds)
 
     def _came(self, number: int, frame: FrameType | None) -> None:
+        self.time_is_up = self.time_is_up or (number == TIME_UP and not self.wanted)
         self.wanted = True
         if self._allowed:
             self._allowed = False
-            raise KeyboardInterrupt
+            if not put_off():
+                raise KeyboardInterrupt
 
     @staticmethod
     def _watch(parent: int) -> None:

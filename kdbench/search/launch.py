@@ -1,9 +1,11 @@
-"""`kdbench search`: prepares a study, starts workers, watches them, goes on where it was left."""
+"""`kdbench search`: prepares a study, starts workers, watches them, goes on where it was left.
+
+Workers are processes of this machine (`crew`) or tasks of a Slurm array (`slurm_crew`).
+"""
 
 import os
-import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from kdbench.config import StudyConfig
-from kdbench.errors import KdbenchError
+from kdbench.errors import KdbenchError, LauncherError
 from kdbench.search import ground as grounds
 from kdbench.search.attributes import DUPLICATE_OF, UPLOADED
 from kdbench.search.budget import (
@@ -25,13 +27,16 @@ from kdbench.search.budget import (
     set_budget,
 )
 from kdbench.search.collect import gather
-from kdbench.search.crew import COMMAND, Crew, Member
+from kdbench.search.crew import COMMAND, AnyCrew, AnyMember, Crew
 from kdbench.search.dead import settle
 from kdbench.search.grid import GridSampler, is_exhausted
 from kdbench.search.ground import Ground
 from kdbench.search.interrupt import Interrupt
 from kdbench.search.locks import StudyLocks
 from kdbench.search.patience import Patience, PatientStorage
+from kdbench.search.slurm import Slurm
+from kdbench.search.slurm_crew import SlurmCrew
+from kdbench.search.slurm_ground import survey_by_slurm
 from kdbench.search.storage import HEARTBEAT_S, connect, quiet, storage_errors
 from kdbench.search.study import begin
 from kdbench.search.twins import untwinned
@@ -84,24 +89,28 @@ def search(
     on_event: Callable[[Snapshot], None] = lambda _: None,
     ground: Ground | None = None,
     command: Sequence[str] = COMMAND,
+    detach: bool = False,
 ) -> Snapshot:
     """Run the study until its budget is spent; says how it stands then.
 
     Args:
         cfg: The study; one that has begun goes on, if it is the same.
         store: Where its folders are, or will be.
-        workers: Processes; None: `cfg.workers`, or as many as cores (one on a GPU). With none the
-            study only begins here, and workers of other machines are watched.
+        workers: Processes; None: `cfg.workers`, or as many as cores (one on a GPU); of Slurm they
+            must be told. With 0 the study only begins here, and workers of other machines are
+            watched.
         storage: URL of the database; None: a file in the study's folder.
         on_event: Told how the search stands, four times a second.
         ground: What the machine adds; None: `ground.survey` finds it.
         command: What runs kdbench.
+        detach: Leave the workers to Slurm as soon as it has them.
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM; all is kept, and the same call goes on.
-        KdbenchError: The study cannot begin, or every worker ended with an error.
+        KdbenchError: The study cannot begin, Slurm refuses it, or every worker ended with an error.
     """
     url = storage or store.database_url(cfg.name)
+    slurm = _slurm(cfg, url, workers, detach=detach)
     locks = StudyLocks(store, cfg.name)
     store.require_writable()
     with Interrupt() as interrupt, locks.coordinator(), storage_errors(url), quiet():
@@ -116,7 +125,7 @@ def search(
         patience = Patience(sleep=interrupt.sleep, tell=say)
         with interrupt.allowed():
             study, found = begin(
-                cfg, store, url, lambda: ground or grounds.survey(cfg, store), patience
+                cfg, store, url, lambda: ground or _survey(cfg, store, command), patience
             )
         connects = partial(connect, url, create=False, patience=patience)
         watch = _Watch(cfg, store, study, locks, on_event, notices=news, connects=connects)
@@ -125,8 +134,12 @@ def search(
         if n_complete(study) >= cfg.trials and not left:
             watch.gather()
             return watch.tell("complete")
-        watch.settle_orphans(interrupt)
-        crew = Crew(store, cfg.name, url, command=command, on_cpu=found.device == "cpu")
+        crew: AnyCrew
+        if slurm is None:
+            watch.settle_orphans(interrupt)
+            crew = Crew(store, cfg.name, url, command=command, on_cpu=found.device == "cpu")
+        else:
+            crew = SlurmCrew(slurm, cfg, store, url, command=command)
         until_s = None if cfg.timeout_s is None else time.time() + cfg.timeout_s
         listed = cfg.sampler.name == "listed"
         asks = 1 if listed else ASKS_PER_TRIAL
@@ -134,7 +147,46 @@ def search(
         set_budget(study, budget)
         if cfg.sampler.name == "grid":  # knows when it is through
             study.sampler = GridSampler(cfg, found.teacher_coordinates)
-        return watch.run(crew, budget, _n_workers(cfg, workers, found, study, len(left)), interrupt)
+        n = _n_workers(cfg, workers, found, study, len(left))
+        return watch.leave(crew, n) if detach else watch.run(crew, budget, n, interrupt)
+
+
+def _slurm(cfg: StudyConfig, url: str, workers: int | None, *, detach: bool) -> Slurm | None:
+    """The cluster that is to run the study; None where this machine is.
+
+    Raises:
+        LauncherError: It cannot: no such partition, nobody said how many, or its workers could
+            not all write the database.
+    """
+    if cfg.launcher.name == "local":
+        if detach:
+            raise LauncherError(
+                "`--detach` needs `--launcher slurm`: workers here end with their search",
+                fix="leave `--detach` out, or let Slurm run the study",
+            )
+        return None
+    slurm = Slurm()
+    slurm.require_partition(cfg.launcher.partition)
+    if (workers or cfg.workers) is None:
+        raise LauncherError(
+            "`--launcher slurm` needs the number of workers: a cluster has no number of cores",
+            fix="say how many with `--workers N`, or `workers: N` in the study file",
+        )
+    if url.startswith("sqlite") and not slurm.is_only_here(cfg.launcher.partition):
+        raise LauncherError(
+            "workers of several hosts would write one SQLite file over the network, which can "
+            "damage it",
+            fix="start a PostgreSQL that the nodes reach and name it with KDBENCH_STORAGE or "
+            "`--storage postgresql+psycopg://...`",
+        )
+    return slurm
+
+
+def _survey(cfg: StudyConfig, store: Store, command: Sequence[str]) -> Ground:
+    """What the machine adds to the study: the machine that its workers will have."""
+    if cfg.launcher.name == "slurm":
+        return survey_by_slurm(cfg, store, command)
+    return grounds.survey(cfg, store)
 
 
 def _n_workers(
@@ -173,18 +225,18 @@ class _Watch:
         self._trials: list[FrozenTrial] = []
         self._n_workers = 0
 
-    def run(self, crew: Crew, budget: Budget, n: int, interrupt: Interrupt) -> Snapshot:
+    def run(self, crew: AnyCrew, budget: Budget, n: int, interrupt: Interrupt) -> Snapshot:
         """From the first worker's start to the last one's end."""
-        self._store.clear_workers(self._cfg.name)
-        self._n_workers = n
+        self._begin(crew, n)
         if n == 0:
             self._notices.append(NOBODY_HERE.format(study=self._cfg.name))
         try:
             crew.start(n)
-            while crew.is_running or (n == 0 and self._is_worked_on(budget)):
+            while self._goes_on(crew, budget, n):
                 for member in crew.ended():
                     self._look_after(crew, member)
                 interrupt.check()
+                self._hear(crew)
                 self.tell()
                 if time.monotonic() - self._gathered > GATHER_S:
                     self.gather()
@@ -193,15 +245,46 @@ class _Watch:
             raise KeyboardInterrupt(*([] if crew.members else [WATCHED])) from None
         finally:
             crew.stop()
-            self._settle()
+            self._settle(crew.ended_jobs)
         interrupt.check()
+        self._hear(crew)
         self.gather()
-        trials = self._study.get_trials(deepcopy=False)
-        exhausted = is_exhausted(self._study.sampler, trials)
-        ended = budget.verdict(trials, time.time(), exhausted=exhausted)
+        ended = self._verdict(budget)
         if ended in ("ask", "wait"):
             raise _all_failed(crew)
         return self.tell(ended)
+
+    def _goes_on(self, crew: AnyCrew, budget: Budget, n: int) -> bool:
+        """Whether there is something to watch: workers, or none of ours and a budget left."""
+        if n == 0:
+            return self._is_worked_on(budget)
+        return crew.is_running and not (crew.only_waits and self._is_over(budget))
+
+    def leave(self, crew: AnyCrew, n: int) -> Snapshot:
+        """Start the workers, and go."""
+        self._begin(crew, n)
+        crew.start(n)
+        self._hear(crew)
+        return self.tell()
+
+    def _begin(self, crew: AnyCrew, n: int) -> None:
+        """Nothing is left of workers of an earlier run."""
+        self._store.clear_workers(self._cfg.name)
+        self._n_workers = n
+        self._settle(crew.ended_jobs)
+
+    def _verdict(self, budget: Budget) -> Verdict:
+        trials = self._study.get_trials(deepcopy=False)
+        exhausted = is_exhausted(self._study.sampler, trials)
+        return budget.verdict(trials, time.time(), exhausted=exhausted)
+
+    def _is_over(self, budget: Budget) -> bool:
+        """Whether workers that have not begun would find nothing to do."""
+        return self._verdict(budget) not in ("ask", "wait")
+
+    def _hear(self, crew: AnyCrew) -> None:
+        self._notices += crew.notices
+        crew.notices.clear()
 
     def settle_orphans(self, interrupt: Interrupt) -> None:
         """Wait for workers of a dead coordinator to stop, then settle what was left running."""
@@ -266,30 +349,27 @@ class _Watch:
         self._on_event(snapshot)
         return snapshot
 
-    def _look_after(self, crew: Crew, member: Member) -> None:
+    def _look_after(self, crew: AnyCrew, member: AnyMember) -> None:
         """A worker ended: as it should, with an error, or killed."""
         if member.code == 0:
             return
         name, code = f"worker {member.index}", member.code or 0
         if code < 0:
-            self._settle()
+            fate = member.fate
+            self._settle(crew.ended_jobs)
             then = "started again" if crew.start_again(member) else "not started a third time"
-            self._notices.append(f"{name} was killed by signal {-code}{_hint(code)}; {then}")
+            self._notices.append(f"{name} {fate}; {then}")
         elif code == INTERRUPTED_CODE:
             self._notices.append(f"{name} was interrupted; the others go on")
         elif crew.is_running:  # else the error that follows says it
             self._notices.append(f"{name} ended with an error ({member.log}); the others go on")
 
-    def _settle(self) -> None:
-        for number in settle(self._study, self._store, self._locks.is_alive):
+    def _settle(self, ended_jobs: Container[str] = ()) -> None:
+        for number in settle(self._study, self._store, self._locks.is_alive, ended_jobs):
             self._notices.append(f"trial {number} lost its worker; its spec is in the queue again")
 
 
-def _hint(code: int) -> str:
-    return ", as Linux does when memory runs out" if -code == signal.SIGKILL else ""
-
-
-def _all_failed(crew: Crew) -> KdbenchError:
+def _all_failed(crew: AnyCrew) -> KdbenchError:
     last = max(crew.members, key=lambda member: bool(member.code))
     return KdbenchError(
         f"every worker ended before the study did; worker {last.index} (code {last.code}) said:\n"

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, replace
 
 from kdbench.records import Progress
+from kdbench.search.dead import host, slurm_job
 from kdbench.store import Store, WorkerState
 
 REPORT_S = 0.25  # the live display reads no faster
@@ -36,6 +37,8 @@ class Reporter:
             trial=self.trial,
             progress=progress,
             updated_s=time.time(),
+            host=host(),
+            job=slurm_job(),
         )
         self.store.save_worker(self.study, state)
 

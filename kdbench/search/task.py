@@ -1,7 +1,6 @@
 """The objective: one Optuna trial from its first question to what is told."""
 
 import math
-import os
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from kdbench.config import StudyConfig
 from kdbench.errors import KdbenchError, QualityGapError, StoreError
 from kdbench.records import Bench, Progress, Rung, TrialResult, TrialSpec, content_hash
 from kdbench.search.attributes import BY, COSTS, DUPLICATE_OF, INTERRUPTED, RUNGS, SPEC_HASH
-from kdbench.search.dead import host
+from kdbench.search.dead import who
 from kdbench.search.gate import TrialGate
 from kdbench.search.ground import Ground, bench
 from kdbench.search.interrupt import Interrupt
@@ -86,8 +85,7 @@ class Objective:
             StoreError: Nothing can be kept any more.
         """
         self.number = trial.number
-        by = {"worker": self.worker, "host": host(), "root": str(self.store.root)}
-        trial.set_user_attr(BY, {**by, "pid": os.getpid()})
+        trial.set_user_attr(BY, who(self.worker, self.store))
         spec = self._sample(trial)
         trial.set_user_attr(SPEC_HASH, spec.hash)
         twins = twins_of(trial, spec)

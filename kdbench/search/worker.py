@@ -18,7 +18,7 @@ from kdbench.errors import CodecError, KdbenchError, StoreError
 from kdbench.search.attributes import BY, INTERRUPTED
 from kdbench.search.budget import Budget, Verdict, set_budget, verdict
 from kdbench.search.collect import fetch
-from kdbench.search.dead import enqueue_again, is_here, settle, settle_unclaimed
+from kdbench.search.dead import enqueue_again, is_here, settle, settle_unclaimed, slurm_job
 from kdbench.search.front import measure_front
 from kdbench.search.ground import Ground, measure_anchor, require_same_device
 from kdbench.search.interrupt import Interrupt
@@ -69,6 +69,7 @@ def work(
         run: Runs one trial; None: `trial.run_trial`.
 
     Raises:
+        TimeUp: SIGUSR1: the time that a scheduler gave is nearly over; as the next one.
         KeyboardInterrupt: Ctrl-C, SIGTERM, or the coordinator died: the running trial is marked as
             failed, and its spec is in the queue again.
         KdbenchError: Nothing can be kept any more, or three trials in a row broke.
@@ -133,7 +134,8 @@ def _work(
     """
     cfg, ground, store = objective.cfg, objective.ground, objective.store
     index, interrupt, report = objective.worker, objective.interrupt, objective.report
-    settle(study, store, lambda other: other != index and locks.is_alive(other))
+    own_job = () if (job := slurm_job()) is None else (job,)  # its predecessor in it is gone
+    settle(study, store, lambda other: other != index and locks.is_alive(other), own_job)
     study.sampler = make_sampler(
         cfg,
         seat(database, index, str(store.root)),

@@ -126,9 +126,13 @@ def run(
     on_progress: Report,
     *,
     seconds: float = 0.0,
+    until: Path | None = None,
     diverges: Sequence[int] = (),
 ) -> TrialResult:
-    """The stub: asks the gate, steps for `seconds`, fails for encoder widths in `diverges`."""
+    """The stub: asks the gate, steps for `seconds`, fails for encoder widths in `diverges`.
+
+    With `until` it steps on until that file is there.
+    """
     if not gate(Rung(stage="cost", step=0, values=costs(spec))):
         raise Stopped
     for rung in bench.rungs:
@@ -136,7 +140,7 @@ def run(
             raise Stopped
     end = time.monotonic() + seconds
     step = 0
-    while time.monotonic() < end:
+    while time.monotonic() < end or not (until is None or until.exists()):
         step += 1
         on_progress(Progress(stage="training", step=step, n_steps=100, loss=1.0))
         time.sleep(0.01)

@@ -1,7 +1,9 @@
 """`kdbench search` and `kdbench worker` over the stub: what `cli` does, and no torch.
 
 STUB_SECONDS    how long a trial steps
+STUB_UNTIL      a file; a trial steps on until it is there
 STUB_PROBLEM    every worker ends with this problem
+STUB_TELLS      a file to which every worker adds its index and the GPUs it was given
 STUB_DIES_UPLOADING     workers are killed when they would upload what they found
 """
 
@@ -13,7 +15,9 @@ import sys
 from pathlib import Path
 
 from kdbench.errors import KdbenchError, StoreError
+from kdbench.search.interrupt import TimeUp
 from kdbench.search.launch import Snapshot, search
+from kdbench.search.slurm import back_into_queue
 from kdbench.search.upload import Uploader
 from kdbench.search.worker import work
 from kdbench.store import Store
@@ -31,12 +35,16 @@ def main() -> int:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--upload", action="store_true")
     parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--detach", action="store_true")
     args = parser.parse_args()
     try:
         if args.command == "search":
             _search(args)
         else:
             _work(args)
+    except TimeUp:
+        print(back_into_queue(), flush=True)
+        return 130
     except KeyboardInterrupt:
         return 130
     except KdbenchError as why:
@@ -60,6 +68,7 @@ def _search(args: argparse.Namespace) -> None:
         on_event=tell,
         ground=stub.GROUND,
         command=COMMAND,
+        detach=args.detach,
     )
 
 
@@ -68,7 +77,15 @@ def _work(args: argparse.Namespace) -> None:
         raise StoreError(problem, fix="none, this is a test")
     if os.environ.get("STUB_DIES_UPLOADING"):
         Uploader.trial = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
-    run = functools.partial(stub.run, seconds=float(os.environ.get("STUB_SECONDS", "0")))
+    until = os.environ.get("STUB_UNTIL")
+    run = functools.partial(
+        stub.run,
+        seconds=float(os.environ.get("STUB_SECONDS", "0")),
+        until=None if until is None else Path(until),
+    )
+    if tells := os.environ.get("STUB_TELLS"):
+        with Path(tells).open("a") as file:
+            file.write(f"{args.index} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
     url = os.environ["KDBENCH_STORAGE"]
     store = Store(args.root)
     work(args.study, store, index=args.index, storage=url, upload=args.upload, run=run)

@@ -188,8 +188,7 @@ WRONG_VALUES = {
     "trial:STUDY/N, zoo:MODEL/QUALITY or one of jpeg, webp, jpeg2000, avif",
     "start=zoo:bmshj2018-hyperprior/3": 'start: got "zoo:bmshj2018-hyperprior/3"; must be '
     "teacher:NAME, file:PATH or trial:STUDY/N",
-    "start=trial:demo": 'start: got "trial:demo"; must be teacher:NAME, file:PATH or '
-    "trial:STUDY/N",
+    "start=trial:demo": 'start: got "trial:demo"; must be teacher:NAME, file:PATH or trial:STUDY/N',
     "objectives=[]": "objectives: got []; needs at least one objective",
     "objectives=params": 'objectives: got "params"; must be a list',
     "objectives=[params, params]": 'objectives: got ["params", "params"]; params is there twice',
@@ -399,12 +398,13 @@ def test_check_refuses_what_no_trial_could_use() -> None:
 # --- going on, and the bench -----------------------------------------------------------------
 
 
-def test_trials_timeout_workers_and_twins_may_change_while_a_study_goes_on() -> None:
+def test_trials_timeout_workers_twins_and_launcher_may_change_while_a_study_goes_on() -> None:
     began = load_study("demo")
-    now = load_study("demo", ["trials=99", "timeout_s=5", "workers=7", "twins=3"])
+    launcher = "launcher={name: slurm, partition: gpu}"
+    now = load_study("demo", ["trials=99", "timeout_s=5", "workers=7", "twins=3", launcher])
     assert differences(began, now) == []
     assert settings_hash(began) == settings_hash(now)
-    assert set(FREE_ON_RESUME) == {"trials", "timeout_s", "workers", "twins"}
+    assert set(FREE_ON_RESUME) == {"trials", "timeout_s", "workers", "twins", "launcher"}
 
 
 def test_a_study_with_other_settings_is_told_what_differs() -> None:
@@ -429,13 +429,13 @@ def test_a_study_with_other_settings_is_told_what_differs() -> None:
     assert settings_hash(began) != settings_hash(now)
 
 
-def test_every_setting_but_four_is_in_the_hash() -> None:
+def test_every_setting_but_five_is_in_the_hash() -> None:
     other = {
         "name": "b", "space": "hyperprior", "objectives": "[params]", "anchor": "jpeg",
         "trials": "9", "timeout_s": "9", "workers": "9", "sampler": "{name: gp}",
         "constraints": "{}", "data": "{crops: 99}", "energy": "{windows: 9}", "device": "cpu",
         "seed": "9", "twins": "9", "training.steps": "9", "ladder": "{rungs: [0.5]}",
-        "cost_first": "true", "start": "teacher:default",
+        "cost_first": "true", "start": "teacher:default", "launcher": "{name: slurm}",
     }  # fmt: skip
     began = load_study("demo")
     same = {k for k, v in other.items() if not differences(began, load_study("demo", [f"{k}={v}"]))}

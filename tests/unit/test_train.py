@@ -1,6 +1,8 @@
 """The training loop: it learns, resumes, repeats itself and says when it diverges."""
 
 import math
+import os
+import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -27,6 +29,7 @@ from kdbench.records import (
     Training,
     TrialSpec,
 )
+from kdbench.search.interrupt import Interrupt
 from kdbench.train import (
     FINAL_RATE,
     Batch,
@@ -415,6 +418,44 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
     assert found.rows == expected.rows
     assert found.gradient_shares == expected.gradient_shares
     assert path.exists()  # until the caller has kept the codec
+
+
+def _signal_in_step(n_steps: int) -> Callable[[int], Batch]:
+    """Sends SIGTERM while step `n_steps` computes."""
+
+    def batches(step: int) -> Batch:
+        if step == n_steps - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return _batch(step)
+
+    return batches
+
+
+def test_a_signal_in_the_middle_of_a_step_loses_none(tmp_path: Path) -> None:
+    training, path = _training(steps=12), tmp_path / "training.checkpoint"
+    whole, resumed = started(architecture()), started(architecture())
+    expected = _run(whole, training)
+    with Interrupt() as interrupt, pytest.raises(KeyboardInterrupt), interrupt.allowed():
+        _run(started(architecture()), training, batches=_signal_in_step(5), checkpoint=path)
+    told: list[Progress] = []
+    found = _run(resumed, training, checkpoint=path, on_progress=told.append)
+    assert [progress.step for progress in told] == list(range(6, 13))
+    assert _same(resumed, whole)
+    assert found.rows == expected.rows
+
+
+def test_an_interrupt_that_tears_a_step_keeps_nothing_of_it(tmp_path: Path) -> None:
+    """Python's own Ctrl-C does not wait: the step before is what the next training begins with."""
+    path = tmp_path / "training.checkpoint"
+
+    def torn(step: int) -> Batch:
+        if step == 4:
+            raise KeyboardInterrupt
+        return _batch(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        _run(started(architecture()), batches=torn, checkpoint=path)
+    assert not path.exists()
 
 
 def test_a_finished_training_is_taken_up_without_a_step(tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ ROWS = {
     "a command that nobody knows": usage(
         "serch --study quick",
         "there is no command 'serch'; there are, nearest first: "
-        "search, teach, bench, show, rerun, check, worker, export, encode, decode, measure, "
-        "dashboard, report, replay, doctor, collect",
+        "search, teach, bench, show, rerun, check, status, worker, export, encode, decode, "
+        "measure, dashboard, report, replay, doctor, collect",
     ),
     "a search without a study": usage("search", "the following arguments are required: --study"),
     "a bench without a codec": usage("bench", "the following arguments are required: CODEC"),
@@ -91,6 +91,22 @@ ROWS = {
     "a study to show that has not begun": of_study("show --study tinny"),
     "a study to rerun that has not begun": of_study("rerun --study tinny"),
     "a study to work on that has not begun": of_study("worker --study tinny"),
+    "the status of a study that has not begun": of_study("status --study tinny"),
+    "a launcher that nobody knows": usage(
+        "search --study quick --launcher slurn",
+        "argument --launcher: invalid choice: 'slurn' (choose from 'local', 'slurm')",
+    ),
+    "a search that leaves workers of this machine": Row(
+        command="search --study quick --detach",
+        answer="`--detach` needs `--launcher slurm`: workers here end with their search\n"
+        "  fix: leave `--detach` out, or let Slurm run the study\n",
+    ),
+    "a partition for workers of this machine": Row(
+        command="search --study quick --launcher local --set launcher.partition=gpu",
+        answer='--set: launcher.partition: got "gpu"; is of `launcher.name: slurm`, and the '
+        "launcher is local\n  fix: correct what is listed; `kdbench check` reads every study and "
+        "space file again\n",
+    ),
     "a study to bench that has not begun": of_study("bench trial:tinny/0"),
     "a study's name that leads elsewhere": Row(
         command="show --study ..",

@@ -3,10 +3,11 @@
 from typing import Any
 
 import optuna
+import pytest
 from optuna.trial import TrialState
 
 from kdbench.search.attributes import BY
-from kdbench.search.dead import host, settle
+from kdbench.search.dead import host, settle, slurm_job, who
 from kdbench.search.storage import MAX_RETRIES
 from tests.support import search as stub
 from tests.unit.search.lab import Lab, names
@@ -30,6 +31,22 @@ def test_trials_of_dead_workers_fail_and_are_queued_again(lab: Lab) -> None:
     assert names(found) == ["FAIL", "RUNNING", "RUNNING", "WAITING"]
     assert found[3].params == found[dead].params
     assert {alive, elsewhere} == {1, 2}
+
+
+def test_a_task_that_slurm_starts_again_knows_that_its_predecessor_is_gone(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another host, whose locks say nothing of this one."""
+    study = lab.begin("sampler.enqueue=none")
+    gone = running(study, worker=2, host="another.example", job="7_2")
+    running(study, worker=3, host="another.example", job="7_3")
+    running(study, worker=2, host="another.example")
+    assert slurm_job() is None
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    assert who(2, lab.store)["job"] == slurm_job() == "7_2"
+    assert settle(study, lab.store, lambda index: True, {"7_2"}) == [gone]
+    assert names(study.get_trials()) == ["FAIL", "RUNNING", "RUNNING", "WAITING"]
 
 
 def test_the_retried_trial_inherits_neither_its_worker_nor_its_constraints(lab: Lab) -> None:

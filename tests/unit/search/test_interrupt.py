@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from kdbench.search.interrupt import Interrupt
+from kdbench.search.interrupt import Interrupt, TimeUp
+from kdbench.signals import unbroken
 
 
 def test_a_signal_outside_is_kept_until_somebody_asks() -> None:
@@ -55,6 +56,51 @@ def test_a_second_signal_does_not_disturb_the_tidying_up() -> None:
     with Interrupt() as interrupt, pytest.raises(KeyboardInterrupt):
         work(interrupt)
     assert tidied == [True]
+
+
+def test_a_word_that_time_is_up_is_told_apart() -> None:
+    def stopped_by(*signals: signal.Signals) -> None:
+        with Interrupt() as interrupt:
+            for which in signals:
+                os.kill(os.getpid(), which)
+            interrupt.sleep(10)
+
+    with pytest.raises(TimeUp):
+        stopped_by(signal.SIGUSR1, signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        stopped_by(signal.SIGTERM, signal.SIGUSR1)
+    assert caught.type is KeyboardInterrupt
+
+
+def test_time_that_is_up_too_late_is_no_matter() -> None:
+    with Interrupt():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.01)
+
+
+def test_a_step_is_finished_before_a_signal_is_heard() -> None:
+    done = []
+
+    def step() -> None:
+        with unbroken():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            done.append("the step")
+
+    def work(interrupt: Interrupt) -> None:
+        with interrupt.allowed():
+            try:
+                step()
+            except KeyboardInterrupt:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.01)
+                done.append("what is kept of it")
+                raise
+            done.append("never")
+
+    with Interrupt() as interrupt, pytest.raises(KeyboardInterrupt):
+        work(interrupt)
+    assert done == ["the step", "what is kept of it"]
 
 
 def test_handlers_are_put_back() -> None:
