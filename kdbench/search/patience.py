@@ -15,20 +15,37 @@ from typing import Any, TypeVar
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    PendingRollbackError,
+    SQLAlchemyError,
+)
 
 PATIENCE_S = 600.0
 PAUSES_S = (0.0, 0.5, 1.0, 2.0)  # then the last one; a connection that was cut is back at once
 AFTERWARDS_S = 180.0  # after it came back: time for all to say that they are alive
 GONE = ("57P01", "57P02", "57P03", "53300")  # shut down, crashed, starting, too many clients
 GONE_CLASSES = ("08", "40")  # connection; rolled back for another one's sake
+REFUSED = ("password", "pg_hba.conf", "does not exist", "not permitted to log in")  # not later, too
 
 T = TypeVar("T")
 
 
+def driver_error(why: BaseException) -> DBAPIError | None:
+    """What the driver said, beneath what SQLAlchemy and Optuna made of it."""
+    cause: BaseException | None = why
+    if isinstance(cause, StorageInternalError):
+        cause = cause.__cause__
+    if isinstance(cause, PendingRollbackError):  # Optuna asked once more on a broken connection
+        cause = cause.__context__
+    return cause if isinstance(cause, DBAPIError) else None
+
+
 def is_gone(why: BaseException) -> bool:
     """Whether an error says that the server is away and may come back; never of a file."""
-    cause = why if isinstance(why, DBAPIError) else why.__cause__
+    cause = driver_error(why)
     if not isinstance(cause, DBAPIError) or type(cause.orig).__module__.startswith("sqlite3"):
         return False
     if cause.connection_invalidated:
@@ -36,8 +53,10 @@ def is_gone(why: BaseException) -> bool:
     state = getattr(cause.orig, "sqlstate", None) or getattr(cause.orig, "pgcode", None)
     if state is not None:
         return state in GONE or state[:2] in GONE_CLASSES
-    is_postgresql = type(cause.orig).__module__.startswith("psycopg")
-    return is_postgresql and isinstance(cause, OperationalError | InterfaceError)
+    if not type(cause.orig).__module__.startswith("psycopg"):
+        return False
+    answered = "FATAL:" in str(cause.orig) and any(word in str(cause.orig) for word in REFUSED)
+    return not answered and isinstance(cause, OperationalError | InterfaceError)
 
 
 class Patience:
@@ -106,7 +125,7 @@ class PatientStorage(RDBStorage):
     """
 
     def __init__(self, url: str, *, patience: Patience | None = None, **options: Any) -> None:
-        self.patience = Patience(0.0)  # the first connection is not waited for
+        self.patience = Patience(0.0)  # the first connection is waited for by who makes it
         super().__init__(url, **options)
         self.patience = patience or Patience()
 

@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from kdbench.errors import StoreError
 from kdbench.search import postgres, shelf
 from kdbench.search.attributes import BY
-from kdbench.search.patience import Patience, PatientStorage
+from kdbench.search.patience import Patience, PatientStorage, driver_error
 
 HEARTBEAT_S = 60
 GRACE_S = 300  # a worker paused for longer is given up; optuna#5470: waking up, it may not tell
@@ -236,9 +236,11 @@ def _bounded(url: URL, connects: Callable[[], PatientStorage]) -> PatientStorage
     made: list[PatientStorage] = []
     raised: list[BaseException] = []
 
+    patience = Patience(CONNECT_S)  # who listens may still be starting, or full for a moment
+
     def run() -> None:
         try:
-            made.append(connects())
+            made.append(patience.call(connects))
         except BaseException as err:  # raised again below, in the thread that asked
             raised.append(err)
 
@@ -282,7 +284,8 @@ def _no_driver(url: URL) -> StoreError:
 
 
 def _failed(url: URL, err: BaseException) -> StoreError:
-    cause = getattr(err, "orig", None) or getattr(err.__cause__, "orig", None) or err
+    told = driver_error(err)
+    cause = err if told is None or told.orig is None else told.orig
     first = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
     if "FATAL:" in first:  # the driver says before how it got there
         first = first.rpartition("FATAL:")[2].strip()

@@ -13,7 +13,7 @@ from kdbench.config import StudyConfig
 from kdbench.errors import StoreError
 from kdbench.records import MEASUREMENT_PROTOCOL, plain
 from kdbench.search import postgres, roots
-from kdbench.search.attributes import FIXED, GROUND, SETTINGS, TOKEN
+from kdbench.search.attributes import BUDGET, FIXED, GROUND, SETTINGS, TOKEN
 from kdbench.search.budget import n_complete
 from kdbench.search.ground import Ground
 from kdbench.search.patience import Patience
@@ -106,7 +106,7 @@ def join(name: str, storage: RDBStorage) -> tuple[optuna.Study, StudyConfig, Gro
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
         study = None
-    if study is None or GROUND not in study.user_attrs:
+    if study is None or not {GROUND, BUDGET} <= study.user_attrs.keys():
         raise StoreError(
             f"the database knows no study {name!r} that has begun",
             fix=f"start it with `kdbench search --study {name}`; workers join it then, with the "

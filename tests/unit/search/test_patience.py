@@ -9,7 +9,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 
 from kdbench.search import patience
 from kdbench.search.patience import PATIENT, Patience, PatientStorage, is_gone
@@ -27,6 +27,13 @@ def wrapped(cause: Exception) -> StorageInternalError:
     return made
 
 
+def asked_again(cause: Exception) -> PendingRollbackError:
+    """What SQLAlchemy says to who asks once more on a broken connection, as Optuna does."""
+    made = PendingRollbackError("Can't reconnect until invalid transaction is rolled back.")
+    made.__context__ = cause
+    return made
+
+
 SHUT_DOWN = psycopg.errors.AdminShutdown("terminating connection")
 NEVER = psycopg.OperationalError("connection refused")
 
@@ -37,6 +44,11 @@ NEVER = psycopg.OperationalError("connection refused")
         (error(SHUT_DOWN), True),
         (wrapped(error(SHUT_DOWN)), True),
         (error(NEVER), True),
+        (error(psycopg.OperationalError("failed: FATAL:  password authentication failed")), False),
+        (error(psycopg.OperationalError('failed: FATAL:  database "kd" does not exist')), False),
+        (error(psycopg.OperationalError("FATAL:  the database system is starting up")), True),
+        (wrapped(asked_again(error(SHUT_DOWN))), True),
+        (wrapped(asked_again(error(sqlite3.OperationalError("disk I/O error")))), False),
         (error(psycopg.errors.TooManyConnections("sorry")), True),
         (error(psycopg.errors.SerializationFailure("again")), True),
         (error(psycopg.errors.CannotConnectNow("starting up")), True),
