@@ -165,6 +165,16 @@ def _worker(command: argparse.ArgumentParser) -> None:
     _study(command)
     command.add_argument("--index", type=int, metavar="I", help="the lowest free one by default")
     command.add_argument("--storage", metavar="URL", help="database (KDBENCH_STORAGE)")
+    command.add_argument(
+        "--role",
+        choices=("train", "measure"),
+        default="train",
+        help="measure: be the study's target device, which trains nothing (train)",
+    )
+    command.add_argument(
+        "--as", dest="target", type=_name, metavar="TARGET", help="of --role measure: its name"
+    )
+    _device(command)
     _common(command)
 
 

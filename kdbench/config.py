@@ -1,5 +1,6 @@
 """What a study is told: studies/*.yaml -> StudyConfig; reports every problem of a file at once."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -29,8 +30,8 @@ Objective = Literal[
 SamplerName = Literal["tpe", "gp", "nsga2", "nsga3", "random", "qmc", "grid", "listed"]
 N_LEVELS = 5  # fewer points move a BD-rate by several percent, whatever the spline
 ANCHORS = ("jpeg", "webp", "jpeg2000", "avif")
-METERS = ("auto", "none", "nvml", "powercap", "codecarbon", "replay")
-FREE_ON_RESUME = ("trials", "timeout_s", "workers", "twins")  # may change while a study goes on
+METERS = ("auto", "none", "nvml", "powercap", "ina3221", "pi5", "codecarbon", "replay")
+FREE_ON_RESUME = ("trials", "timeout_s", "workers", "twins", "target_timeout_s")  # on the way
 _DATA, _ENERGY = Data(), EnergyPlan()
 
 
@@ -105,6 +106,9 @@ class StudyConfig:
         ladder: Stops trials on their way; None trains all of them to the end.
         cost_first: Whether a candidate whose costs leave it no hope of the front is refused before
             it is trained (see `search.prospects`).
+        target: Name of another device whose energy and coding time count, in the place of this
+            one's; `energy` is then its plan. None: where it trains.
+        target_timeout_s: How long a trainer waits for that device's answer.
     """
 
     name: str
@@ -124,6 +128,8 @@ class StudyConfig:
     twins: int = 0
     ladder: Ladder | None = None
     cost_first: bool = False
+    target: str | None = None
+    target_timeout_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +188,11 @@ def _zoo_codec(name: str) -> str | None:
     return None if model.name == zoo.OWN else f"of the zoo only {zoo.OWN} codes; the others teach"
 
 
+def _target(value: str) -> str | None:
+    rule = "must be letters, digits, `-`, `_` and `.`"
+    return None if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", value) else rule
+
+
 def _codecs(values: Sequence[str]) -> str | None:
     if not values:
         return "needs at least one codec"
@@ -224,8 +235,14 @@ def _crop_px(value: int) -> str | None:
 
 
 def _meter(value: str) -> str | None:
+    try:
+        if EnergyPlan(meter=value).command is not None:
+            return None
+    except ValueError as why:
+        return f"must be command:watts PROGRAM or command:joules PROGRAM, and is {why}"
     near = ", ".join(nearest_first(value, METERS))
-    return None if value in METERS else f"must be one of: {near}"
+    known = f"must be one of: {near}; or command:watts PROGRAM (command:joules)"
+    return None if value in METERS else known
 
 
 def _distortion(value: str) -> str | None:
@@ -245,6 +262,8 @@ RULES: Mapping[str, recipes.Rule] = {
     "workers": at_least(1),
     "seed": at_least(0),
     "twins": at_least(0),
+    "target": _target,
+    "target_timeout_s": above_zero,
     "device": _device,
     **{f"constraints.{f.name}": above_zero for f in fields(Constraints)},
     "data.crops": at_least(1),
@@ -288,6 +307,8 @@ def _agree(study: StudyConfig, recipe: Recipe) -> None:
     needs_energy += [f"{name}_max" for name in study.constraints.limits if "_j_per_mpx" in name]
     if study.energy.meter == "none" and needs_energy:
         recipe.report(("energy", "meter"), f"{needs_energy[0]} needs a meter", value="none")
+    elif study.energy.meter == "none" and study.target is not None:
+        recipe.report(("energy", "meter"), "target needs a meter, there", value="none")
     if study.training.distortion != "mse":
         _agree_with_distortion(study, recipe)
     if study.cost_first:
@@ -581,7 +602,9 @@ def _incomplete(tree: Any) -> list[tuple[Key, str]]:
 
 
 def bench(study: StudyConfig, *, cache: Path, device: str, threads: int = 1) -> Bench:
-    """What every trial of `study` has in common.
+    """What every trial of `study` has in common where it trains.
+
+    Of a study with a target, energy is not measured there.
 
     Args:
         study: What the files say.
@@ -592,7 +615,7 @@ def bench(study: StudyConfig, *, cache: Path, device: str, threads: int = 1) -> 
     return Bench(
         data=study.data,
         anchor=study.anchor,
-        energy=study.energy,
+        energy=study.energy if study.target is None else EnergyPlan(meter="none"),
         device=device,
         precision=study.training.precision,
         threads=threads,

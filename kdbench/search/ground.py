@@ -35,6 +35,8 @@ class Ground:
         anchor: SHA-256 of the anchor's file, or its name.
         meter: Which meter, and the source of its joules; None without one.
         fingerprint: Of the device, see `device.fingerprint`.
+        target: What measures in this machine's place: its meter and fingerprint, see
+            `search.target`; `meter` is then its. None where the study names none.
     """
 
     device: str
@@ -46,6 +48,7 @@ class Ground:
     fingerprint: Mapping[str, str]
     code: str = kdbench.__version__
     codec: str | None = None
+    target: Mapping[str, str] | None = None
 
     @property
     def fixed(self) -> dict[str, str]:
@@ -58,6 +61,7 @@ class Ground:
             **({} if self.codec is None else {"codec": self.codec}),
             **self.teachers,
             **{f"device.{key}": value for key, value in self.fingerprint.items()},
+            **{f"target.{key}": value for key, value in (self.target or {}).items()},
         }
 
     def stands_on(self, teacher: str | None) -> dict[str, str]:
@@ -166,6 +170,8 @@ def _meter(cfg: StudyConfig, device: str) -> str | None:
     Raises:
         MeterError: Something that the study minimises or limits cannot be measured.
     """
+    if cfg.target is not None:
+        return None  # the target says which it has
     from kdbench.energy import pick
 
     meter = pick(cfg.energy, device)

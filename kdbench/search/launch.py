@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from kdbench.config import StudyConfig
 from kdbench.errors import KdbenchError
 from kdbench.search import ground as grounds
+from kdbench.search.asking import close
 from kdbench.search.attributes import DUPLICATE_OF
 from kdbench.search.budget import (
     ASKS_PER_TRIAL,
@@ -25,6 +27,7 @@ from kdbench.search.budget import (
 )
 from kdbench.search.crew import COMMAND, Crew, Member
 from kdbench.search.dead import settle
+from kdbench.search.front import unmeasured
 from kdbench.search.grid import GridSampler, is_exhausted
 from kdbench.search.ground import Ground
 from kdbench.search.interrupt import Interrupt
@@ -96,10 +99,17 @@ def search(
     store.require_writable()
     with Interrupt() as interrupt, locks.coordinator(), storage_errors(url), quiet():
         with interrupt.allowed():
-            study, found = begin(cfg, store, url, lambda: ground or grounds.survey(cfg, store))
+            study, found = begin(
+                cfg,
+                store,
+                url,
+                lambda: ground or grounds.survey(cfg, store),
+                on_wait=lambda text: print(text, file=sys.stderr, flush=True),
+            )
         watch = _Watch(cfg, store, study, locks, on_event)
-        left = untwinned(study, cfg, store)
+        left: list[object] = [*untwinned(study, cfg, store), *unmeasured(study, cfg, store)]
         if n_complete(study) >= cfg.trials and not left:
+            close(cfg, url, "complete")
             return watch.tell("complete")
         watch.settle_orphans(interrupt)
         crew = Crew(store, cfg.name, url, command=command, on_cpu=found.device == "cpu")
@@ -110,7 +120,10 @@ def search(
         set_budget(study, budget)
         if cfg.sampler.name == "grid":  # knows when it is through
             study.sampler = GridSampler(cfg, found.teacher_coordinates)
-        return watch.run(crew, budget, _n_workers(cfg, workers, found, study, len(left)), interrupt)
+        n = _n_workers(cfg, workers, found, study, len(left))
+        end = watch.run(crew, budget, n, interrupt)
+        close(cfg, url, str(end.ended))
+        return end
 
 
 def _n_workers(
@@ -161,6 +174,11 @@ class _Watch:
         ended = budget.verdict(trials, time.time(), exhausted=exhausted)
         if ended in ("ask", "wait"):
             raise _all_failed(crew)
+        if left := unmeasured(self._study, self._cfg, self._store):
+            self._notices.append(
+                f"target {self._cfg.target!r} has not measured trained members of the front: "
+                f"trials {', '.join(map(str, left))}; the same command asks it again"
+            )
         return self.tell(ended)
 
     def settle_orphans(self, interrupt: Interrupt) -> None:

@@ -11,6 +11,7 @@ from kdbench import config
 from kdbench.config import StudyConfig
 from kdbench.errors import StoreError
 from kdbench.records import MEASUREMENT_PROTOCOL, plain
+from kdbench.search.asking import with_target
 from kdbench.search.attributes import (
     GROUND,
     SETTINGS,
@@ -25,7 +26,11 @@ FIRST_PROTOCOL = "1"  # studies begun under it do not say so
 
 
 def begin(
-    cfg: StudyConfig, store: Store, url: str, find_ground: Callable[[], Ground]
+    cfg: StudyConfig,
+    store: Store,
+    url: str,
+    find_ground: Callable[[], Ground],
+    on_wait: Callable[[str], None] = lambda _: None,
 ) -> tuple[optuna.Study, Ground]:
     """The study, new or going on, ready for workers; its schema, settings and queue are written.
 
@@ -34,6 +39,7 @@ def begin(
         store: Where its folders are.
         url: Its database.
         find_ground: What the machine adds; not asked if the study is complete.
+        on_wait: Told that a target is waited for.
 
     Raises:
         StoreError: It began with other settings or on another machine, or folders and database do
@@ -59,6 +65,8 @@ def begin(
     if stored is not None and n_complete(study) >= cfg.trials:
         return study, _ground(study)
     ground = find_ground()
+    if cfg.target is not None:
+        ground = with_target(cfg, ground, storage, stored, on_wait)
     _require_same_ground(cfg, stored, ground)
     store.create_study(
         StoredStudy(name=cfg.name, settings=config.settings(cfg), fixed=ground.fixed)

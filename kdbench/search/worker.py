@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 
 import optuna
@@ -13,6 +14,7 @@ from optuna.trial import TrialState
 
 from kdbench.config import StudyConfig
 from kdbench.errors import CodecError, KdbenchError, StoreError
+from kdbench.search.asking import Asking, asking
 from kdbench.search.attributes import BY, INTERRUPTED
 from kdbench.search.budget import Budget, Verdict, set_budget, verdict
 from kdbench.search.dead import enqueue_again, host, settle
@@ -74,7 +76,9 @@ def work(
         storage_errors(url),
         quiet(),
     ):
-        study, cfg, ground = join(name, connect(url, create=False), store)
+        database = connect(url, create=False)
+        study, cfg, ground = join(name, database, store)
+        elsewhere = asking(cfg, ground, database, url)
         settle(study, store, lambda other: other != index and locks.is_alive(other))
         study.sampler = make_sampler(
             cfg,
@@ -87,7 +91,7 @@ def work(
             cfg=cfg,
             ground=ground,
             store=store,
-            run=run or _run_trial(),
+            run=_run_trial(run, elsewhere),
             worker=index,
             interrupt=interrupt,
             asking=locks.lock(ASK),
@@ -100,7 +104,7 @@ def work(
         ended = _Worker(study, objective).loop()
         if run is None and locks.lock(FRONT).take():  # kept until this process ends
             with interrupt.allowed():
-                measure_front(study, cfg, ground, store, objective.report.tell)
+                measure_front(study, cfg, ground, store, objective.report.tell, elsewhere=elsewhere)
         if run is None:
             with interrupt.allowed():
                 train_twins(study, cfg, ground, store, locks=locks, tell=objective.report.tell)
@@ -118,10 +122,10 @@ def _check_ground(study: optuna.Study, cfg: StudyConfig, ground: Ground, store: 
         raise
 
 
-def _run_trial() -> Run:
-    from kdbench.trial import run_trial
-
-    return run_trial
+def _run_trial(run: Run | None, elsewhere: Asking | None) -> Run:
+    if run is None:
+        from kdbench.trial import run_trial as run
+    return run if elsewhere is None else partial(run, elsewhere=elsewhere)
 
 
 def _n_asked_by(study: optuna.Study, index: int) -> int:
