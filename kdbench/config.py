@@ -30,7 +30,7 @@ Objective = Literal[
 SamplerName = Literal["tpe", "gp", "nsga2", "nsga3", "random", "qmc", "grid", "listed"]
 N_LEVELS = 5  # fewer points move a BD-rate by several percent, whatever the spline
 ANCHORS = ("jpeg", "webp", "jpeg2000", "avif")
-METERS = ("auto", "none", "nvml", "powercap", "ina3221", "pi5", "codecarbon", "replay")
+METERS = ("auto", "none", "nvml", "powercap", "ina3221", "pi5", "apple", "codecarbon", "replay")
 FREE_ON_RESUME = ("trials", "timeout_s", "workers", "twins", "target_timeout_s")  # on the way
 _DATA, _ENERGY = Data(), EnergyPlan()
 
@@ -238,8 +238,8 @@ def _meter(value: str) -> str | None:
     try:
         if EnergyPlan(meter=value).command is not None:
             return None
-    except ValueError as why:
-        return f"must be command:watts PROGRAM or command:joules PROGRAM, and is {why}"
+    except ValueError:
+        return "must be command:watts PROGRAM or command:joules PROGRAM"
     near = ", ".join(nearest_first(value, METERS))
     known = f"must be one of: {near}; or command:watts PROGRAM (command:joules)"
     return None if value in METERS else known

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kdbench.device import gpu_uuid
+from kdbench.energy.apple import AppleMeter
 from kdbench.energy.codecarbon import CodecarbonMeter
 from kdbench.energy.command import CommandMeter
 from kdbench.energy.ina3221 import Ina3221Meter
@@ -17,7 +18,7 @@ from kdbench.records import EnergyPlan, MeterUnit
 
 __all__ = ["EnergyMeter", "MeterStatus", "available", "measure", "pick"]
 
-CHOICES = ("auto", "nvml", "powercap", "ina3221", "pi5", "codecarbon", "replay", "none")
+CHOICES = ("auto", "nvml", "powercap", "ina3221", "pi5", "apple", "codecarbon", "replay", "none")
 COMMAND = "command:watts PROGRAM (command:joules)"
 
 
@@ -129,7 +130,7 @@ def _preference(device: str) -> tuple[str, ...]:
     on_gpu = device.startswith("cuda")
     if on_gpu:
         return ("nvml", "ina3221", "codecarbon", "powercap")
-    return ("powercap", "ina3221", "pi5", "codecarbon", "nvml")
+    return ("powercap", "ina3221", "pi5", "apple", "codecarbon", "nvml")
 
 
 def _status(name: str, device: str) -> MeterStatus:
@@ -150,12 +151,14 @@ def _openers(device: str) -> dict[str, Callable[[], EnergyMeter]]:
             "ina3221": Ina3221Meter,  # of the whole module, GPU included
             "codecarbon": lambda: CodecarbonMeter(nvml_index(gpu_uuid(device))),
             "pi5": lambda: _elsewhere(Pi5Meter(), "CPU", device),
+            "apple": lambda: _elsewhere(AppleMeter(), "CPU", device),
             "powercap": lambda: _elsewhere(PowercapMeter(), "CPU", device),
         }
     return {
         "powercap": PowercapMeter,
         "ina3221": Ina3221Meter,
         "pi5": Pi5Meter,
+        "apple": AppleMeter,
         "codecarbon": CodecarbonMeter,
         "nvml": lambda: _elsewhere(nvml_meter(0), "GPU", device),
     }

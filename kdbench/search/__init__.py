@@ -11,6 +11,9 @@ replay      searches simulated on a table of finished trials, `recorded` from th
 objectives  from a result to numbers to minimise, from costs to constraints
 gate        whether a trial goes on: limits, prospects (costs that leave no hope), ladder
 ground      what the machine adds to a study: teachers, anchor, meter, device
+asking      a target device that measures in this machine's place: asked, waited for
+target      `kdbench worker --role measure`: that device's side
+mailbox     what the two write to each other in the database; codec files travel as parcels
 dead        trials that nobody runs any more
 restore     a database made from the folders
 vain        why a study ended with nothing

@@ -4,15 +4,22 @@ A student is measured before its training, so that its cost is known before a st
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import optuna
 
+from kdbench.bench import CodecFigures, load_anchor
 from kdbench.config import StudyConfig
+from kdbench.files import write_json
 from kdbench.records import Progress
 from kdbench.search.asking import Asking
 from kdbench.search.attributes import DUPLICATE_OF
 from kdbench.search.ground import Ground, bench
 from kdbench.store import Store
+
+if TYPE_CHECKING:
+    from kdbench.cost import Answer
 
 
 def members(study: optuna.Study) -> list[int]:
@@ -84,11 +91,28 @@ def _have_measured(
     on_progress: Callable[[int, Progress], None],
     elsewhere: Asking,
 ) -> None:
-    """Sends the trained students to the target, all at once, and collects its answers."""
+    """Sends the trained students to the target, the anchor too, and collects its answers."""
     answers = {}
     for number in numbers:
         students = store.trial(cfg.name, number).students
         answers[number] = elsewhere.ask_trained(students[len(students) // 2])
+    of_anchor = _ask_for_anchor(cfg, store, elsewhere)
     for i, (number, answer) in enumerate(answers.items()):
         on_progress(number, Progress(stage="front's energy", step=i + 1, n_steps=len(answers)))
         store.save_trained_energy(cfg.name, number, answer())
+    if of_anchor is not None:
+        figures, answer = of_anchor
+        write_json(store.anchor_file(cfg.name), replace(figures, energy=answer()))
+
+
+def _ask_for_anchor(
+    cfg: StudyConfig, store: Store, elsewhere: Asking
+) -> tuple[CodecFigures, "Answer"] | None:
+    """The anchor's figures, and who waits for its energy; None of one that is known or no file."""
+    from kdbench.anchor import codec_files
+
+    figures = load_anchor(store, cfg.name)
+    if figures is None or figures.energy is not None:
+        return None
+    files = codec_files(cfg.anchor, cache=store.cache, store=store)
+    return (figures, elsewhere.ask_trained(files[len(files) // 2])) if files else None

@@ -92,3 +92,20 @@ def put(path: Path, value: object) -> None:
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_text(f"{value}\n")
     fresh.rename(path)
+
+
+POWERMETRICS = """
+import sys, time
+words = dict(zip(sys.argv, sys.argv[1:]))
+time.sleep(int(words["-n"]) * int(words["-i"]) / 1000)
+with open(words["-o"], "w") as log:
+    for _ in range(int(words["-n"])):
+        print("CPU Power: {cpu_mw} mW\\nGPU Power: {gpu_mw} mW\\nCombined Power: 1 mW", file=log)
+"""
+
+
+def powermetrics(folder: Path, cpu_mw: int, gpu_mw: int) -> None:
+    """`sudo` and `powermetrics` of a Mac, for a PATH that begins with `folder`."""
+    code = POWERMETRICS.format(cpu_mw=cpu_mw, gpu_mw=gpu_mw)
+    script(folder / "powermetrics", code)
+    script(folder / "sudo", "import os, sys\nos.execvp(sys.argv[1], sys.argv[1:])")
