@@ -34,7 +34,7 @@ FIXED = "target."  # what a study keeps of its target's identity begins so
 
 def command(study: str, target: str) -> str:
     """What starts the target; the database's URL may hold a password and is left to the reader."""
-    return f"kdbench worker --role measure --study {study} --storage URL --as {target}"
+    return f"KDBENCH_STORAGE=URL kdbench worker --role measure --study {study} --as {target}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ the codecs, and no module that trains is loaded.
 """
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -85,7 +84,7 @@ def serve(
         if not lock.take():
             raise _taken(target, f"process {lock.holder} on this host")
         try:
-            _require_left(box, letters.get(TARGET), interrupt)
+            _require_left(box, letters.get(TARGET), interrupt, say)
             with interrupt.allowed():
                 measuring = _begin(box, letters, store, device)
             say(f"target {target!r} of study {study!r} measures by {measuring.shown}")
@@ -287,7 +286,12 @@ def _require_same_kdbench(letters: Letters, study: str) -> None:
         )
 
 
-def _require_left(box: Mailbox, seen: Mapping[str, Any] | None, interrupt: Interrupt) -> None:
+def _require_left(
+    box: Mailbox,
+    seen: Mapping[str, Any] | None,
+    interrupt: Interrupt,
+    say: Callable[[str], None],
+) -> None:
     """Waits until it is sure that no other process is this target.
 
     One of this host is known by its pid; one of another host by a count that grows no more.
@@ -300,11 +304,9 @@ def _require_left(box: Mailbox, seen: Mapping[str, Any] | None, interrupt: Inter
     if seen["host"] == host() and not psutil.pid_exists(int(seen["pid"])):
         return
     end = time.monotonic() + (BUSY_S if seen.get("measures") else SILENT_S)
-    print(
+    say(
         f"target {box.target!r} was process {seen['pid']} on {seen['host']}; waiting to see "
-        "whether it lives",
-        file=sys.stderr,
-        flush=True,
+        "whether it lives"
     )
     while time.monotonic() < end:
         interrupt.sleep(POLL_S)

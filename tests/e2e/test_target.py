@@ -204,7 +204,7 @@ def test_a_silent_target_ends_the_search_with_its_name_and_nothing_is_trained_ag
     code, _, err = finish(search)
     assert code == 1
     assert "target 'jetson-1' has not answered study 'quick' within 6 s" in err
-    assert "kdbench worker --role measure --study quick --storage URL --as jetson-1" in err
+    assert "KDBENCH_STORAGE=URL kdbench worker --role measure --study quick --as jetson-1" in err
     assert "the same command goes on" in err
     trial = field.desk / "runs/quick/trials/0"
     assert (trial / "student.safetensors").exists()  # trained, and only its energy is missing

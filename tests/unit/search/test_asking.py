@@ -144,8 +144,8 @@ def test_a_target_that_nobody_is_leaves_the_study_free_to_name_another(
     with pytest.raises(
         TargetError,
         match=r"target 'bord' has not answered study 'demo' within 0\.2 s \(`target_timeout_s`\): "
-        r"nobody of that name has joined\n  fix: start it where it measures, `kdbench worker "
-        r"--role measure --study demo --storage URL --as bord`",
+        r"nobody of that name has joined\n  fix: start it where it measures, "
+        r"`KDBENCH_STORAGE=URL kdbench worker --role measure --study demo --as bord`",
     ):
         lab.begin(*TARGETED, "target=bord")
     board()
