@@ -91,10 +91,14 @@ class CommandMeter:
         return ended_j - began_j
 
     def _call(self) -> float:
-        """The one number of a program that ends."""
+        """The one number of a program that ends, as it is let to."""
         run = _Run(self._program, self._unit)
         try:
-            return run.number_after(0.0)
+            value = run.number_after(0.0)
+            run.wait(lambda: run.code is not None)
+            if run.code != 0:
+                run.require_alive()
+            return value
         finally:
             run.end()
 
