@@ -4,8 +4,10 @@ macOS computes these watts from activity, so they are a model; a better one than
 """
 
 import logging
+import shutil
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 from threading import Event, Thread
 from time import perf_counter
@@ -41,8 +43,9 @@ class AppleMeter:
     def __init__(self) -> None:
         if sys.platform != "darwin":
             raise MeterError("not on macOS", fix="measure on a Mac with Apple silicon")
-        self._folder = tempfile.TemporaryDirectory(prefix="kdbench-powermetrics-")
-        self._reader = _reader(Path(self._folder.name))
+        self._folder = Path(tempfile.mkdtemp(prefix="kdbench-powermetrics-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._reader = _reader(self._folder)
         self._read_w()  # a password that is asked for is better told now
 
     def start(self) -> None:
@@ -74,7 +77,7 @@ class AppleMeter:
 
     def _read_w(self) -> float:
         """Mean power while it reads [W]."""
-        log = Path(self._folder.name) / LOG
+        log = self._folder / LOG
         log.unlink(missing_ok=True)  # else the reader would take an old one for a new one
         found = self._reader.get_details()
         if not log.is_file() or not found.get("CPU Power"):

@@ -99,9 +99,10 @@ class Mailbox:
         self.withdraw(request)
 
     def withdraw(self, request: Request) -> None:
-        """Takes a request away, with its file."""
+        """Takes a request away, with its file, unless another one names that, too."""
         self.write(ASK + request.key, None)
-        self._parcels.remove(request.sha)
+        if request.sha not in {other.sha for other in unanswered(self.letters())}:
+            self._parcels.remove(request.sha)
 
     def sweep(self) -> None:
         """Forgets files that no request names: of trainers that died while they sent them."""

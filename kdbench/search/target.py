@@ -154,6 +154,7 @@ class _Loop:
             while True:
                 letters = self.box.letters()
                 _require_same_kdbench(letters, self.box.study)
+                self._beat(letters)
                 requests = unanswered(letters)
                 for request in requests:
                     self._measure(request)
@@ -161,7 +162,6 @@ class _Loop:
                 if ended is not None and not requests:
                     return str(ended)
                 if not requests:
-                    self._beat(letters)
                     self.interrupt.sleep(POLL_S)
         finally:
             with suppress(KdbenchError):  # a box that is gone needs no farewell

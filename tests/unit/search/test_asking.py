@@ -201,7 +201,7 @@ def test_a_silent_target_ends_the_worker_and_its_trial_waits(
     lab: Lab, board: Callable[[], None]
 ) -> None:
     board()
-    study = lab.begin(*TARGETED)
+    study = lab.begin(*TARGETED, "trials=5")  # all that are queued
     with pytest.raises(TargetError, match=r"within 0\.2 s .*last heard of 2026-11-28 20:00:00 UTC"):
         lab.work(run(lambda: None))
     assert study.get_trials()[0].user_attrs[INTERRUPTED] is True
@@ -305,8 +305,8 @@ def test_files_of_trainers_that_died_while_they_sent_them_are_swept(
     assert parcels.get(lost) is None
 
 
-def test_a_file_travels_whole_or_not_at_all(lab: Lab) -> None:
-    parcels = Parcels(connect(lab.store.database_url("demo"), create=True), "demo@board:")
+def test_a_file_travels_whole_or_not_at_all(tmp_path: Path) -> None:
+    parcels = Parcels(connect(f"sqlite:///{tmp_path}/study.db", create=True), "demo@board:")
     file = bytes(range(256)) * 1000
     sha = parcels.put(file)
     assert parcels.get(sha) == file

@@ -224,7 +224,7 @@ def test_a_model_is_refused_where_the_study_asks_for_a_measurement_and_trainers_
     def missing() -> energy.EnergyMeter:
         raise MeterError("no such counter", fix="buy one")
 
-    openers = dict.fromkeys(("powercap", "ina3221", "pi5", "nvml"), missing)
+    openers = dict.fromkeys(("powercap", "ina3221", "pi5", "apple", "nvml"), missing)
     monkeypatch.setattr(energy, "_openers", lambda _: {**openers, "codecarbon": Model})
     asks = Board(tmp_path, "energy={meter: auto, require: measured}")
     with pytest.raises(MeterError, match=r"no meter measures cpu here.*\n  fix: .*require: any"):
