@@ -710,9 +710,10 @@ class EnergyPlan:
             return None
         unit, _, program = rest.strip().partition(" ")
         words = tuple(shlex.split(program))
-        if unit not in ("joules", "watts") or not words:
+        units: dict[str, MeterUnit] = {"joules": "joules", "watts": "watts"}
+        if unit not in units or not words:
             raise ValueError("neither `command:watts PROGRAM` nor `command:joules PROGRAM`")
-        return unit, words
+        return units[unit], words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -318,4 +318,5 @@ def _finalised(model: LearnedCodec, bench: Bench) -> LearnedCodec:
     copy = build(model.architecture)
     copy.load_state_dict(model.state_dict())
     copy.finalise()
-    return copy.to(bench.device)
+    moved: LearnedCodec = copy.to(bench.device)
+    return moved

@@ -41,7 +41,8 @@ class AppleMeter:
     detail = "powermetrics, processor and GPU of the whole machine, computed from activity"
 
     def __init__(self) -> None:
-        if sys.platform != "darwin":
+        system: str = sys.platform
+        if system != "darwin":
             raise MeterError("not on macOS", fix="measure on a Mac with Apple silicon")
         self._folder = Path(tempfile.mkdtemp(prefix="kdbench-powermetrics-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
@@ -49,7 +50,8 @@ class AppleMeter:
         self._read_w()  # a password that is asked for is better told now
 
     def start(self) -> None:
-        self._joules, self._error = 0.0, None
+        self._joules = 0.0
+        self._error: MeterError | None = None
         self._done = Event()
         self._thread = Thread(target=self._loop, daemon=True)
         self._thread.start()
@@ -63,7 +65,6 @@ class AppleMeter:
 
     def _loop(self) -> None:
         """Until stopped, and to the end of the reading that runs then."""
-        self._error: MeterError | None
         last_s = perf_counter()
         while not self._done.is_set():
             try:

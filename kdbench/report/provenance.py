@@ -97,9 +97,9 @@ def machine(study: Gathered) -> Entries:
         if key.startswith("target.device.")
     }
     if target:
-        name = study.stored.settings.get("target")
         text = "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in target.items())
-        pairs.append((f"target {name}, which measured energy", text))
+        head = f"target {study.stored.settings.get('target')}, which measured energy"
+        pairs.append((head, text))
     return Entries(pairs=tuple(pairs) or (("not known", "no trial has finished"),))
 
 

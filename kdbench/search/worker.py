@@ -3,7 +3,7 @@
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 
 from kdbench.config import StudyConfig
 from kdbench.errors import CodecError, KdbenchError, StoreError
+from kdbench.records import TrialResult
 from kdbench.search.asking import Asking, asking
 from kdbench.search.attributes import BY, INTERRUPTED
 from kdbench.search.budget import Budget, Verdict, set_budget, verdict
@@ -123,9 +124,15 @@ def _check_ground(study: optuna.Study, cfg: StudyConfig, ground: Ground, store: 
 
 
 def _run_trial(run: Run | None, elsewhere: Asking | None) -> Run:
+    """`run`, or the real one; told who measures, where that is not this machine."""
+    chosen: Callable[..., TrialResult]
     if run is None:
-        from kdbench.trial import run_trial as run
-    return run if elsewhere is None else partial(run, elsewhere=elsewhere)
+        from kdbench.trial import run_trial
+
+        chosen = run_trial
+    else:
+        chosen = run
+    return chosen if elsewhere is None else partial(chosen, elsewhere=elsewhere)
 
 
 def _n_asked_by(study: optuna.Study, index: int) -> int:

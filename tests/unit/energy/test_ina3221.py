@@ -49,7 +49,9 @@ def test_a_board_without_monitors_says_what_to_look_for(tmp_path: Path) -> None:
 
 def test_rails_of_an_unknown_board_are_named_and_not_added(tmp_path: Path) -> None:
     tree = Ina3221Tree(tmp_path, ("VDD_MAIN", "VDD_CORE", "VDD_IO"))
-    with pytest.raises(MeterError, match=r"VDD_MAIN, VDD_CORE, VDD_IO, and kdbench (?s:.*)command:"):
+    with pytest.raises(
+        MeterError, match=r"VDD_MAIN, VDD_CORE, VDD_IO, and kdbench (?s:.*)command:"
+    ):
         Ina3221Meter(tree.root)
 
 
