@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.exceptions import StorageInternalError
@@ -16,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from kdbench.device import fingerprint
 from kdbench.errors import StoreError
-from kdbench.search.mailbox import ANSWER, IDENTITY, TARGET, Mailbox
+from kdbench.search.mailbox import ANSWER, IDENTITY, SEARCH, TARGET, Mailbox
 from kdbench.search.storage import connect
 from tests.support.board_kdbench import COMMAND
 from tests.support.boards import Ina3221Tree
@@ -46,6 +47,7 @@ class Field:
         self.tree.set_w({"VDD_IN": BOARD_W})
         shutil.copytree(desk / "photos/evaluation", board / "photos/evaluation")
         self._processes: list[subprocess.Popen[str]] = []
+        self._box: Mailbox | None = None
 
     def search(self, *more: str) -> subprocess.Popen[str]:
         words = (sys.executable, "-m", "kdbench", "search", "--study", "quick", *SETTINGS, *more)
@@ -62,14 +64,12 @@ class Field:
         assert code == 0, err
         return out
 
-    @property
-    def box(self) -> Mailbox:
-        return Mailbox(connect(self.url, create=True), "quick", "jetson-1")
-
-    def letters(self) -> dict[str, object]:
+    def letters(self) -> dict[str, Any]:
         """What is in the box; nothing before there is one."""
         try:
-            return self.box.letters()
+            if self._box is None:
+                self._box = Mailbox(connect(self.url, create=False), "quick", "jetson-1")
+            return self._box.letters()
         except (StoreError, SQLAlchemyError, StorageInternalError):  # not made yet
             return {}
 
@@ -108,7 +108,7 @@ def until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.05)
+        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def field(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 def test_a_search_minimises_the_energy_of_a_device_that_came_late(field: Field) -> None:
     search = field.search()
-    until(lambda: "search" in field.letters())
+    until(lambda: SEARCH in field.letters())
     loaded = field.board / "loaded"
     target = field.target(BOARD_LOADED=str(loaded))
     code, out, err = finish(search)
@@ -179,9 +179,10 @@ def test_a_search_minimises_the_energy_of_a_device_that_came_late(field: Field) 
 
 
 def test_a_target_that_is_killed_while_it_measures_is_followed_by_another(field: Field) -> None:
-    search = field.search("--set", "energy.window_s=3")
+    search = field.search("--trials", "1", "--set", "energy.window_s=1")
+    until(lambda: SEARCH in field.letters())
     first = field.target()
-    until(lambda: bool((field.letters().get(TARGET) or {}).get("measures")))  # type: ignore[attr-defined]
+    until(lambda: bool(field.letters().get(TARGET, {}).get("measures")))
     os.kill(first.pid, signal.SIGKILL)
     finish(first)
     assert not [key for key in field.letters() if key.startswith(ANSWER)]
@@ -195,15 +196,16 @@ def test_a_target_that_is_killed_while_it_measures_is_followed_by_another(field:
 def test_a_silent_target_ends_the_search_with_its_name_and_nothing_is_trained_again(
     field: Field,
 ) -> None:
-    patience = ("--set", "target_timeout_s=6")
-    search = field.search(*patience)
+    patience = ("--set", "target_timeout_s=20")  # the board loads torch meanwhile
+    search = field.search("--trials", "1", *patience)
+    until(lambda: SEARCH in field.letters())
     target = field.target()
     until(lambda: IDENTITY in field.letters())
     os.kill(target.pid, signal.SIGKILL)
     finish(target)
     code, _, err = finish(search)
     assert code == 1
-    assert "target 'jetson-1' has not answered study 'quick' within 6 s" in err
+    assert "target 'jetson-1' has not answered study 'quick' within 20 s" in err
     assert "KDBENCH_STORAGE=URL kdbench worker --role measure --study quick --as jetson-1" in err
     assert "the same command goes on" in err
     trial = field.desk / "runs/quick/trials/0"
@@ -214,7 +216,7 @@ def test_a_silent_target_ends_the_search_with_its_name_and_nothing_is_trained_ag
     assert code == 1
     assert "device.cpu: then Cortex-A78AE, now Cortex-A53" in said
 
-    again = field.search(*patience)
+    again = field.search("--trials", "2", "--set", "target_timeout_s=600")
     target = field.target()
     code, _, err = finish(again)
     assert code == 0, err
