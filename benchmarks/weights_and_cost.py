@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.publish import add_out, markdown, publish
@@ -46,7 +47,7 @@ def variants(path: Path) -> dict[str, LearnedCodec]:
         model.eval()
         if kind == "started":
             drawn = draw_crops(load_images("builtin", "train"), N_CROPS, CROP_PX, seed=0)
-            crops = torch.stack([torch.from_numpy(drawn.crop(i)) for i in range(N_CROPS)])
+            crops = torch.from_numpy(np.stack([drawn.crop(i) for i in range(N_CROPS)]))
             first = crops.float() / 255
             klt_start(model, first, card["training"]["rd_lambdas"])
             scale_start(model, first)
