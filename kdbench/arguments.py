@@ -191,6 +191,16 @@ def _worker(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="work where the study's own root is not at hand: results go to the database",
     )
+    command.add_argument(
+        "--role",
+        choices=("train", "measure"),
+        default="train",
+        help="measure: be the study's target device, which trains nothing (train)",
+    )
+    command.add_argument(
+        "--as", dest="target", type=_name, metavar="TARGET", help="of --role measure: its name"
+    )
+    _device(command)
     _common(command)
 
 

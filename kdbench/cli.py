@@ -123,6 +123,13 @@ def _measure(config: "CodecList", store: "Store", arguments: Namespace) -> int:
 
 def worker(arguments: Namespace) -> int:
     """One process of a search that `search` began, here or on another machine."""
+    if arguments.role == "measure":
+        return _measure_for(arguments)
+    if arguments.target is not None or arguments.device is not None:
+        raise KdbenchError(
+            "--as and --device are of `--role measure`; who trains has the study's device",
+            fix="add `--role measure`, or leave them out",
+        )
     from kdbench.search.interrupt import TimeUp
     from kdbench.search.slurm import back_into_queue
     from kdbench.search.worker import work
@@ -169,6 +176,31 @@ def collect(arguments: Namespace) -> int:
     else:
         print(collected_text(done, width_here()), end="")
     return 1 if done.problems else 0
+
+
+def _measure_for(arguments: Namespace) -> int:
+    """A device that measures what trainers elsewhere ask for."""
+    if arguments.target is None or arguments.index is not None:
+        raise KdbenchError(
+            "a worker that measures needs the name that the study calls it by, and has no index",
+            fix="`kdbench worker --role measure --study NAME --as TARGET`, with the study's "
+            "`target:`",
+        )
+    from kdbench.search.target import serve
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    ended = serve(
+        arguments.study,
+        arguments.target,
+        _store(arguments),
+        storage=_storage(arguments),
+        device=arguments.device,
+        say=say,
+    )
+    say(f"study {arguments.study}: {ended}")
+    return 0
 
 
 def _storage(arguments: Namespace) -> str | None:

@@ -1,5 +1,6 @@
 """What a study is told: studies/*.yaml -> StudyConfig; reports every problem of a file at once."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -43,8 +44,10 @@ SLURM_OWN = (
     *("--output", "--parsable", "--signal", "--wrap", "--partition", "--account", "--qos"),
     *("--constraint", "--time", "--mem", "--cpus-per-task", "--gres", "--requeue", "--no-requeue"),
 )
-METERS = ("auto", "none", "nvml", "powercap", "codecarbon", "replay")
-FREE_ON_RESUME = ("trials", "timeout_s", "workers", "twins", "launcher")  # may change on the way
+METERS = ("auto", "none", "nvml", "powercap", "ina3221", "pi5", "apple", "codecarbon", "replay")
+FREE_ON_RESUME = (  # what may change on the way
+    *("trials", "timeout_s", "workers", "twins", "launcher", "target_timeout_s"),
+)
 _DATA, _ENERGY = Data(), EnergyPlan()
 
 
@@ -149,6 +152,9 @@ class StudyConfig:
         start: A trained codec that students start as slices of where they can (see `lesson`):
             `teacher:NAME`, `file:PATH` or `trial:STUDY/N`; None: their teacher alone.
         launcher: Who starts the workers.
+        target: Name of another device whose energy and coding time count, in the place of this
+            one's; `energy` is then its plan. None: where it trains.
+        target_timeout_s: How long a trainer waits for that device's answer.
     """
 
     name: str
@@ -170,6 +176,8 @@ class StudyConfig:
     cost_first: bool = False
     start: str | None = None
     launcher: Launcher = Launcher()
+    target: str | None = None
+    target_timeout_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +245,11 @@ def _zoo_codec(name: str) -> str | None:
     return None if model.name == zoo.OWN else f"of the zoo only {zoo.OWN} codes; the others teach"
 
 
+def _target(value: str) -> str | None:
+    rule = "must be letters, digits, `-`, `_` and `.`"
+    return None if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", value) else rule
+
+
 def _codecs(values: Sequence[str]) -> str | None:
     if not values:
         return "needs at least one codec"
@@ -279,8 +292,14 @@ def _crop_px(value: int) -> str | None:
 
 
 def _meter(value: str) -> str | None:
+    try:
+        if EnergyPlan(meter=value).command is not None:
+            return None
+    except ValueError:
+        return "must be command:watts PROGRAM or command:joules PROGRAM"
     near = ", ".join(nearest_first(value, METERS))
-    return None if value in METERS else f"must be one of: {near}"
+    known = f"must be one of: {near}; or command:watts PROGRAM (command:joules)"
+    return None if value in METERS else known
 
 
 def _slurm_name(value: str) -> str | None:
@@ -315,6 +334,8 @@ RULES: Mapping[str, recipes.Rule] = {
     "workers": at_least(0),
     "seed": at_least(0),
     "twins": at_least(0),
+    "target": _target,
+    "target_timeout_s": above_zero,
     "device": _device,
     **{f"constraints.{f.name}": above_zero for f in fields(Constraints)},
     "data.crops": at_least(1),
@@ -364,6 +385,8 @@ def _agree(study: StudyConfig, recipe: Recipe) -> None:
     needs_energy += [f"{name}_max" for name in study.constraints.limits if "_j_per_mpx" in name]
     if study.energy.meter == "none" and needs_energy:
         recipe.report(("energy", "meter"), f"{needs_energy[0]} needs a meter", value="none")
+    elif study.energy.meter == "none" and study.target is not None:
+        recipe.report(("energy", "meter"), "target needs a meter, there", value="none")
     if study.training.distortion != "mse":
         _agree_with_distortion(study, recipe)
     if study.cost_first:
@@ -671,7 +694,9 @@ def _incomplete(tree: Any) -> list[tuple[Key, str]]:
 
 
 def bench(study: StudyConfig, *, cache: Path, device: str, threads: int = 1) -> Bench:
-    """What every trial of `study` has in common.
+    """What every trial of `study` has in common where it trains.
+
+    Of a study with a target, energy is not measured there.
 
     Args:
         study: What the files say.
@@ -682,7 +707,7 @@ def bench(study: StudyConfig, *, cache: Path, device: str, threads: int = 1) -> 
     return Bench(
         data=study.data,
         anchor=study.anchor,
-        energy=study.energy,
+        energy=study.energy if study.target is None else EnergyPlan(meter="none"),
         device=device,
         precision=study.training.precision,
         threads=threads,

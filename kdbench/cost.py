@@ -4,14 +4,13 @@ Weights do not matter for the first three and hardly for the last, so each figur
 architecture (and device) and shared by all trials.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from kdbench import plugins
 from kdbench.codecs.bitfile import Image, decode_image, encode_image, lay_out
 from kdbench.codecs.learned import LearnedCodec
-from kdbench.complexity import measure_complexity
 from kdbench.data import ImageSet
 from kdbench.device import fingerprint, fingerprint_hash, one_thread, synchronise
 from kdbench.energy import EnergyMeter, measure, pick
@@ -28,10 +27,28 @@ from kdbench.records import (
 )
 
 LEASE_TIMEOUT_S = 600.0
+Answer = Callable[[], CodecEnergy]  # waits for it
+
+
+class Elsewhere(Protocol):
+    """Another device, whose energy counts in the place of this one's (`search.asking`).
+
+    Attributes:
+        before_training: Whether a trial needs the figure before it trains.
+    """
+
+    @property
+    def before_training(self) -> bool: ...
+
+    def ask(self, model: LearnedCodec) -> Answer:
+        """Has a finalised student measured there; what it gives waits for the figure."""
+        ...
 
 
 def complexity_of(model: LearnedCodec, cache: Path) -> Complexity:
     """MACs, parameters and peak memory of `model`'s architecture."""
+    from kdbench.complexity import measure_complexity
+
     key = content_hash([*_identity(model), MEASUREMENT_PROTOCOL])
     return cached(cache / f"complexity-{key}.json", Complexity, lambda: measure_complexity(model))
 
@@ -64,6 +81,11 @@ def energy_of(
     stands_on = [device, meter.name, meter.detail, bench.energy, images.sha]
     key = content_hash([*_identity(model), *stands_on, MEASUREMENT_PROTOCOL])
     return cached(Path(bench.cache) / f"energy-{key}.json", CodecEnergy, compute)
+
+
+def architecture_key(model: LearnedCodec) -> str:
+    """Names what decides a model's cost."""
+    return content_hash(_identity(model))
 
 
 def _identity(model: LearnedCodec) -> list[Any]:

@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -177,6 +177,35 @@ def return_freed_memory() -> None:
 
 def _glibc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+
+
+def peak_memory_bytes(work: Callable[[], object], device: str) -> int | None:
+    """Most memory that `work` took beyond what was held before [byte]; None where nobody tells.
+
+    On a GPU its own, by torch's count; on a CPU that of this process, by the kernel's (Linux).
+    """
+    if device != "cpu":
+        import torch
+
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return int(torch.cuda.max_memory_allocated(device)) - before
+    return_freed_memory()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: proc(5)
+        before = _status_bytes("VmRSS")
+        work()
+        return max(_status_bytes("VmHWM") - before, 0)
+    except (OSError, KeyError):
+        return None
+
+
+def _status_bytes(field: str) -> int:
+    """A size of this process, as the kernel tells it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    sizes = dict(line.split(":", 1) for line in lines)
+    return int(sizes[field].split()[0]) * 1024
 
 
 def supports_bf16(device: str) -> bool:

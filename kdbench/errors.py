@@ -46,5 +46,9 @@ class StoreError(KdbenchError):
     """A study folder or database that cannot be written, read or does not match."""
 
 
+class TargetError(StoreError):
+    """A target device that is unknown, silent, or no longer what its study began with."""
+
+
 class TrainingError(KdbenchError):
     """A training that diverged; carries the step in its message."""

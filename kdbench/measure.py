@@ -91,6 +91,8 @@ def measure_again(
     students = [_student(study, trial) for trial in trials]
     config = from_settings(store.load_study(study).settings, f"study.json of {study}")
     setting = bench(config, cache=store.cache, device=resolve(device or config.device))
+    if config.target is not None:  # its plan is that of the device that measures
+        setting = replace(setting, energy=config.energy)
     if setting.energy.meter == "none":
         setting = replace(setting, energy=replace(setting.energy, meter="auto"))
     images = load_images(setting.data.evaluation, "evaluation")

@@ -4,6 +4,14 @@ from collections.abc import Callable, Mapping
 
 from kdbench.records import TrialResult
 
+
+def _decode_s_per_mpx(result: TrialResult) -> float | None:
+    """Of one photo on the target that measures the study's energy; else of all, here."""
+    if result.energy is not None and result.energy.target is not None:
+        return result.energy.decode.s_per_mpx
+    return result.rd.decode_s_per_mpx
+
+
 OBJECTIVES: Mapping[str, Callable[[TrialResult], float | None]] = {
     "bd_rate_pct": lambda r: r.bd_rate_pct,
     "validation_loss": lambda r: r.losses.get("validation"),
@@ -12,6 +20,6 @@ OBJECTIVES: Mapping[str, Callable[[TrialResult], float | None]] = {
     "energy_j_per_mpx": lambda r: r.energy.j_per_mpx if r.energy else None,
     "encode_j_per_mpx": lambda r: r.energy.encode.mean_j_per_mpx if r.energy else None,
     "decode_j_per_mpx": lambda r: r.energy.decode.mean_j_per_mpx if r.energy else None,
-    "decode_s_per_mpx": lambda r: r.rd.decode_s_per_mpx,
+    "decode_s_per_mpx": _decode_s_per_mpx,
     "params": lambda r: float(r.complexity.params),
 }

@@ -18,6 +18,7 @@ mix two:
 import dataclasses
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
@@ -32,6 +33,7 @@ Convolution = Literal["full", "separable"]
 Prior = Literal["scale", "mean_scale"]
 Arithmetic = Literal["float", "integer"]
 Operation = Literal["encode", "decode"]
+MeterUnit = Literal["joules", "watts"]
 ChannelWeights = Literal["equal", "by_bits"]
 TermSchedule = Literal["constant", "decaying", "first_half"]
 Schedule = TermSchedule | Literal["staged"]
@@ -582,16 +584,30 @@ class EnergyReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodecEnergy:
-    """Encode and decode of one codec on one device, entropy coding included."""
+    """Encode and decode of one codec on one device, entropy coding included.
+
+    Attributes:
+        device: Fingerprint of the device.
+        target: Its name, where it is not the machine that trained.
+        peak_memory_bytes: Most that coding one photo took there beside the codec itself; None
+            where nobody looked.
+    """
 
     encode: EnergyReading
     decode: EnergyReading
-    device: str  # fingerprint of the device
+    device: str
+    target: str | None = later(None)
+    peak_memory_bytes: int | None = later(None)
 
     @property
     def source(self) -> Source:
         """Provenance of both readings; one meter gives both."""
         return self.decode.source
+
+    @property
+    def origin(self) -> str:
+        """Its source, and whose energy it is where that is another device's."""
+        return self.source if self.target is None else f"{self.source}, {self.target}"
 
     @property
     def j_per_mpx(self) -> float:
@@ -670,7 +686,8 @@ class EnergyPlan:
     """How energy is measured in a study.
 
     Attributes:
-        meter: `auto` (best one that works here), or a meter's name, or `none`.
+        meter: `auto` (best one that works here), or a meter's name, or `none`, or
+            `command:watts PROGRAM` (`command:joules`), a program that prints them.
         window_s: Shortest window [s].
         windows: Windows per operation.
         require: `measured` refuses a study that has only a model; `any` takes what there is and
@@ -681,6 +698,23 @@ class EnergyPlan:
     window_s: float = 1.0
     windows: int = 5
     require: Literal["measured", "any"] = "any"
+
+    @property
+    def command(self) -> tuple[MeterUnit, tuple[str, ...]] | None:
+        """What a program that is the meter prints, and its words; None of other meters.
+
+        Raises:
+            ValueError: `meter` begins as such a command and is none.
+        """
+        kind, colon, rest = self.meter.partition(":")
+        if kind != "command" or not colon:
+            return None
+        unit, _, program = rest.strip().partition(" ")
+        words = tuple(shlex.split(program))
+        units: dict[str, MeterUnit] = {"joules": "joules", "watts": "watts"}
+        if unit not in units or not words:
+            raise ValueError("neither `command:watts PROGRAM` nor `command:joules PROGRAM`")
+        return units[unit], words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

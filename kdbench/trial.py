@@ -17,7 +17,7 @@ from kdbench.anchor import anchor_curve
 from kdbench.codecs.building import build
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.codecs.weights import codec_bytes, file_sha
-from kdbench.cost import complexity_of, energy_of
+from kdbench.cost import Elsewhere, complexity_of, energy_of
 from kdbench.data import ImageSet, validation_crops
 from kdbench.device import deterministic, environment, fingerprint, supports_bf16
 from kdbench.errors import QualityGapError
@@ -79,6 +79,8 @@ def run_trial(
     gate: Gate,
     folder: Path,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    *,
+    elsewhere: Elsewhere | None = None,
 ) -> TrialResult:
     """Trains and measures the student of `spec`.
 
@@ -89,6 +91,7 @@ def run_trial(
         folder: Gets `student.safetensors` (or one file a rate), `log.jsonl`, and until there is a
             result a checkpoint of each model, from which another attempt goes on.
         on_progress: Told what the trial does.
+        elsewhere: Measures the energy in this machine's place.
 
     Raises:
         TrialStopped: The gate said no.
@@ -116,8 +119,11 @@ def run_trial(
             models = [each.started() for each in lessons]
         on_progress(Progress(stage="energy"))
         with watch.part("energy"):
-            middle = models[len(models) // 2]
-            energy = _energy_of_started(middle, photos["evaluation"], bench, lease)
+            middle = _finalised(models[len(models) // 2], bench)
+            energy = energy_of(middle, photos["evaluation"], bench, lease)
+            answer = None if elsewhere is None else elsewhere.ask(middle)
+            if answer is not None and elsewhere is not None and elsewhere.before_training:
+                energy = answer()
         if energy is not None:
             _ask(gate, Rung(stage="cost", step=0, values=cost_values(complexity, energy)))
         held_out = validation_crops(photos["validation"], spec.training.crop_px, N_HELD_OUT)
@@ -154,6 +160,10 @@ def run_trial(
                 "train": _mean_loss(models, lessons, crops.crops(cache)[:N_LOSS_CROPS]),
                 "validation": _mean_loss(models, lessons, held_out),
             }
+        if answer is not None and energy is None:
+            on_progress(Progress(stage="target"))
+            with watch.part("energy"):  # after the training, whose checkpoint stays until then
+                energy = answer()
         with watch.part("score"), _last_question(files):
             score = _score(evaluation.curve, spec, photos["evaluation"], bench)
         return TrialResult(
@@ -303,11 +313,10 @@ def _deterministic(threads: int) -> Iterator[None]:
         torch.set_num_threads(n)
 
 
-def _energy_of_started(
-    model: LearnedCodec, images: ImageSet, bench: Bench, lease: Lease
-) -> CodecEnergy | None:
-    """Energy of a finalised copy; the student itself goes on to train unfinalised."""
+def _finalised(model: LearnedCodec, bench: Bench) -> LearnedCodec:
+    """A copy that codes; the student itself goes on to train unfinalised."""
     copy = build(model.architecture)
     copy.load_state_dict(model.state_dict())
     copy.finalise()
-    return energy_of(copy.to(bench.device), images, bench, lease)
+    moved: LearnedCodec = copy.to(bench.device)
+    return moved

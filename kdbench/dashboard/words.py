@@ -82,7 +82,7 @@ def _front(found: Overview, url: str) -> str:
                 percent(
                     change_pct(costs.decoder_kmac_per_px, _part(theirs, "decoder_kmac_per_px"))
                 ),
-                UNKNOWN if energy is None else f"{figure(energy.j_per_mpx)} ({energy.source})",
+                UNKNOWN if energy is None else f"{figure(energy.j_per_mpx)} ({energy.origin})",
                 percent(energy_change_pct(energy, _part(reference, "energy"))),
             )
         )
@@ -90,11 +90,12 @@ def _front(found: Overview, url: str) -> str:
 
 
 def _sources(found: Overview) -> list[str]:
-    sources = {result.energy.source for result in found.results.values() if result.energy}
-    if not sources:
+    energies = [result.energy for result in found.results.values() if result.energy]
+    if not energies:
         return ["Energy was not measured."]
-    text = f"Energy: {', '.join(sorted(sources))}."
-    return [f"{text} {MODEL_NOTE[0].upper()}{MODEL_NOTE[1:]}" if "model" in sources else text]
+    text = f"Energy: {', '.join(sorted({energy.origin for energy in energies}))}."
+    modelled = any(energy.source == "model" for energy in energies)
+    return [f"{text} {MODEL_NOTE[0].upper()}{MODEL_NOTE[1:]}" if modelled else text]
 
 
 def not_fresh(problem: str) -> str:
@@ -208,7 +209,7 @@ def _energy(energy: CodecEnergy | None) -> list[str]:
         return ["Energy was not measured."]
     flags = [f"{r.operation}: {flag}" for r in (energy.encode, energy.decode) for flag in r.flags]
     said = "; ".join([f"{energy.decode.meter}, {energy.decode.detail}", *flags])
-    text = f"**Energy ({energy.source})**: {_plain(said)}."
+    text = f"**Energy ({energy.origin})**: {_plain(said)}."
     return [f"{text} {MODEL_NOTE[0].upper()}{MODEL_NOTE[1:]}" if energy.source == "model" else text]
 
 

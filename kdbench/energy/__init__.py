@@ -4,17 +4,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kdbench.device import gpu_uuid
+from kdbench.energy.apple import AppleMeter
 from kdbench.energy.codecarbon import CodecarbonMeter
+from kdbench.energy.command import CommandMeter
+from kdbench.energy.ina3221 import Ina3221Meter
 from kdbench.energy.meter import EnergyMeter, measure
 from kdbench.energy.nvml import nvml_index, nvml_meter
+from kdbench.energy.pi5 import Pi5Meter
 from kdbench.energy.powercap import PowercapMeter
 from kdbench.energy.replay import ReplayMeter
 from kdbench.errors import DeviceError, MeterError
-from kdbench.records import EnergyPlan
+from kdbench.records import EnergyPlan, MeterUnit
 
 __all__ = ["EnergyMeter", "MeterStatus", "available", "measure", "pick"]
 
-CHOICES = ("auto", "nvml", "powercap", "codecarbon", "replay", "none")
+CHOICES = ("auto", "nvml", "powercap", "ina3221", "pi5", "apple", "codecarbon", "replay", "none")
+COMMAND = "command:watts PROGRAM (command:joules)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +36,16 @@ class MeterStatus:
 
 
 def available(device: str) -> list[MeterStatus]:
-    """Every meter that could serve `device` (`cpu`, `cuda:0`), best first."""
-    return [_status(name, device) for name in _preference(device)]
+    """Every meter that could serve `device` (`cpu`, `cuda:0`), best first.
+
+    The last one, a program of the user's, is not among what `auto` tries.
+    """
+    named = MeterStatus(
+        name="command",
+        meter=None,
+        why_not="none is named; `energy.meter: command:watts PROGRAM` reads one of yours",
+    )
+    return [*(_status(name, device) for name in _preference(device)), named]
 
 
 def pick(plan: EnergyPlan, device: str) -> EnergyMeter | None:
@@ -41,10 +54,13 @@ def pick(plan: EnergyPlan, device: str) -> EnergyMeter | None:
     Raises:
         MeterError: Unknown or missing meter; only a model, where the plan wants a measurement.
     """
+    command = _command(plan)
+    if command is not None:
+        return _accepted([_working(CommandMeter(*command))], plan, device)
     if plan.meter not in CHOICES:
         raise MeterError(
             f"unknown meter `{plan.meter}`",
-            fix=f"set `energy.meter` to one of: {', '.join(CHOICES)}",
+            fix=f"set `energy.meter` to one of: {', '.join((*CHOICES, COMMAND))}",
         )
     if plan.meter == "none":
         if plan.require == "measured":
@@ -58,6 +74,13 @@ def pick(plan: EnergyPlan, device: str) -> EnergyMeter | None:
     if plan.meter == "auto":
         return _first_good(plan, device)
     return _accepted([_status(plan.meter, device)], plan, device)
+
+
+def _command(plan: EnergyPlan) -> tuple[MeterUnit, tuple[str, ...]] | None:
+    try:
+        return plan.command
+    except ValueError as why:
+        raise MeterError(f"`energy.meter: {plan.meter}` is {why}", fix=f"write {COMMAND}") from None
 
 
 def _first_good(plan: EnergyPlan, device: str) -> EnergyMeter:
@@ -105,7 +128,9 @@ def _shortcoming(status: MeterStatus) -> str:
 
 def _preference(device: str) -> tuple[str, ...]:
     on_gpu = device.startswith("cuda")
-    return ("nvml", "codecarbon", "powercap") if on_gpu else ("powercap", "codecarbon", "nvml")
+    if on_gpu:
+        return ("nvml", "ina3221", "codecarbon", "powercap")
+    return ("powercap", "ina3221", "pi5", "apple", "codecarbon", "nvml")
 
 
 def _status(name: str, device: str) -> MeterStatus:
@@ -123,11 +148,17 @@ def _openers(device: str) -> dict[str, Callable[[], EnergyMeter]]:
     if device.startswith("cuda"):
         return {
             "nvml": lambda: nvml_meter(nvml_index(gpu_uuid(device))),
+            "ina3221": Ina3221Meter,  # of the whole module, GPU included
             "codecarbon": lambda: CodecarbonMeter(nvml_index(gpu_uuid(device))),
+            "pi5": lambda: _elsewhere(Pi5Meter(), "CPU", device),
+            "apple": lambda: _elsewhere(AppleMeter(), "CPU", device),
             "powercap": lambda: _elsewhere(PowercapMeter(), "CPU", device),
         }
     return {
         "powercap": PowercapMeter,
+        "ina3221": Ina3221Meter,
+        "pi5": Pi5Meter,
+        "apple": AppleMeter,
         "codecarbon": CodecarbonMeter,
         "nvml": lambda: _elsewhere(nvml_meter(0), "GPU", device),
     }

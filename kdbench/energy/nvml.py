@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from time import perf_counter, sleep
 from typing import Any
 
-from kdbench.energy.meter import EnergyMeter, Repeater
+from kdbench.energy.meter import EnergyMeter
+from kdbench.energy.sampling import Sampling
 from kdbench.errors import MeterError
 from kdbench.records import Source
 
@@ -113,23 +113,19 @@ class PowerMeter:
         self._handle = handle
         self._label = label
         self.detail = f"power of {label}, {1 / self.tick_s:.0f} samples a second"
+        self._sampling = Sampling(self._watts, self.tick_s)
 
     def start(self) -> None:
-        self._samples: list[tuple[float, float]] = []  # [s], [W]
-        self._sample()
-        self._sampler = Repeater(self._sample, self.tick_s)
+        self._sampling.start()
 
     def stop(self) -> float:
-        self._sampler.stop()
-        self._sample()
-        return sum((t1 - t0) * (w0 + w1) / 2 for (t0, w0), (t1, w1) in pairwise(self._samples))
+        return self._sampling.stop()
 
-    def _sample(self) -> None:
+    def _watts(self) -> float:
         import pynvml
 
         with _explained(self._label):
-            milliwatts = pynvml.nvmlDeviceGetPowerUsage(self._handle)
-        self._samples.append((perf_counter(), milliwatts / 1000))
+            return float(pynvml.nvmlDeviceGetPowerUsage(self._handle)) / 1000
 
 
 @contextmanager

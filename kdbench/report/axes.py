@@ -40,7 +40,7 @@ def axis(objective: str, found: Overview) -> Axis:
 
 def sources(found: Overview) -> str:
     """` (model)`: where the joules of a study come from."""
-    return f" ({', '.join(found.energy_sources)})" if found.energy_sources else ""
+    return f" ({', '.join(found.energy_origins)})" if found.energy_origins else ""
 
 
 def interval(objective: str, result: TrialResult) -> Interval:
@@ -88,6 +88,8 @@ def codec_value(objective: str, codec: Row) -> float | None:
             "decode_j_per_mpx": energy.decode.mean_j_per_mpx,
         }[objective]
     if objective == "decode_s_per_mpx":
+        if energy is not None and energy.target is not None:
+            return energy.decode.s_per_mpx
         return codec.rd.decode_s_per_mpx
     known: float | None = getattr(costs, objective, None)
     return known
@@ -138,7 +140,7 @@ def hover(found: Overview, trial: StoredTrial) -> str:
             f"{count(costs.params)} parameters",
         ]
         if result.energy is not None:
-            lines.append(f"{figure(result.energy.j_per_mpx)} J/Mpx ({result.energy.source})")
+            lines.append(f"{figure(result.energy.j_per_mpx)} J/Mpx ({result.energy.origin})")
         points = result.rd.points
         lines.append(
             f"{span([p.bpp for p in points], 2)} bpp, {span([p.psnr_db for p in points], 1)} dB"

@@ -86,7 +86,7 @@ def _energy(energy: CodecEnergy | None) -> list[tuple[str, str]]:
     text = f"encode {_joules(energy.encode)}, decode {_joules(energy.decode)} J/Mpx"
     flags = [f"{r.operation}: {flag}" for r in (energy.encode, energy.decode) for flag in r.flags]
     meter = f"{energy.decode.meter}, {energy.decode.detail}"
-    return [(f"energy ({energy.source})", "\n".join([text, f"by {meter}", *flags]))]
+    return [(f"energy ({energy.origin})", "\n".join([text, f"by {meter}", *flags]))]
 
 
 def _joules(reading: EnergyReading) -> str:
@@ -126,7 +126,7 @@ def _cost_then_and_now(run: Reproduction) -> str:
     pairs = [("then", run.first), ("now", run.second)]
     seconds = ", ".join(f"{duration(r.seconds.get('training'))} {when}" for when, r in pairs)
     joules = ", ".join(
-        f"{figure(r.energy.j_per_mpx)} J/Mpx ({r.energy.source}) {when}"
+        f"{figure(r.energy.j_per_mpx)} J/Mpx ({r.energy.origin}) {when}"
         for when, r in pairs
         if r.energy is not None
     )

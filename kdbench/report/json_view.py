@@ -307,6 +307,7 @@ def energy_json(energy: CodecEnergy | None) -> Json | None:
     """Energy of encode and decode with its origin; null where there is none."""
     if energy is None:
         return None
+    memory = energy.peak_memory_bytes
     return {
         "source": energy.source,
         "meter": energy.decode.meter,
@@ -314,6 +315,8 @@ def energy_json(energy: CodecEnergy | None) -> Json | None:
         "encode": _reading_json(energy.encode),
         "decode": _reading_json(energy.decode),
         "device": energy.device,
+        **({} if energy.target is None else {"target": energy.target}),
+        **({} if memory is None else {"peak_memory_bytes": memory}),
         "protocol": energy.decode.protocol,
     }
 

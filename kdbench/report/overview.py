@@ -43,10 +43,10 @@ class Overview:
         return {t.number: t.result for t in self.trials if t.result is not None}
 
     @cached_property
-    def energy_sources(self) -> tuple[str, ...]:
+    def energy_origins(self) -> tuple[str, ...]:
         """Where its joules come from, by name; none of a study without energies."""
         known = (result.energy for result in self.results.values())
-        return tuple(sorted({energy.source for energy in known if energy is not None}))
+        return tuple(sorted({energy.origin for energy in known if energy is not None}))
 
     @property
     def front_results(self) -> dict[int, TrialResult]:

@@ -153,7 +153,7 @@ def _frames_per_s(side: str) -> Callable[[Row], float | None]:
 def _energy(reference: Row, rows: Sequence[Row]) -> Cells:
     """Joules of a megapixel, and of a frame for who has the paper beside it."""
     heads, with_source = energy_head(
-        {row.energy.source for row in (reference, *rows) if row.energy}
+        {row.energy.origin for row in (reference, *rows) if row.energy}
     )
 
     def cells(row: Row) -> tuple[str, ...]:
@@ -180,7 +180,7 @@ def energy_cell(energy: CodecEnergy | None, with_source: bool) -> str:
     """Encode plus decode [J/Mpx], with its source where the head does not name it."""
     if energy is None:
         return UNKNOWN
-    return figure(energy.j_per_mpx) + (f" {energy.source}" if with_source else "")
+    return figure(energy.j_per_mpx) + (f" {energy.origin}" if with_source else "")
 
 
 def energy_change_pct(ours: CodecEnergy | None, theirs: CodecEnergy | None) -> float | None:

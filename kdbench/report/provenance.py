@@ -91,6 +91,15 @@ def machine(study: Gathered) -> Entries:
         alike = len(found) == 1 and n == len(results)
         text = "; ".join(v if alike else f"{v} ({k} of {len(results)})" for v, k in found.items())
         pairs.append((name.replace("_", " "), text))
+    target = {
+        key.removeprefix("target.device."): value
+        for key, value in study.stored.fixed.items()
+        if key.startswith("target.device.")
+    }
+    if target:
+        text = "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in target.items())
+        head = f"target {study.stored.settings.get('target')}, which measured energy"
+        pairs.append((head, text))
     return Entries(pairs=tuple(pairs) or (("not known", "no trial has finished"),))
 
 
@@ -116,7 +125,11 @@ def _energies(energies: Sequence[CodecEnergy]) -> list[tuple[str, str]]:
     if not energies:
         return [("energy", "not measured")]
     readings = [reading for energy in energies for reading in (energy.encode, energy.decode)]
-    meters = Counter(f"{r.source}: {r.meter}, {r.detail}" for r in readings)
+    meters = Counter(
+        f"{r.source}: {r.meter}, {r.detail}" + (f"; on {e.target}" if e.target else "")
+        for e in energies
+        for r in (e.encode, e.decode)
+    )
     windows = sorted({len(r.gross_j_per_mpx) for r in readings})
     shortest = min(reading.window_s for reading in readings)
     flagged = sum(bool(energy.encode.flags or energy.decode.flags) for energy in energies)

@@ -126,7 +126,7 @@ def _seconds_cell(seconds: float | None) -> str:
 
 def sources_of(results: Iterable[TrialResult]) -> set[str]:
     """Where the joules of some results come from."""
-    return {result.energy.source for result in results if result.energy is not None}
+    return {result.energy.origin for result in results if result.energy is not None}
 
 
 # --- against the anchor ----------------------------------------------------------------------

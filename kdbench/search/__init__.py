@@ -17,6 +17,9 @@ ground      what the machine adds to a study: teachers, anchor, meter, device
 turn        one worker asks at a time, on all machines (postgres has the lock)
 roots       whether a worker shares the study's root; upload, shelf and collect where it does not
 patience    a database that goes away is waited for
+asking      a target device that measures in this machine's place: asked, waited for
+target      `kdbench worker --role measure`: that device's side
+mailbox     what the two write to each other in the database; codec files travel as parcels
 dead        trials that nobody runs any more
 restore     a database made from the folders
 vain        why a study ended with nothing

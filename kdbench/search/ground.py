@@ -36,6 +36,8 @@ class Ground:
         meter: Which meter, and the source of its joules; None without one.
         fingerprint: Of the device, see `device.fingerprint`.
         start: SHA-256 of the file that students are slices of, where the study names one.
+        target: What measures in this machine's place: its meter and fingerprint, see
+            `search.target`; `meter` is then its. None where the study names none.
     """
 
     device: str
@@ -48,6 +50,7 @@ class Ground:
     code: str = kdbench.__version__
     codec: str | None = None
     start: str | None = None
+    target: Mapping[str, str] | None = None
 
     @property
     def fixed(self) -> dict[str, str]:
@@ -61,6 +64,7 @@ class Ground:
             **({} if self.start is None else {"start": self.start}),
             **self.teachers,
             **{f"device.{key}": value for key, value in self.fingerprint.items()},
+            **{f"target.{key}": value for key, value in (self.target or {}).items()},
         }
 
     def stands_on(self, teacher: str | None) -> dict[str, str]:
@@ -178,6 +182,8 @@ def _meter(cfg: StudyConfig, device: str) -> str | None:
     Raises:
         MeterError: Something that the study minimises or limits cannot be measured.
     """
+    if cfg.target is not None:
+        return None  # the target says which it has
     from kdbench.energy import pick
 
     meter = pick(cfg.energy, device)

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from kdbench.config import StudyConfig
 from kdbench.errors import KdbenchError, LauncherError
 from kdbench.search import ground as grounds
+from kdbench.search.asking import close
 from kdbench.search.attributes import DUPLICATE_OF, UPLOADED
 from kdbench.search.budget import (
     ASKS_PER_TRIAL,
@@ -29,6 +30,7 @@ from kdbench.search.budget import (
 from kdbench.search.collect import gather
 from kdbench.search.crew import COMMAND, AnyCrew, AnyMember, Crew
 from kdbench.search.dead import settle
+from kdbench.search.front import unmeasured
 from kdbench.search.grid import GridSampler, is_exhausted
 from kdbench.search.ground import Ground
 from kdbench.search.interrupt import Interrupt
@@ -125,14 +127,20 @@ def search(
         patience = Patience(sleep=interrupt.sleep, tell=say)
         with interrupt.allowed():
             study, found = begin(
-                cfg, store, url, lambda: ground or _survey(cfg, store, command), patience
+                cfg,
+                store,
+                url,
+                lambda: ground or _survey(cfg, store, command),
+                patience,
+                on_wait=say,
             )
         connects = partial(connect, url, create=False, patience=patience)
         watch = _Watch(cfg, store, study, locks, on_event, notices=news, connects=connects)
         watches.append(watch)
-        left = untwinned(study, cfg, store)
+        left: list[object] = [*untwinned(study, cfg, store), *unmeasured(study, cfg, store)]
         if n_complete(study) >= cfg.trials and not left:
             watch.gather()
+            close(cfg, url, "complete")
             return watch.tell("complete")
         crew: AnyCrew
         if slurm is None:
@@ -148,7 +156,11 @@ def search(
         if cfg.sampler.name == "grid":  # knows when it is through
             study.sampler = GridSampler(cfg, found.teacher_coordinates)
         n = _n_workers(cfg, workers, found, study, len(left))
-        return watch.leave(crew, n) if detach else watch.run(crew, budget, n, interrupt)
+        if detach:
+            return watch.leave(crew, n)
+        end = watch.run(crew, budget, n, interrupt)
+        close(cfg, url, str(end.ended))
+        return end
 
 
 def _slurm(cfg: StudyConfig, url: str, workers: int | None, *, detach: bool) -> Slurm | None:
@@ -252,6 +264,11 @@ class _Watch:
         ended = self._verdict(budget)
         if ended in ("ask", "wait"):
             raise _all_failed(crew)
+        if left := unmeasured(self._study, self._cfg, self._store):
+            self._notices.append(
+                f"target {self._cfg.target!r} has not measured trained members of the front: "
+                f"trials {', '.join(map(str, left))}; the same command asks it again"
+            )
         return self.tell(ended)
 
     def _goes_on(self, crew: AnyCrew, budget: Budget, n: int) -> bool:

@@ -13,6 +13,7 @@ from kdbench.config import StudyConfig
 from kdbench.errors import StoreError
 from kdbench.records import MEASUREMENT_PROTOCOL, plain
 from kdbench.search import postgres, roots
+from kdbench.search.asking import with_target
 from kdbench.search.attributes import BUDGET, FIXED, GROUND, SETTINGS, TOKEN
 from kdbench.search.budget import n_complete
 from kdbench.search.ground import Ground
@@ -30,6 +31,8 @@ def begin(
     url: str,
     find_ground: Callable[[], Ground],
     patience: Patience | None = None,
+    *,
+    on_wait: Callable[[str], None] = lambda _: None,
 ) -> tuple[optuna.Study, Ground]:
     """The study, new or going on, ready for workers; its schema, settings and queue are written.
 
@@ -39,6 +42,7 @@ def begin(
         url: Its database.
         find_ground: What the machine adds; not asked if the study is complete.
         patience: With a database that goes away later.
+        on_wait: Told that a target is waited for.
 
     Raises:
         StoreError: It began with other settings or on another machine, or folders and database do
@@ -66,6 +70,8 @@ def begin(
     if stored is not None and n_complete(study) >= cfg.trials:
         return study, _ground(study)
     ground = find_ground()
+    if cfg.target is not None:
+        ground = with_target(cfg, ground, storage, stored, on_wait)
     _require_same_ground(cfg, stored, ground)
     store.create_study(
         StoredStudy(name=cfg.name, settings=config.settings(cfg), fixed=ground.fixed)

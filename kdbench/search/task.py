@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from kdbench.config import StudyConfig
-from kdbench.errors import KdbenchError, QualityGapError, StoreError
+from kdbench.errors import KdbenchError, QualityGapError, StoreError, TargetError
 from kdbench.records import Bench, Progress, Rung, TrialResult, TrialSpec, content_hash
 from kdbench.search.attributes import BY, COSTS, DUPLICATE_OF, INTERRUPTED, RUNGS, SPEC_HASH
 from kdbench.search.dead import who
@@ -26,6 +26,7 @@ from kdbench.search.turn import Turn, TurnLost
 from kdbench.search.upload import Uploader
 from kdbench.store import Failure, Store, TrialFolder, load_rungs
 
+AGAIN = "run the same command again: this spec is in the queue, and nothing else is lost"
 Gate = Callable[[Rung], bool]
 Report = Callable[[Progress], None]
 Run = Callable[[TrialSpec, Bench, Gate, Path, Report], TrialResult]
@@ -171,6 +172,9 @@ class Objective:
         except KeyboardInterrupt:
             self._interrupted(trial)
             raise
+        except TargetError as why:  # what it has trained waits in its checkpoint
+            self._interrupted(trial, f"{why.problem}; {why.fix}")
+            raise
         except StoreError:
             trial.set_user_attr(INTERRUPTED, True)
             raise
@@ -278,8 +282,7 @@ class Objective:
         _set_constraints(trial, self._shares(gate.costs, overlaps=overlaps), gate.costs)
         raise optuna.TrialPruned(problem)
 
-    def _interrupted(self, trial: optuna.Trial) -> None:
-        fix = "run the same command again: this spec is in the queue, and nothing else is lost"
+    def _interrupted(self, trial: optuna.Trial, fix: str = AGAIN) -> None:
         self._save_failure("failed", INTERRUPTED, fix, {})
         trial.set_user_attr(INTERRUPTED, True)
 

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import count
@@ -15,6 +15,8 @@ from optuna.trial import TrialState
 
 from kdbench.config import StudyConfig
 from kdbench.errors import CodecError, KdbenchError, StoreError
+from kdbench.records import TrialResult
+from kdbench.search.asking import Asking, asking
 from kdbench.search.attributes import BY, INTERRUPTED
 from kdbench.search.budget import Budget, Verdict, set_budget, verdict
 from kdbench.search.collect import fetch
@@ -93,6 +95,7 @@ def work(
             require_same_device(cfg, ground)
         if index is None:
             index = next(i for i in count() if not locks.is_alive(i))
+        elsewhere = asking(cfg, ground, database, url)
         with locks.worker(index, patience_s=PATIENCE_S):
             uploader = None
             if holds_copies:
@@ -104,7 +107,7 @@ def work(
                 cfg=cfg,
                 ground=ground,
                 store=store,
-                run=run or _run_trial(),
+                run=_run_trial(run, elsewhere),
                 worker=index,
                 interrupt=interrupt,
                 asking=turn_of(name, locks, database),
@@ -112,7 +115,8 @@ def work(
                 uploader=uploader,
                 fetch=partial(fetch, study, store, database),
             )
-            return _work(study, objective, database, locks, measures=run is None)
+            measures = run is None
+            return _work(study, objective, database, locks, elsewhere, measures=measures)
 
 
 def _work(
@@ -120,6 +124,7 @@ def _work(
     objective: Objective,
     database: PatientStorage,
     locks: StudyLocks,
+    elsewhere: Asking | None,
     *,
     measures: bool,
 ) -> Verdict:
@@ -130,6 +135,7 @@ def _work(
         objective: What it trains with.
         database: Of the study.
         locks: Of its root.
+        elsewhere: The target that measures in this machine's place.
         measures: Whether anchor, front and twins are its business, too.
     """
     cfg, ground, store = objective.cfg, objective.ground, objective.store
@@ -151,7 +157,7 @@ def _work(
     ended = _Worker(study, objective, database.patience).loop()
     if measures and locks.lock(FRONT).take():  # kept until this process ends
         with interrupt.allowed():
-            measure_front(study, cfg, ground, store, report.tell)
+            measure_front(study, cfg, ground, store, report.tell, elsewhere=elsewhere)
     if measures:
         with interrupt.allowed():
             train_twins(study, cfg, ground, store, locks=locks, tell=report.tell)
@@ -181,10 +187,14 @@ def _check_ground(study: optuna.Study, cfg: StudyConfig, ground: Ground, store: 
         raise
 
 
-def _run_trial() -> Run:
-    from kdbench.trial import run_trial
+def _run_trial(run: Run | None, elsewhere: Asking | None) -> Run:
+    """`run`, or the real one; told who measures, where that is not this machine."""
+    if run is None:
+        from kdbench.trial import run_trial
 
-    return run_trial
+        return run_trial if elsewhere is None else partial(run_trial, elsewhere=elsewhere)
+    stub: Callable[..., TrialResult] = partial(run)
+    return run if elsewhere is None else partial(stub, elsewhere=elsewhere)
 
 
 def _n_asked_by(study: optuna.Study, store: Store, index: int) -> int:

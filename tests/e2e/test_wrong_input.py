@@ -32,6 +32,7 @@ from tests.e2e.rows import (
     reports,
     searches,
     stores,
+    targets,
     teachers,
     words,
 )
@@ -54,6 +55,7 @@ ROWS: Mapping[str, Row] = {
     **searches.ROWS,
     **dashboards.ROWS,
     **reports.ROWS,
+    **targets.ROWS,
     **({} if torch.cuda.is_available() else stores.WITHOUT_CUDA),
 }
 IN_A_PROCESS = (  # of their own, as a user would type them

@@ -212,6 +212,10 @@ WRONG_VALUES = {
     "every value must be above 0",
     "training.rd_lambdas=[a, .1, .2, .3, .4]": 'training.rd_lambdas.0: got "a"; must be a number',
     "energy.meter=nvm": 'energy.meter: got "nvm"; must be one of: nvml, ',
+    "energy.meter=command:volts x": 'energy.meter: got "command:volts x"; must be command:watts '
+    "PROGRAM or command:joules PROGRAM",
+    "target=a@b": 'target: got "a@b"; must be letters, digits, `-`, `_` and `.`',
+    "target_timeout_s=0": "target_timeout_s: got 0; must be above 0",
     "energy.windows=0": "energy.windows: got 0; must be at least 1",
     "energy.window_s=0": "energy.window_s: got 0; must be above 0",
     "energy.require=all": 'energy.require: got "all"; must be one of: any, measured',
@@ -398,13 +402,16 @@ def test_check_refuses_what_no_trial_could_use() -> None:
 # --- going on, and the bench -----------------------------------------------------------------
 
 
-def test_trials_timeout_workers_twins_and_launcher_may_change_while_a_study_goes_on() -> None:
+def test_what_does_not_change_a_trial_may_change_while_a_study_goes_on() -> None:
     began = load_study("demo")
-    launcher = "launcher={name: slurm, partition: gpu}"
-    now = load_study("demo", ["trials=99", "timeout_s=5", "workers=7", "twins=3", launcher])
+    free = {
+        "trials": 99, "timeout_s": 5, "workers": 7, "twins": 3, "target_timeout_s": 9,
+        "launcher": "{name: slurm, partition: gpu}",
+    }  # fmt: skip
+    now = load_study("demo", [f"{key}={value}" for key, value in free.items()])
     assert differences(began, now) == []
     assert settings_hash(began) == settings_hash(now)
-    assert set(FREE_ON_RESUME) == {"trials", "timeout_s", "workers", "twins", "launcher"}
+    assert set(FREE_ON_RESUME) == free.keys()
 
 
 def test_a_study_with_other_settings_is_told_what_differs() -> None:
@@ -429,13 +436,14 @@ def test_a_study_with_other_settings_is_told_what_differs() -> None:
     assert settings_hash(began) != settings_hash(now)
 
 
-def test_every_setting_but_five_is_in_the_hash() -> None:
+def test_every_setting_but_those_is_in_the_hash() -> None:
     other = {
         "name": "b", "space": "hyperprior", "objectives": "[params]", "anchor": "jpeg",
         "trials": "9", "timeout_s": "9", "workers": "9", "sampler": "{name: gp}",
         "constraints": "{}", "data": "{crops: 99}", "energy": "{windows: 9}", "device": "cpu",
         "seed": "9", "twins": "9", "training.steps": "9", "ladder": "{rungs: [0.5]}",
         "cost_first": "true", "start": "teacher:default", "launcher": "{name: slurm}",
+        "target": "board", "target_timeout_s": "9",
     }  # fmt: skip
     began = load_study("demo")
     same = {k for k, v in other.items() if not differences(began, load_study("demo", [f"{k}={v}"]))}
@@ -449,6 +457,12 @@ def test_the_bench_is_what_the_study_says_on_the_device_that_was_found() -> None
     assert (made.data, made.energy, made.anchor) == (study.data, study.energy, study.anchor)
     assert (made.device, made.threads, made.precision) == ("cuda:1", 2, "bf16")
     assert made.cache == "runs/cache"
+
+
+def test_where_a_study_with_a_target_trains_no_energy_is_measured() -> None:
+    study = load_study("demo", ["target=board", "energy.meter=ina3221", "energy.require=measured"])
+    assert study.energy.meter == "ina3221"
+    assert bench(study, cache=Path("runs/cache"), device="cpu").energy.meter == "none"
 
 
 # --- weight and wheel ------------------------------------------------------------------------

@@ -35,10 +35,11 @@ def unwanted() -> energy.EnergyMeter:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets what each meter of this machine does when it is opened."""
+    """Sets what each meter of this machine does when it is opened; this is no small board."""
+    boards = {"ina3221": missing, "pi5": missing, "apple": missing}
 
     def install(**openers: Callable[[], energy.EnergyMeter]) -> None:
-        monkeypatch.setattr(energy, "_openers", lambda device: openers)
+        monkeypatch.setattr(energy, "_openers", lambda device: boards | openers)
 
     return install
 
@@ -73,6 +74,9 @@ def test_a_study_that_requires_measurement_refuses_a_model(machine: Callable[...
     assert caught.value.fix.splitlines() == [
         "set `energy.require: any`, or give a meter what it lacks:",
         "    powercap: no such counter; buy one",
+        "    ina3221: no such counter; buy one",
+        "    pi5: no such counter; buy one",
+        "    apple: no such counter; buy one",
         "    codecarbon: only a model (3 fixed values)",
         "    nvml: no such counter; buy one",
     ]
@@ -112,7 +116,7 @@ def test_none_contradicts_required_measurement() -> None:
 
 def test_an_unknown_meter_lists_the_known_ones() -> None:
     with pytest.raises(
-        MeterError, match=r"`wattmeter`\n  fix: .*auto, nvml, powercap, codecarbon, replay, none"
+        MeterError, match=r"`wattmeter`\n  fix: .*auto, nvml, powercap, ina3221, pi5, .*command:"
     ):
         pick(EnergyPlan(meter="wattmeter"), "cpu")
 
@@ -127,8 +131,8 @@ def test_replay_is_picked_by_name_only() -> None:
 @pytest.mark.parametrize(
     ("device", "names"),
     [
-        ("cpu", ["powercap", "codecarbon", "nvml"]),
-        ("cuda:0", ["nvml", "codecarbon", "powercap"]),
+        ("cpu", ["powercap", "ina3221", "pi5", "apple", "codecarbon", "nvml", "command"]),
+        ("cuda:0", ["nvml", "ina3221", "codecarbon", "powercap", "command"]),
     ],
 )
 def test_meters_are_listed_best_first_with_what_they_lack(
@@ -139,6 +143,13 @@ def test_meters_are_listed_best_first_with_what_they_lack(
     assert [status.name for status in statuses] == names
     for status in statuses:
         assert (status.meter is None) == (status.why_not is not None)
+
+
+def test_a_board_s_own_meter_goes_before_a_model(machine: Callable[..., None]) -> None:
+    machine(powercap=missing, ina3221=lambda: Named("ina3221", "sampled"), codecarbon=unwanted)
+    meter = pick(EnergyPlan(require="measured"), "cpu")
+    assert meter is not None
+    assert meter.name == "ina3221"
 
 
 def test_a_counter_of_another_device_is_not_offered(
