@@ -36,8 +36,10 @@ from kdbench.files import (
     write_atomic,
     write_json,
     write_once,
+    writing,
 )
 from kdbench.records import (
+    HASHED_SINCE,
     SCHEMA,
     CodecEnergy,
     Progress,
@@ -453,7 +455,7 @@ class Store:
         reruns = self.study_folder(study) / "reruns"
         for k in count():
             folder = reruns / str(k)
-            with suppress(FileExistsError):  # another worker may be faster
+            with writing(folder), suppress(FileExistsError):  # another worker may be faster
                 folder.mkdir(parents=True)
                 break
         return folder
@@ -569,8 +571,10 @@ class Store:
 
     def clear_workers(self, study: str) -> None:
         """Forget the workers of an earlier run."""
-        for path in (self.study_folder(study) / "workers").glob("*.json"):
-            path.unlink(missing_ok=True)
+        folder = self.study_folder(study) / "workers"
+        with writing(folder):
+            for path in folder.glob("*.json"):
+                path.unlink(missing_ok=True)
 
 
 def keep_spec(folder: TrialFolder, spec: TrialSpec) -> bool:
@@ -585,6 +589,15 @@ def load_rungs(folder: TrialFolder) -> tuple[Rung, ...]:
         StoreError: A damaged file.
     """
     return load(folder.rungs, _RungsFile).rungs if folder.rungs.is_file() else ()
+
+
+def load_failure(folder: TrialFolder) -> Failure:
+    """Why a trial has no result.
+
+    Raises:
+        StoreError: A damaged file, or none.
+    """
+    return load(folder.failure, Failure)
 
 
 def _png(path: Path) -> bytes:
@@ -604,7 +617,7 @@ def _png(path: Path) -> bytes:
 
 def _load_trial(folder: TrialFolder) -> StoredTrial:
     stored = load(folder.spec, _SpecFile)
-    if stored.schema == SCHEMA and stored.spec.hash != stored.hash:
+    if stored.schema >= HASHED_SINCE and stored.spec.hash != stored.hash:
         raise damaged(folder.spec, "its spec is not the one its hash names")
     done, broke = folder.result.is_file(), folder.failure.is_file()
     again = folder.trained_energy
@@ -612,7 +625,7 @@ def _load_trial(folder: TrialFolder) -> StoredTrial:
         folder=folder,
         spec=stored.spec,
         result=load(folder.result, TrialResult) if done else None,
-        failure=load(folder.failure, Failure) if broke and not done else None,
+        failure=load_failure(folder) if broke and not done else None,
         trained_energy=load(again, _EnergyFile).energy if again.is_file() else None,
         twin=load(folder.twin, _TwinFile).twin if folder.twin.is_file() else None,
         rungs=load_rungs(folder),

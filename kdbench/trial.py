@@ -20,7 +20,7 @@ from kdbench.codecs.weights import codec_bytes, file_sha
 from kdbench.cost import complexity_of, energy_of
 from kdbench.data import ImageSet, validation_crops
 from kdbench.device import deterministic, environment, fingerprint, supports_bf16
-from kdbench.errors import QualityGapError
+from kdbench.errors import QualityGapError, notice
 from kdbench.evaluate import evaluate_files
 from kdbench.files import append_log, write_atomic
 from kdbench.guides import joined_sha
@@ -42,7 +42,7 @@ from kdbench.records import (
 )
 from kdbench.samples import keep_sample
 from kdbench.store import TrialFolder
-from kdbench.train import TrainingLog, train
+from kdbench.train import TrainingLog, damage, train
 
 Gate = Callable[[Rung], bool]
 N_LOSS_CROPS = 64  # of training, for the overfitting figure
@@ -185,6 +185,9 @@ def _trained(
     """Trains one model of a trial into `path`; its checkpoint stays until the trial ends."""
     spec = lesson.spec
     checkpoint = path.with_name(path.stem.replace("student", "training") + ".checkpoint")
+    if checkpoint.exists() and (why := damage(checkpoint)) is not None:
+        notice(f"{why.problem}; the training starts again from its first step")
+        checkpoint.unlink()
     with without_rate(model) if spec.training.rate == "none" else nullcontext():
         log = train(
             model,

@@ -4,12 +4,9 @@ Photos are drawn by pixels times detail, places uniformly, and half of the crops
 left to right. A mirrored crop is a crop of its own, so that a teacher's outputs can be cached.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +16,8 @@ import numpy.typing as npt
 
 from kdbench.data.images import ImageSet
 from kdbench.data.pixels import Pixels
-from kdbench.errors import DataError, StoreError
+from kdbench.errors import DataError, StoreError, notice
+from kdbench.files import exclusive
 
 IN_MEMORY_BYTES = 4 << 30  # decoded photos that `sample_batch` keeps
 _SHA_BYTES = 32
@@ -68,9 +66,11 @@ class CropList:
         path = folder / f"crops-{self.hash}.u8"
         shape = (self.n, 3, self.crop_px, self.crop_px)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with _locked(path.with_suffix(".lock")):
+            with exclusive(path.with_suffix(".lock")):
+                there = path.is_file()
                 if not _is_whole(path, math.prod(shape)):
+                    if there:
+                        notice(f"{path} is damaged; it is made again")
                     self._write(path)
         except OSError as problem:
             raise StoreError(
@@ -168,10 +168,3 @@ def _is_whole(path: Path, n_bytes: int) -> bool:
         return False
     content = np.memmap(path, dtype=np.uint8, mode="r")
     return hashlib.sha256(content[:-_SHA_BYTES].data).digest() == content[-_SHA_BYTES:].tobytes()
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdbench.files import writing
 from kdbench.search.locks import StudyLocks
 from kdbench.search.worker import PARENT
 from kdbench.store import Store
@@ -77,7 +78,8 @@ class Crew:
         """Start `n` workers."""
         for index in range(n):
             log = self._locks.log(index)
-            log.unlink(missing_ok=True)
+            with writing(log):
+                log.unlink(missing_ok=True)
             self.members.append(Member(index, self._spawn(index, log), log))
 
     def ended(self) -> list[Member]:
@@ -118,7 +120,7 @@ class Crew:
 
     def _spawn(self, index: int, log: Path) -> subprocess.Popen[bytes]:
         arguments = ("worker", "--study", self._study, "--index", str(index))
-        with log.open("ab") as out:
+        with writing(log), log.open("ab") as out:
             return subprocess.Popen(
                 (*self._command, *arguments, "--root", str(self._store.root)),
                 env=self._env,

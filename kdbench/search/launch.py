@@ -21,10 +21,11 @@ from kdbench.search.budget import (
     is_refused,
     is_stopped,
     n_complete,
+    now_s,
     set_budget,
 )
 from kdbench.search.crew import COMMAND, Crew, Member
-from kdbench.search.dead import settle
+from kdbench.search.dead import queue_lost, settle
 from kdbench.search.grid import GridSampler, is_exhausted
 from kdbench.search.ground import Ground
 from kdbench.search.interrupt import Interrupt
@@ -103,7 +104,7 @@ def search(
             return watch.tell("complete")
         watch.settle_orphans(interrupt)
         crew = Crew(store, cfg.name, url, command=command, on_cpu=found.device == "cpu")
-        until_s = None if cfg.timeout_s is None else time.time() + cfg.timeout_s
+        until_s = None if cfg.timeout_s is None else now_s() + cfg.timeout_s
         listed = cfg.sampler.name == "listed"
         asks = 1 if listed else ASKS_PER_TRIAL
         budget = Budget(trials=cfg.trials, until_s=until_s, asks_per_trial=asks)
@@ -158,7 +159,7 @@ class _Watch:
         interrupt.check()
         trials = self._study.get_trials(deepcopy=False)
         exhausted = is_exhausted(self._study.sampler, trials)
-        ended = budget.verdict(trials, time.time(), exhausted=exhausted)
+        ended = budget.verdict(trials, now_s(), exhausted=exhausted)
         if ended in ("ask", "wait"):
             raise _all_failed(crew)
         return self.tell(ended)
@@ -213,6 +214,7 @@ class _Watch:
     def _settle(self) -> None:
         for number in settle(self._study, self._store, self._locks.is_alive):
             self._notices.append(f"trial {number} lost its worker; its spec is in the queue again")
+        queue_lost(self._study, self._store, self._locks.is_alive)
 
 
 def _hint(code: int) -> str:

@@ -53,15 +53,18 @@ class Answers:
 
 
 def restore(study: optuna.Study, cfg: StudyConfig, ground: Ground, store: Store) -> int:
-    """Tell an empty database every trial that has a folder, under its number; says how many.
+    """Tell a database every trial that has a folder, under its number; says how many.
 
-    Specs that were begun and never decided are queued again.
+    Specs that were begun and never decided are queued again. A database that is not empty is one
+    that was not told all: who told it died, and it is told the rest.
     """
+    n_told = len(study.get_trials(deepcopy=False))
     stored = {trial.number: trial for trial in store.trials(cfg.name)}
     undecided: dict[str, Mapping[str, Any]] = {}
     for number in range(max(stored, default=-1) + 1):
         trial = _told(stored.get(number), cfg, ground)
-        study.add_trial(trial)
+        if number >= n_told:
+            study.add_trial(trial)
         if INTERRUPTED in trial.user_attrs and trial.params:
             undecided[trial.user_attrs[SPEC_HASH]] = trial.params
         else:

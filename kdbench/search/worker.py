@@ -1,7 +1,6 @@
 """One worker: asks for a trial, runs it, tells what it found, until the study's budget is spent."""
 
 import os
-import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +13,8 @@ from optuna.trial import TrialState
 from kdbench.config import StudyConfig
 from kdbench.errors import CodecError, KdbenchError, StoreError
 from kdbench.search.attributes import BY, INTERRUPTED
-from kdbench.search.budget import Budget, Verdict, set_budget, verdict
-from kdbench.search.dead import enqueue_again, host, settle
+from kdbench.search.budget import Budget, Verdict, now_s, set_budget, verdict
+from kdbench.search.dead import enqueue_again, host, settle, settle_unclaimed
 from kdbench.search.front import measure_front
 from kdbench.search.ground import Ground, measure_anchor
 from kdbench.search.interrupt import Interrupt
@@ -97,7 +96,7 @@ def work(
             objective.report.begin(None, "anchor")
             with interrupt.allowed():
                 _check_ground(study, cfg, ground, store)
-        ended = _Worker(study, objective).loop()
+        ended = _Worker(study, objective, one_host=url.startswith("sqlite")).loop()
         if run is None and locks.lock(FRONT).take():  # kept until this process ends
             with interrupt.allowed():
                 measure_front(study, cfg, ground, store, objective.report.tell)
@@ -114,7 +113,7 @@ def _check_ground(study: optuna.Study, cfg: StudyConfig, ground: Ground, store: 
         require_cards(cfg, ground, store)
         measure_anchor(cfg, ground, store)
     except CodecError:
-        set_budget(study, Budget(trials=cfg.trials, until_s=time.time()))
+        set_budget(study, Budget(trials=cfg.trials, until_s=now_s()))
         raise
 
 
@@ -133,10 +132,11 @@ def _n_asked_by(study: optuna.Study, index: int) -> int:
 class _Worker:
     """The loop: `study.optimize` for one trial at a time, since heartbeats exist only there."""
 
-    def __init__(self, study: optuna.Study, objective: Objective) -> None:
+    def __init__(self, study: optuna.Study, objective: Objective, *, one_host: bool) -> None:
         self._study, self._objective = study, objective
         self._failures: deque[TrialFailed] = deque(maxlen=IN_A_ROW)
         self._n_twins = 0
+        self._one_host = one_host
 
     def loop(self) -> Verdict:
         """Runs until the budget is spent; says what ended it."""
@@ -147,6 +147,8 @@ class _Worker:
                 now = verdict(self._study)
                 if now == "ask":
                     self._one_trial()
+                elif now == "wait":
+                    settle_unclaimed(self._study, one_host=self._one_host)
             if now == "wait":
                 report.begin(None, "waiting")
                 optuna.storages.fail_stale_trials(self._study)
