@@ -60,7 +60,7 @@ def codec_files(
 
 def _students(name: str, rest: str, store: Store) -> tuple[Path, ...]:
     study, _, number = rest.rpartition("/")
-    if not study or not number.isdecimal():
+    if not study or not number.isdecimal() or len(number) > 18:
         raise CodecError(f"{name!r} names no trial", fix="write trial:STUDY/NUMBER")
     paths = recorded_students(store.load_trial(study, int(number)))
     if not paths:

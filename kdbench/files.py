@@ -200,8 +200,10 @@ def _refused(path: Path, err: OSError) -> StoreError:
     """Why a write failed, and what to do."""
     temporary = path.is_relative_to(tempfile.gettempdir())
     if err.errno in _FULL:
-        other = "set TMPDIR to a folder on another disk" if temporary else (
-            "use another disk with `--root FOLDER`"
+        other = (
+            "set TMPDIR to a folder on another disk"
+            if temporary
+            else ("use another disk with `--root FOLDER`")
         )
         return StoreError(
             f"{path} cannot be written: the disk is full",

@@ -87,7 +87,8 @@ def run_trial(
         bench: What the study's trials share.
         gate: Asked after each rung whether to go on.
         folder: Gets `student.safetensors` (or one file a rate), `log.jsonl`, and until there is a
-            result a checkpoint of each model, from which another attempt goes on.
+            result a checkpoint of each model, from which another attempt goes on; whoever keeps the
+            result removes them (`store.keep_result`).
         on_progress: Told what the trial does.
 
     Raises:
@@ -209,18 +210,12 @@ def _trained(
 
 @contextmanager
 def _last_question(files: TrialFolder) -> Iterator[None]:
-    """Removes the checkpoints once it is answered, also by a gap in quality, which stays."""
+    """Removes the checkpoints where its answer is a gap in quality, which stays."""
     try:
         yield
     except QualityGapError:
-        _remove(files.checkpoints)
+        files.forget_checkpoints()
         raise
-    _remove(files.checkpoints)
-
-
-def _remove(paths: Sequence[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
 
 
 def _score(curve: RDCurve, spec: TrialSpec, images: ImageSet, bench: Bench) -> BDRate | None:

@@ -56,7 +56,6 @@ class Budget:
             return "wait" if running else "asks"
         return "wait" if complete + running >= self.trials else "ask"
 
-
     def _is_through(self, trials: list[FrozenTrial]) -> bool:
         """Whether as many trials were begun as may be; of listed ones, whether none is queued."""
         if self.asks_per_trial == 1:

@@ -5,9 +5,8 @@ checksum. So a search looks before it goes on. What it finds damaged is named an
 moved away, it is made again from the trials' folders (`restore`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from math import isclose
 from pathlib import Path
 
 import optuna
@@ -20,9 +19,10 @@ from sqlalchemy.pool import NullPool
 from kdbench.config import StudyConfig
 from kdbench.errors import StoreError, notice
 from kdbench.search.attributes import DUPLICATE_OF, SPEC_HASH
-from kdbench.search.objectives import objective_values
+from kdbench.search.ground import Ground
+from kdbench.search.restore import told_by
 from kdbench.search.storage import shown
-from kdbench.store import Store, StoredTrial
+from kdbench.store import Store
 
 # What Optuna and SQLAlchemy raise on rows that nobody wrote: states and JSON they cannot read.
 _ODD_ROWS = (ValueError, LookupError, TypeError, AssertionError, AttributeError, ArithmeticError)
@@ -63,35 +63,46 @@ def readable(url: str) -> Iterator[None]:
         raise _damaged(url, f"{type(err).__name__}: {first[:200]}") from None
 
 
-def require_agreement(study: optuna.Study, cfg: StudyConfig, store: Store, url: str) -> None:
-    """Compare what the database and the folders say of every complete trial that both have.
+def require_agreement(
+    study: optuna.Study, cfg: StudyConfig, ground: Ground, store: Store, url: str
+) -> None:
+    """Compare every finished trial with what its folder would tell an empty database.
 
     Raises:
-        StoreError: They differ; names the trial and both values.
+        StoreError: They differ; names the trial and both.
     """
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
         folder = store.trial(cfg.name, trial.number)
-        if DUPLICATE_OF in trial.user_attrs or not folder.result.is_file():
+        if DUPLICATE_OF in trial.user_attrs or not folder.spec.is_file():
             continue
         try:
             kept = store.load_trial(cfg.name, trial.number)
         except StoreError as why:
             notice(f"{why.problem}; `kdbench show` and reports need it")
             continue
-        if (differ := _difference(cfg, trial, kept)) is not None:
+        differ = _difference(trial, told_by(kept, cfg, ground), kept.spec_hash)
+        if differ is not None:
             raise _damaged(url, f"trial {trial.number} has {differ}")
 
 
-def _difference(cfg: StudyConfig, trial: FrozenTrial, kept: StoredTrial) -> str | None:
-    if kept.result is None:
-        return None
-    told, ours = list(trial.values or ()), list(objective_values(cfg.objectives, kept.result))
-    if len(told) != len(ours) or not all(map(isclose, told, ours)):
-        return f"the values {told} there and {ours} in its folder"
-    spec_hash = trial.user_attrs.get(SPEC_HASH)
-    if spec_hash != kept.spec.hash:
-        return f"the spec {spec_hash} there and {kept.spec.hash} in its folder"
+def _difference(here: FrozenTrial, there: FrozenTrial, spec_hash: str | None) -> str | None:
+    """What two trials do not have in common, with both values."""
+    told_hash = here.user_attrs.get(SPEC_HASH)
+    compared = {
+        "state": (here.state.name, there.state.name),
+        "parameters": (here.params, there.params),
+        "spec": (told_hash, spec_hash or told_hash),
+        "values": (_rounded(here.values), _rounded(there.values)),
+    }
+    for name, (own, other) in compared.items():
+        if own != other:
+            return f"the {name} {own}, and {other} in its folder"
     return None
+
+
+def _rounded(values: Sequence[float] | None) -> list[str]:
+    """To as many digits as every database keeps."""
+    return [f"{value:.12g}" for value in values or ()]
 
 
 def _damaged(url: str, why: str) -> StoreError:

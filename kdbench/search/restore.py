@@ -62,7 +62,7 @@ def restore(study: optuna.Study, cfg: StudyConfig, ground: Ground, store: Store)
     stored = {trial.number: trial for trial in store.trials(cfg.name)}
     undecided: dict[str, Mapping[str, Any]] = {}
     for number in range(max(stored, default=-1) + 1):
-        trial = _told(stored.get(number), cfg, ground)
+        trial = told_by(stored[number], cfg, ground) if number in stored else _without_folder()
         if number >= n_told:
             study.add_trial(trial)
         if INTERRUPTED in trial.user_attrs and trial.params:
@@ -74,10 +74,13 @@ def restore(study: optuna.Study, cfg: StudyConfig, ground: Ground, store: Store)
     return len(stored)
 
 
-def _told(stored: StoredTrial | None, cfg: StudyConfig, ground: Ground) -> FrozenTrial:
-    """One trial as a worker would have told it; one without a folder never had a result."""
-    if stored is None:
-        return optuna.create_trial(state=TrialState.FAIL, user_attrs={INTERRUPTED: True})
+def _without_folder() -> FrozenTrial:
+    """It never had a result."""
+    return optuna.create_trial(state=TrialState.FAIL, user_attrs={INTERRUPTED: True})
+
+
+def told_by(stored: StoredTrial, cfg: StudyConfig, ground: Ground) -> FrozenTrial:
+    """One trial as a worker would have told it."""
     answers = Answers(stored.spec)
     cfg.space.sample(
         answers,

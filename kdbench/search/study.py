@@ -57,8 +57,8 @@ def begin(
             f"the database knows trials of study {cfg.name!r}, whose folder is not in {store.root}",
             fix="name the root that has it with `--root`, or another study with `--set name=NAME`",
         )
-    if stored is not None:
-        require_agreement(study, cfg, store, url)
+    if stored is not None and GROUND in study.user_attrs:
+        require_agreement(study, cfg, _ground(study), store, url)
     if stored is not None and n_complete(study) >= cfg.trials:
         return study, _ground(study)
     ground = find_ground()

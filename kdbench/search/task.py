@@ -130,6 +130,7 @@ class Objective:
             if (kept := self._kept(twin)) is not None:
                 trial.set_user_attr(DUPLICATE_OF, twin.number)
                 _set_constraints(trial, self._shares(costs_of(kept)), costs_of(kept))
+                self.store.trial(self.cfg.name, twin.number).forget_checkpoints()
                 return objective_values(self.cfg.objectives, kept)
         earlier = [twin for twin in twins if twin.number < trial.number]
         running = [twin.number for twin in earlier if twin.state == TrialState.RUNNING]
@@ -244,8 +245,7 @@ class Objective:
             "far others did better"
         )
         self._save_failure("stopped", problem, "nothing to do, the search goes on", rung.values)
-        for checkpoint in self.store.trial(self.cfg.name, trial.number).checkpoints:
-            checkpoint.unlink()
+        self.store.trial(self.cfg.name, trial.number).forget_checkpoints()
         left = 1 - rung.step / n_steps
         _set_constraints(trial, self._shares(gate.costs, unfinished=left), gate.costs)
         raise optuna.TrialPruned(problem)

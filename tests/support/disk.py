@@ -34,6 +34,7 @@ class _Control(ctypes.Structure):
         ("stays", ctypes.c_int),
         ("failed", ctypes.c_int),
         ("clock_s", ctypes.c_int),
+        ("traced", ctypes.c_int),
         ("prefix", ctypes.c_char * N_BYTES),
         ("what", ctypes.c_char * N_BYTES),
     )
@@ -64,8 +65,19 @@ class FaultyDisk:
         return {"LD_PRELOAD": str(_built()), BLOCK: str(self._file)}
 
     def watch(self, folder: Path) -> None:
-        """Count changes below `folder`; none fails."""
+        """Count and list changes below `folder`; none fails."""
+        self._trace.unlink(missing_ok=True)
+        self._block.traced = 1
         self.arm(folder, 0, "full")
+
+    @property
+    def seen(self) -> list[str]:
+        """Every change since `watch`: the call and the path."""
+        return self._trace.read_text().splitlines() if self._trace.exists() else []
+
+    @property
+    def _trace(self) -> Path:
+        return self._file.with_name(f"{self._file.name}.trace")
 
     def arm(self, folder: Path, at: int, kind: str, *, stays: bool = True) -> None:
         """Let change `at` below `folder` fail, counted from 1, and with `stays` all later ones."""
@@ -76,8 +88,8 @@ class FaultyDisk:
         block.prefix = str(folder).encode()
 
     def heal(self) -> None:
-        """Nothing fails any more."""
-        self._block.prefix = b""
+        """Nothing fails any more, and nothing is counted."""
+        self._block.prefix, self._block.traced = b"", 0
 
     def jump(self, seconds: int) -> None:
         """Move the wall clock of all processes."""

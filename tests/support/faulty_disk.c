@@ -29,6 +29,7 @@ struct control {
     int stays;         /* whether later ones fail, too */
     atomic_int failed; /* how many failed */
     int clock_s;       /* added to the wall clock [s] */
+    int traced;        /* whether calls are listed in the file FAULTY_DISK.trace */
     char prefix[1000]; /* of paths; empty: nothing is counted */
     char what[1000];   /* the call that failed first, and its path */
 };
@@ -65,11 +66,22 @@ static int ours(const char *path) {
     return !strncmp(path, control->prefix, n);
 }
 
+static void trace(const char *call, const char *path) {
+    char file[PATH_MAX], line[PATH_MAX];
+    snprintf(file, sizeof file, "%s.trace", getenv("FAULTY_DISK"));
+    int fd = REAL(open)(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (fd < 0) return;
+    int n = snprintf(line, sizeof line, "%s %s\n", call, path);
+    if (REAL(write)(fd, line, n) != n) abort();
+    REAL(close)(fd);
+}
+
 /* Whether this call fails; sets errno. */
 static int fails(const char *call, const char *path, int removes) {
     if (!control || !path || !ours(path)) return 0;
     if (removes && (control->error == ENOSPC || control->error == EDQUOT)) return 0;
     int n = atomic_fetch_add(&control->count, 1) + 1;
+    if (control->traced) trace(call, path);
     if (!control->at || n < control->at || (n > control->at && !control->stays)) return 0;
     if (!atomic_fetch_add(&control->failed, 1))
         snprintf(control->what, sizeof control->what, "%s %s", call, path);

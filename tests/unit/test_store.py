@@ -222,11 +222,17 @@ def test_files_lie_where_the_design_says(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "..", "cache", "a b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../x", "a/b", "/etc", "", ".", "..", "cache", "a b", "a\0b", "a\nb", "a\n"),
+        *("C:\\x", "..\\x", "a.", "con", "NUL.txt", "Lpt1", "a" * 300),
+    ],
+)
 def test_a_name_that_leaves_the_root_is_refused(tmp_path: Path, name: str) -> None:
     assert message(lambda: Store(tmp_path).study_folder(name)) == (
-        f"{name!r} cannot name a study\n  fix: use letters, digits, `-`, `_` and `.`; `cache` is "
-        "taken"
+        f"{name!r} cannot name a study\n  fix: use letters, digits, `-`, `_` and `.`, 100 at most; "
+        "`cache` is taken"
     )
 
 

@@ -86,7 +86,9 @@ ROWS = {
         "show --study tiny --colour", "unrecognized arguments: --colour"
     ),
     "a teacher's name that is a path": usage(
-        "teach a/b", "argument NAME: 'a/b' has more than letters, digits, `-`, `_`, `.`"
+        "teach a/b",
+        "argument NAME: 'a/b' has more than letters, digits, `-`, `_`, `.`, or more "
+        "than 100 of them",
     ),
     "a study to show that has not begun": of_study("show --study tinny"),
     "a study to rerun that has not begun": of_study("rerun --study tinny"),
@@ -95,7 +97,7 @@ ROWS = {
     "a study's name that leads elsewhere": Row(
         command="show --study ..",
         answer="'..' cannot name a study\n"
-        "  fix: use letters, digits, `-`, `_` and `.`; `cache` is taken\n",
+        "  fix: use letters, digits, `-`, `_` and `.`, 100 at most; `cache` is taken\n",
     ),
     "a trial number that is not there": again(
         "99",
