@@ -41,8 +41,8 @@ from kdbench.records import (
     TrialSpec,
     plain,
 )
-from kdbench.teacher import load_teacher
 from kdbench.store import TrialFolder, keep_result
+from kdbench.teacher import load_teacher
 from kdbench.trial import run_trial
 
 REPORT = ROOT / "reports" / "distillation" / "figures.json"

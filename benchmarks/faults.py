@@ -5,11 +5,11 @@
     python -m benchmarks.faults --kills 4 --trials 8 --commands encode    a smoke test
 
 Kills: `--trials` listed specs, two workers, trials of 0.4 s that resume from checkpoints
-(`tests/support/faults.py`); SIGKILLs at random moments to a worker, one in eight to the coordinator;
-whenever the search ends it is started again. Then each spec must be complete exactly once, nothing
-running, every file whole, no finished rung run twice, and results and front those of an undisturbed
-study. A spec is tried 20 times here, not three: of 100 kills in so short a time some would hit the
-same spec by chance.
+(`tests/support/faults.py`); SIGKILLs at random moments to a worker, one in eight to the
+coordinator; whenever the search ends it is started again. Then each spec must be complete exactly
+once, nothing running, every file whole, no finished rung run twice, and results and front those of
+an undisturbed study. A spec is tried 20 times here, not three: of 100 kills in so short a time some
+would hit the same spec by chance.
 
 Disk: each command in one process, every write below its folder failing in turn, those of SQLite and
 of libraries too (`tests/support/disk_faults.py`): a full disk and a read-only one from that write

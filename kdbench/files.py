@@ -1,7 +1,8 @@
 """Files that are whole or not there, and records that are read back strictly.
 
 Writing: temporary file beside it, fsync, rename, fsync of the folder. Records carry their checksum
-(`seals`). Whoever must write in another way does so inside `writing`, which says why a disk refuses.
+(`seals`). Whoever must write in another way does so inside `writing`, which says why a disk
+refuses.
 """
 
 import errno

@@ -82,7 +82,7 @@ def test_a_trial_that_is_killed_at_random_moments_ends_with_the_same_bits(
             checkpoint.replace(following / checkpoint.name)
         folder = following
     seen, resumed = to_the_end(root, folder)
-    assert 0 < reached
+    assert reached > 0
     assert len(steps_of(seen)) < one_trial.STEPS
     assert resumed == undisturbed
     shas = {

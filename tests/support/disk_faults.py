@@ -1,7 +1,7 @@
 """Every write of a command fails in turn; run as a process of its own, started with a FaultyDisk.
 
-    python -m tests.support.disk_faults COMMAND KIND FOLDER      one failure for each place that writes
-    python -m tests.support.disk_faults COMMAND KIND FOLDER --every    one for every write
+    python -m tests.support.disk_faults COMMAND KIND FOLDER            each place that writes
+    python -m tests.support.disk_faults COMMAND KIND FOLDER --every    every write
 
 A line of JSON for each failure. The command runs in this process, in a fresh copy of its folder:
 first with the failure, where it must end with a problem and its fix (or as if nothing had been, if
