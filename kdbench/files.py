@@ -194,12 +194,12 @@ def disk_errors() -> Iterator[None]:
         if err.errno not in (*_FULL, errno.EROFS, errno.EIO):
             raise
         named = err.filename if isinstance(err.filename, str) else None
-        raise _refused(Path(named or "a file"), err) from None
+        path = Path(named or "a file")
+        raise _refused(path, err, temporary=path.is_relative_to(tempfile.gettempdir())) from None
 
 
-def _refused(path: Path, err: OSError) -> StoreError:
+def _refused(path: Path, err: OSError, *, temporary: bool = False) -> StoreError:
     """Why a write failed, and what to do."""
-    temporary = path.is_relative_to(tempfile.gettempdir())
     if err.errno in _FULL:
         other = (
             "set TMPDIR to a folder on another disk"

@@ -21,7 +21,7 @@ from kdbench.errors import StoreError, notice
 from kdbench.search.attributes import DUPLICATE_OF, SPEC_HASH
 from kdbench.search.ground import Ground
 from kdbench.search.restore import told_by
-from kdbench.search.storage import shown
+from kdbench.search.storage import CONNECT_ARGS, shown
 from kdbench.store import Store
 
 # What Optuna and SQLAlchemy raise on rows that nobody wrote: states and JSON they cannot read.
@@ -37,7 +37,7 @@ def require_whole(url: str) -> None:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite" or not Path(parsed.database or "").is_file():
         return
-    engine = create_engine(url, poolclass=NullPool)
+    engine = create_engine(url, poolclass=NullPool, connect_args=CONNECT_ARGS["sqlite"])
     try:
         with engine.connect() as connection:
             found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()

@@ -184,7 +184,8 @@ class _Worker:
         except (KeyboardInterrupt, StoreError):
             self._queue_again()
             raise
-        except UnboundLocalError as why:  # Optuna 5.0.0: hides that the database went away
+        # Optuna 5.0.0 hides that the database went away, or can be read and not written
+        except (UnboundLocalError, AssertionError) as why:
             hidden = why.__context__ or why
             raise hidden from hidden.__cause__
         except UpdateFinishedTrialError:

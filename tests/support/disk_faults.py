@@ -21,7 +21,7 @@ import sqlite3
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def _whole_search(folder: Path, cfg: Any, ground: Any, run: Any) -> int:
                 study, _ = begin(cfg, store, url, ground)
                 settle(study, store, locks.is_alive)
                 queue_lost(study, store, locks.is_alive)
-                set_budget(study, Budget(trials=cfg.trials))
+                set_budget(study, Budget(trials=cfg.trials, asks_per_trial=1))
                 store.clear_workers(cfg.name)
                 work(cfg.name, store, index=0, run=run)
     except KdbenchError as why:
@@ -97,7 +97,9 @@ LADDER = "ladder={rungs: [0.2, 0.5], stop: false}"
 
 
 def _stub_search(folder: Path) -> int:
-    cfg = stub.study(Path(tempfile.gettempdir()), "trials=2", LADDER)
+    from tests.support.faults import points
+
+    cfg = stub.study(folder.parent, "trials=2", points(2), LADDER)
     return _whole_search(folder, cfg, lambda: stub.GROUND, stub.run)
 
 
@@ -106,7 +108,8 @@ def _real_search(folder: Path) -> int:
     from kdbench.search.ground import survey
     from kdbench.store import Store
 
-    small = ("trials=1", "training.steps=4", "data.crops=16", "sampler.enqueue=none", LADDER)
+    listed = "sampler={name: listed, points: [{encoder.width: 24}]}"
+    small = ("trials=1", "training.steps=4", "data.crops=16", listed, LADDER)
     cfg = load_study("quick", small)
     return _whole_search(folder, cfg, lambda: survey(cfg, Store(folder / "runs")), None)
 
@@ -220,14 +223,25 @@ def main() -> None:
     parser.add_argument("kind", choices=sorted(ERRORS))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--every", action="store_true")
+    parser.add_argument("--only", type=int, nargs="*", help="these writes, by their number")
     args = parser.parse_args()
     _without_meters()
     _small_evaluations()
-    for outcome in outcomes(COMMANDS[args.command], args.kind, args.folder, every=args.every):
+    tried = outcomes(
+        COMMANDS[args.command], args.kind, args.folder, every=args.every, only=args.only
+    )
+    for outcome in tried:
         print(json.dumps(outcome), flush=True)
 
 
-def outcomes(command: Command, kind: str, folder: Path, *, every: bool) -> Iterator[dict[str, Any]]:
+def outcomes(
+    command: Command,
+    kind: str,
+    folder: Path,
+    *,
+    every: bool,
+    only: Sequence[int] | None = None,
+) -> Iterator[dict[str, Any]]:
     """What came of each failure: `n`, `what`, `problem` (None: all as it should be)."""
     disk = FaultyDisk.here()
     base, here = folder / "base", folder / "here"
@@ -239,7 +253,7 @@ def outcomes(command: Command, kind: str, folder: Path, *, every: bool) -> Itera
     assert code == 0, said
     expected, seen = command.found(here), disk.seen
     sites = {_site(here, line): n for n, line in reversed([*enumerate(seen, start=1)])}
-    for n in range(1, len(seen) + 1) if every else sorted(sites.values()):
+    for n in only or (range(1, len(seen) + 1) if every else sorted(sites.values())):
         _fresh(base, here)
         disk.arm(here, n, kind, stays=kind != "broken")
         code, said = _run(command, here)

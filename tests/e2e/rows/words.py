@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from kdbench.records import Distillation
+from kdbench.records import SCHEMA, Distillation
 from kdbench.store import Store, keep_spec
 from tests.e2e.rows.row import Row
 from tests.support.desk import Prepare, data, edited
@@ -166,9 +166,9 @@ ROWS = {
         + DAMAGED,
     ),
     "a result of a newer kdbench": Row(
-        broken=edited(f"{TRIAL}/result.json", '"schema": 3', '"schema": 9'),
+        broken=edited(f"{TRIAL}/result.json", f'"schema": {SCHEMA}', '"schema": 99'),
         command="show --study tiny",
-        answer=f"HERE/{TRIAL}/result.json has schema 9, this kdbench reads up to 3\n"
+        answer=f"HERE/{TRIAL}/result.json has schema 99, this kdbench reads up to {SCHEMA}\n"
         "  fix: use the newer kdbench that wrote it: `pip install --upgrade kdbench`\n",
     ),
 }
