@@ -35,7 +35,8 @@ from tests.support.disk_faults import COMMANDS
 from tests.support.faults import Disturbed
 
 SECONDS = 0.4  # of a trial
-PAUSE_S = (0.2, 3.0)  # between kills
+PAUSE_S = 1.5  # longest, from a worker at work to the kill
+PARTS = ("kills", "disk")
 QUICK = ("search", "encode", "decode", "export", "measure", "bench")  # every write, all kinds
 
 
@@ -48,20 +49,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=6)
     parser.add_argument("--postgres", action="store_true", help="on a server of its own, too")
     parser.add_argument("--commands", nargs="*", default=sorted(COMMANDS), choices=sorted(COMMANDS))
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="keeps the other")
     add_out(parser, "faults")
     arguments = parser.parse_args(argv)
-    kills = [killed(arguments, None)]
-    if arguments.postgres:
-        with _server() as storage:
-            kills.append(killed(arguments, storage))
-    disks = [
-        failed(command, kind)
-        for command in arguments.commands
-        for kind in (ERRORS if command in QUICK else ["full"])
-    ]
+    kills, disks = kept(arguments.out)
+    if "kills" in arguments.parts:
+        kills = [killed(arguments, None)]
+        if arguments.postgres:
+            with _server() as storage:
+                kills.append(killed(arguments, storage))
+    if "disk" in arguments.parts:
+        disks = [
+            failed(command, kind)
+            for command in arguments.commands
+            for kind in (ERRORS if command in QUICK else ["full"])
+        ]
     text = f"{kill_table(kills)}\n\n{disk_table(disks)}"
     publish(arguments, text, {"kills": kills, "disks": disks})
     assert not any(row["faults"] for row in (*kills, *disks))
+
+
+def kept(out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What an earlier run found, of the part that this one leaves out."""
+    if not out.is_file():
+        return [], []
+    found = json.loads(out.read_text())
+    return found["kills"], found["disks"]
 
 
 # --- kills -------------------------------------------------------------------------------------

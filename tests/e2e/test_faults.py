@@ -21,7 +21,7 @@ from tests.support.disk import FaultyDisk
 from tests.support.faults import Disturbed
 from tests.support.stub_kdbench import COMMAND
 
-N_TRIALS, N_KILLS, TRIAL_S = 24, 12, 0.4
+N_TRIALS, N_KILLS, TRIAL_S = 16, 10, 0.5
 HOUR_S = 3600
 
 
@@ -45,7 +45,7 @@ def test_a_study_whose_processes_are_killed_ends_as_an_undisturbed_one(tmp_path:
     calm.run()
     assert calm.faults() == []
     wild = Disturbed(tmp_path / "wild", N_TRIALS, seconds=TRIAL_S)
-    wild.run_killed(N_KILLS, seed=6, pause_s=(0.3, 2.5))
+    wild.run_killed(N_KILLS, seed=6, pause_s=1.0)
     print(wild.summary())
     assert wild.faults() == [], wild.said
     assert wild.results() == calm.results()

@@ -33,6 +33,7 @@ from tests.support.stub_kdbench import COMMAND
 
 STUDY = "demo"
 PATIENCE_S = 600.0
+START_S = 60.0  # of a worker, on a machine with other work
 LADDER = "ladder={rungs: [0.2, 0.5, 0.8], stop: false}"  # every rung of every trial is kept
 ATTEMPTS = "20"  # of a spec: so many kills would meet the cap of three by chance
 
@@ -126,18 +127,24 @@ class Disturbed:
         coordinator = self._start()
         assert coordinator.wait(PATIENCE_S) == 0, self.said
 
-    def run_killed(self, n_kills: int, *, seed: int, pause_s: tuple[float, float]) -> None:
+    def run_killed(self, n_kills: int, *, seed: int, pause_s: float) -> None:
         """To the end, started again whenever it ended, with `n_kills` on the way.
+
+        Three of four kills come when some worker has begun a trial, so that a slow machine, whose
+        processes take long to start, does not see all of them killed on their way; one comes at any
+        moment.
 
         Args:
             n_kills: SIGKILLs, each to a worker or, one in eight, to the coordinator.
             seed: Of moments and victims.
-            pause_s: Least and longest time from a kill to the next one.
+            pause_s: Longest time from what a kill waits for to the kill.
         """
         rng, coordinator = random.Random(seed), self._start()
         end = time.monotonic() + PATIENCE_S + 20 * n_kills
         while len(self.kills) < n_kills:
-            self._pause(rng.uniform(*pause_s), coordinator)
+            if rng.random() < 3 / 4:
+                self._pause(START_S, coordinator, until_at_work=True)
+            self._pause(rng.uniform(0, pause_s), coordinator)
             assert time.monotonic() < end, self.said
             if coordinator.poll() is not None:
                 if coordinator.returncode == 0:
@@ -150,10 +157,24 @@ class Disturbed:
             assert time.monotonic() < end, self.said
             coordinator = self._start()
 
-    def _pause(self, seconds: float, coordinator: subprocess.Popen[bytes]) -> None:
+    def _pause(
+        self, seconds: float, coordinator: subprocess.Popen[bytes], *, until_at_work: bool = False
+    ) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end and coordinator.poll() is None:
+            if until_at_work and any(self._at_work(coordinator)):
+                break
             time.sleep(0.01)
+
+    def _at_work(self, coordinator: subprocess.Popen[bytes]) -> list[int]:
+        """Workers that run a trial."""
+        try:
+            alive = {child.pid for child in psutil.Process(coordinator.pid).children()}
+        except psutil.NoSuchProcess:
+            return []
+        return [
+            state.pid for state in self._workers() if state.trial is not None and state.pid in alive
+        ]
 
     def _kill(self, rng: random.Random, coordinator: subprocess.Popen[bytes]) -> None:
         if rng.random() < 1 / 8:
@@ -227,7 +248,7 @@ class Disturbed:
             yield f"{len(twice)} specs are complete more than once"
 
     def _in_folders(self) -> Iterator[str]:
-        if (problem := damage(self.store.root)) is not None:
+        if (problem := damage(self.store.root, codecs=False)) is not None:
             yield problem
         n = Counter(t.spec.hash for t in self.store.trials(STUDY) if t.result is not None)
         if len(n) != self.n:
