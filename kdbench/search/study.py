@@ -50,15 +50,17 @@ def begin(
             directions=["minimize"] * len(cfg.objectives),
             load_if_exists=True,
         )
-        study.get_trials()  # reads every row
-    _require_same(cfg, study.user_attrs.get(SETTINGS), f"the database {cfg.name!r}")
+        known, _ = study.user_attrs, study.get_trials()  # reads every row
+    _require_same(cfg, known.get(SETTINGS), f"the database {cfg.name!r}")
     if stored is None and study.get_trials(deepcopy=False):
         raise StoreError(
             f"the database knows trials of study {cfg.name!r}, whose folder is not in {store.root}",
             fix="name the root that has it with `--root`, or another study with `--set name=NAME`",
         )
     if stored is not None and GROUND in study.user_attrs:
-        require_agreement(study, cfg, _ground(study), store, url)
+        with readable(url):
+            ground_there = _ground(study)
+        require_agreement(study, cfg, ground_there, store, url)
     if stored is not None and n_complete(study) >= cfg.trials:
         return study, _ground(study)
     ground = find_ground()

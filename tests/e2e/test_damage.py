@@ -133,7 +133,7 @@ def test_a_record_of_before_there_were_checksums_is_read(store: Store) -> None:
     path, read = records(store)["result"]
     before, text = read(), path.read_text()
     head, comma, checksum = text.rpartition(",\n")
-    assert (comma, checksum[:22]) == (",\n", ' "checksum": "sha256:')
+    assert (comma, checksum[:21]) == (",\n", ' "checksum": "sha256:')
     path.write_text(f"{head}\n}}\n")
     assert read() == before
 
@@ -338,7 +338,7 @@ def _begun(cfg: StudyConfig, store: Store, url: str) -> optuna.Study:
 
 
 def test_a_damaged_package_is_noticed_and_named(tmp_path: Path) -> None:
-    store, out = make_study_with_student(tmp_path, evaluated=False), tmp_path / "out"
+    store, out = make_study_with_student(tmp_path), tmp_path / "out"
     words = ["export", "--study", STUDY, "--trial", "0", "--to", str(out)]
     assert cli.main([*words, "--root", str(store.root)]) == 0
     for name in ("card.json", "codec.safetensors"):
