@@ -28,7 +28,7 @@ from typing import Any
 from benchmarks.publish import ROOT, markdown, publish
 from benchmarks.setting import bench_in
 from kdbench.errors import KdbenchError, QualityGapError
-from kdbench.files import load, write_json
+from kdbench.files import load
 from kdbench.rd import bd_rate_over_seeds
 from kdbench.records import (
     BDRate,
@@ -41,6 +41,7 @@ from kdbench.records import (
     TrialSpec,
     plain,
 )
+from kdbench.store import TrialFolder, keep_result
 from kdbench.teacher import load_teacher
 from kdbench.trial import run_trial
 
@@ -174,7 +175,7 @@ class Laboratory:
                     (folder / WHY_NOT).write_text(why.problem)
                     print(run, rate, why.problem, flush=True)
                     continue
-                write_json(folder / "result.json", result)
+                keep_result(TrialFolder(folder), result)
                 loss, seconds = result.losses["validation"], result.seconds["training"]
                 print(run, rate, f"{loss:.4f}, {seconds:.0f} s", flush=True)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from kdbench import zoo
 from kdbench.codecs.hyperprior import Hyperprior
-from kdbench.codecs.weights import codec_bytes
-from kdbench.errors import CodecError
+from kdbench.codecs.weights import codec_bytes, load_codec
+from kdbench.errors import CodecError, notice
 from kdbench.files import write_atomic
 from kdbench.records import Architecture, Hyper, Latent, Transform
 from kdbench.zoo import ZooModel
@@ -32,15 +32,26 @@ def adopted(model: ZooModel, folder: Path) -> Path:
         )
     _, sha = zoo.read(model)
     path = folder / f"zoo-{sha[:16]}.safetensors"
-    if not path.is_file():
+    if not _is_whole(path):
         built, _ = zoo.load(model)
         codec = Hyperprior(architecture_of(int(built.N), int(built.M)))  # type: ignore[arg-type]
         codec.load_state_dict(built.state_dict())
         codec.finalise()
         card = {"name": str(model), "training": {"rd_lambdas": [model.rd_lambda]}, "sha": sha}
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, codec_bytes(codec, card))
+        write_atomic(path, codec_bytes(codec, card, summed=True))
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the codec has been written before; a damaged one is told, and written again."""
+    if not path.is_file():
+        return False
+    try:
+        load_codec(path)
+    except CodecError as why:
+        notice(f"{why.problem}; it is made again")
+        return False
+    return True
 
 
 def architecture_of(N: int, M: int) -> Architecture:

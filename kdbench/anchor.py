@@ -18,12 +18,12 @@ from kdbench.evaluate import (
     evaluate_files,
     learned_samples,
 )
-from kdbench.files import cached
 from kdbench.guides import joined_sha
 from kdbench.lease import host_lease
+from kdbench.once import cached
 from kdbench.records import MEASUREMENT_PROTOCOL, Bench, RDCurve, content_hash
 from kdbench.samples import Sample
-from kdbench.store import Store
+from kdbench.store import Store, StoredTrial
 from kdbench.teacher import teacher_path
 from kdbench.yamlfile import nearest_first
 
@@ -60,13 +60,31 @@ def codec_files(
 
 def _students(name: str, rest: str, store: Store) -> tuple[Path, ...]:
     study, _, number = rest.rpartition("/")
-    if not study or not number.isdecimal():
+    if not study or not number.isdecimal() or len(number) > 18:
         raise CodecError(f"{name!r} names no trial", fix="write trial:STUDY/NUMBER")
-    paths = store.load_trial(study, int(number)).folder.students
+    paths = recorded_students(store.load_trial(study, int(number)))
     if not paths:
         raise CodecError(
             f"trial {number} of {study} has no trained student",
             fix=f"`kdbench show --study {study}` lists the trials that have",
+        )
+    return paths
+
+
+def recorded_students(trial: StoredTrial) -> tuple[Path, ...]:
+    """The trained models of `trial`, by ascending rate; none where it has none.
+
+    Raises:
+        CodecError: They are not the files that its result names.
+    """
+    paths = trial.folder.students
+    known = None if trial.result is None else trial.result.hashes.get("weights")
+    if paths and known is not None and joined_sha([file_sha(path) for path in paths]) != known:
+        which = str(paths[0]) if len(paths) == 1 else f"one of the students in {trial.folder.path}"
+        raise CodecError(
+            f"{which} is not the file that the trial's result names",
+            fix="restore it from a copy; or train it again with "
+            f"`kdbench rerun --study {trial.folder.path.parents[1].name} --trial {trial.number}`",
         )
     return paths
 

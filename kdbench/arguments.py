@@ -143,8 +143,9 @@ def _etas(text: str) -> tuple[int | None, ...]:
 
 
 def _name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} has more than letters, digits, `-`, `_`, `.`")
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", text):
+        rule = "has more than letters, digits, `-`, `_`, `.`, or more than 100 of them"
+        raise argparse.ArgumentTypeError(f"{text!r} {rule}")
     return text
 
 

@@ -43,9 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without Δ shows ?
+    from kdbench.files import disk_errors
+
     try:
-        code = FUNCTIONS[arguments.command](arguments)
-        sys.stdout.flush()
+        with disk_errors():
+            code = FUNCTIONS[arguments.command](arguments)
+            sys.stdout.flush()
     except KdbenchError as why:
         print(why, file=sys.stderr)
         return 1

@@ -202,7 +202,7 @@ class CodecList:
 
 
 def _name(value: str) -> str | None:
-    rule = "must be letters, digits, `-`, `_` and `.`, and not be `cache`"
+    rule = "must be letters, digits, `-`, `_` and `.`, 100 at most, and not be `cache`"
     return None if STUDY_NAME.fullmatch(value) else rule
 
 

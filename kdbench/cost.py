@@ -14,8 +14,8 @@ from kdbench.codecs.learned import LearnedCodec
 from kdbench.data import ImageSet
 from kdbench.device import fingerprint, fingerprint_hash, one_thread, synchronise
 from kdbench.energy import EnergyMeter, measure, pick
-from kdbench.files import cached
 from kdbench.lease import Lease
+from kdbench.once import cached
 from kdbench.records import (
     MEASUREMENT_PROTOCOL,
     Bench,

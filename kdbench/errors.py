@@ -1,5 +1,12 @@
 """Problems a user can solve: what was found, then what to do about it."""
 
+import sys
+
+
+def notice(text: str) -> None:
+    """Tell on stderr what was found and put right: a user should know, and need do nothing."""
+    print(f"note: {text}", file=sys.stderr, flush=True)
+
 
 class KdbenchError(Exception):
     """A problem with its fix; `kdbench` prints both and exits with 1, without a traceback."""

@@ -1,17 +1,16 @@
 """Files that are whole or not there, and records that are read back strictly.
 
-Writing: temporary file beside it, fsync, rename, fsync of the folder.
+Writing: temporary file beside it, fsync, rename, fsync of the folder. Records carry their checksum
+(`seals`). Whoever must write in another way does so inside `writing`, which says why a disk
+refuses.
 """
 
 import errno
-import fcntl
 import json
 import os
-import shutil
-import socket
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -21,9 +20,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kdbench.errors import StoreError
 from kdbench.records import SCHEMA, plain
+from kdbench.seals import FIELD, BrokenSealError, seal, seal_json, unseal, unseal_json
 
 T = TypeVar("T")
-UNFINISHED = ".tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REASONS = {
     **dict.fromkeys((errno.EACCES, errno.EPERM), "permission denied"),
@@ -54,7 +53,7 @@ def require_writable(folder: Path) -> None:
         StoreError: The folder cannot be written, or its disk is full.
     """
     probe = folder / f".probe-{os.getpid()}"
-    with _says_why(folder):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             probe.write_bytes(b"kdbench\n")
@@ -62,9 +61,34 @@ def require_writable(folder: Path) -> None:
             probe.unlink(missing_ok=True)
 
 
+def write_sealed(path: Path, data: bytes) -> None:
+    """Write data with their checksum, see `write_atomic` and `read_sealed`."""
+    write_atomic(path, seal(data))
+
+
+def read_sealed(path: Path) -> bytes:
+    """What `write_sealed` wrote there, or all of a file from before there were checksums.
+
+    Raises:
+        StoreError: It cannot be read, or is not what its checksum says.
+    """
+    try:
+        return unseal(path.read_bytes())
+    except BrokenSealError as why:
+        raise damaged(path, str(why)) from None
+    except OSError as err:
+        raise unreadable(path, err) from None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a writer that died has left of files that it did not finish."""
+    for left in folder.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
+
+
 def append_log(path: Path, entry: Mapping[str, Any]) -> None:
     """Add one line to a log; a line is written whole or torn only at its end."""
-    with _says_why(path), path.open("ab") as file:
+    with writing(path), path.open("ab") as file:
         file.write(json.dumps(plain(entry), allow_nan=False).encode() + b"\n")
 
 
@@ -102,14 +126,14 @@ def _json(path: Path, value: object) -> bytes:
             f"{path} would hold NaN or infinity, which are no results",
             fix="report this with the spec of the trial: a measurement is broken",
         ) from None
-    return f"{text}\n".encode()
+    return seal_json(f"{text}\n").encode()
 
 
 @contextmanager
 def _temporary(path: Path, data: bytes, *, durable: bool) -> Iterator[Path]:
     """A file beside `path` that holds `data`, to be moved there by the body."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    with _says_why(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as file:
@@ -133,22 +157,49 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _says_why(path: Path) -> Iterator[None]:
-    """Turn an OSError into a StoreError with its fix."""
+def writing(path: Path) -> Iterator[None]:
+    """Turns an OSError of the block, which writes `path`, into a StoreError with its fix."""
     try:
         yield
     except OSError as err:
-        if err.errno in _FULL:
-            raise StoreError(
-                f"{path} cannot be written: the disk is full",
-                fix="free some space and run the same command again, what is finished is kept; "
-                "or use another disk with `--root FOLDER`",
-            ) from None
-        reason = _REASONS.get(err.errno or 0, str(err.strerror).lower())
-        raise StoreError(
-            f"{path} cannot be written: {reason}",
-            fix="name a folder that can be written with `--root FOLDER` or KDBENCH_ROOT",
-        ) from None
+        raise _refused(path, err) from None
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Turns what a disk refuses anywhere in the block into a StoreError with its fix.
+
+    For whole commands, whose libraries write where we cannot know: temporary files, fonts.
+    Other errors pass.
+    """
+    try:
+        yield
+    except OSError as err:
+        if err.errno not in (*_FULL, errno.EROFS, errno.EIO):
+            raise
+        named = err.filename if isinstance(err.filename, str) else None
+        path = Path(named or "a file")
+        raise _refused(path, err, temporary=path.is_relative_to(tempfile.gettempdir())) from None
+
+
+def _refused(path: Path, err: OSError, *, temporary: bool = False) -> StoreError:
+    """Why a write failed, and what to do."""
+    if err.errno in _FULL:
+        other = (
+            "set TMPDIR to a folder on another disk"
+            if temporary
+            else ("use another disk with `--root FOLDER`")
+        )
+        return StoreError(
+            f"{path} cannot be written: the disk is full",
+            fix="free some space and run the same command again, what is finished is kept; "
+            f"or {other}",
+        )
+    reason = _REASONS.get(err.errno or 0, str(err.strerror or err).lower())
+    return StoreError(
+        f"{path} cannot be written: {reason}",
+        fix="name a folder that can be written with `--root FOLDER` or KDBENCH_ROOT",
+    )
 
 
 @cache
@@ -160,18 +211,10 @@ def load(path: Path, kind: type[T]) -> T:
     """A record from its file, strictly.
 
     Raises:
-        StoreError: Not JSON, of a newer kdbench, or with wrong, missing or unknown fields.
+        StoreError: Not JSON, of a newer kdbench, not what its checksum says, or with wrong, missing
+            or unknown fields.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        tree = json.loads(text)
-    except ValueError as err:
-        raise damaged(path, str(err)) from None
-    except OSError as err:
-        raise StoreError(
-            f"{path} cannot be read: {str(err.strerror).lower()}",
-            fix="make it readable for this user; `--root FOLDER` names another store",
-        ) from None
+    text, tree = _parsed(path)
     schema = tree.get("schema") if isinstance(tree, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:
         raise StoreError(
@@ -180,6 +223,50 @@ def load(path: Path, kind: type[T]) -> T:
         )
     if schema is None:
         raise damaged(path, "it has no schema number")
+    return _record(path, _without_checksum(path, text, tree), kind)
+
+
+def load_record(path: Path, kind: type[T]) -> T:
+    """A record that has no schema number of its own: of a cache, which can be made again.
+
+    Raises:
+        StoreError: As `load`.
+    """
+    text, tree = _parsed(path)
+    return _record(path, _without_checksum(path, text, tree), kind)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that is no record of ours alone, without its checksum.
+
+    Raises:
+        StoreError: Not JSON, no object, or not what its checksum says.
+    """
+    text, tree = _parsed(path)
+    if not isinstance(tree, dict):
+        raise damaged(path, "it holds no object")
+    _without_checksum(path, text, tree)
+    return {key: value for key, value in tree.items() if key != FIELD}
+
+
+def _parsed(path: Path) -> tuple[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, json.loads(text)
+    except (ValueError, RecursionError) as err:
+        raise damaged(path, str(err)) from None
+    except OSError as err:
+        raise unreadable(path, err) from None
+
+
+def _without_checksum(path: Path, text: str, tree: Any) -> str:
+    try:
+        return unseal_json(text, names_one=isinstance(tree, dict) and FIELD in tree)
+    except BrokenSealError as why:
+        raise damaged(path, str(why)) from None
+
+
+def _record(path: Path, text: str, kind: type[T]) -> T:
     try:
         made: T = _adapter(cast(Any, kind)).validate_json(f"[{text}]")[0]
     except ValidationError as err:
@@ -189,81 +276,17 @@ def load(path: Path, kind: type[T]) -> T:
     return made
 
 
+def unreadable(path: Path, err: OSError) -> StoreError:
+    """What to raise for a file that this user or the disk does not let be read."""
+    return StoreError(
+        f"{path} cannot be read: {str(err.strerror or err).lower()}",
+        fix="make it readable for this user; `--root FOLDER` names another store",
+    )
+
+
 def damaged(path: Path, why: str) -> StoreError:
     """What to raise for a file that is not what was written."""
     return StoreError(
         f"{path} is damaged: {why}",
         fix="restore it from a copy, or move its folder away; the rest of the study is intact",
     )
-
-
-def cached(path: Path, kind: type[T], compute: Callable[[], T]) -> T:
-    """The record in `path`, or what `compute` gives, kept there for all who ask later.
-
-    Two who ask at once compute once: the second waits. A damaged file is computed again, since a
-    cache can lose nothing.
-    """
-    with _says_why(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with turn_to_build(path.with_suffix(".lock")):
-        try:
-            made: T = _adapter(cast(Any, kind)).validate_json(b"[" + path.read_bytes() + b"]")[0]
-        except (OSError, ValidationError):
-            made = compute()
-            write_json(path, made)
-    return made
-
-
-# --- what is built once for all, also on a disk that several machines have ------------------------
-
-SILENT_S = 3600.0
-POLL_S = 0.1
-FORGOTTEN_S = 24 * 3600.0
-
-
-@contextmanager
-def turn_to_build(lock: Path, *, silent_s: float = SILENT_S) -> Iterator[Callable[[], None]]:
-    """One process at a time; gives what it calls now and then to say that it goes on.
-
-    Nobody waits for ever: where the disk has no locks, or who has the turn says nothing for
-    `silent_s` (it is stopped, or on a machine that is cut off), two build at the same time, each
-    into `unfinished` of its own.
-
-    Args:
-        lock: A file for it, beside what is built.
-        silent_s: How long a builder may say nothing [s].
-    """
-    with _says_why(lock):
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    said, since = os.fstat(descriptor).st_mtime_ns, time.monotonic()
-    try:
-        while not _flocked(descriptor) and time.monotonic() - since < silent_s:
-            time.sleep(POLL_S)
-            if (now := lock.stat().st_mtime_ns if lock.exists() else said) != said:
-                said, since = now, time.monotonic()
-        yield lambda: os.utime(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _flocked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as why:
-        if why.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-            raise
-    return True
-
-
-def unfinished(path: Path) -> Path:
-    """Where this process alone builds what shall be `path`; what the dead left is removed."""
-    here = socket.gethostname()
-    for left in path.parent.glob(f"{path.stem}*{UNFINISHED}"):
-        host, _, pid = left.name.removesuffix(UNFINISHED).partition("@")[2].rpartition("@")
-        with suppress(OSError):
-            old = time.time() - left.stat().st_mtime > FORGOTTEN_S
-            if old or not host or (host == here and not Path(f"/proc/{pid}").exists()):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-    return path.with_name(f"{path.stem}@{here}@{os.getpid()}{UNFINISHED}")

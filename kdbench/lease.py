@@ -4,7 +4,7 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -98,10 +98,12 @@ class Lease:
             if mode == fcntl.LOCK_SH or not self._lease.is_held:
                 self._turnstile.release()
             self.waited_s += monotonic() - began
-        self._note.write_text("trains" if mode == fcntl.LOCK_SH else "measures")
+        with suppress(OSError):  # a full disk keeps nobody from his turn
+            self._note.write_text("trains" if mode == fcntl.LOCK_SH else "measures")
 
     def _leave(self) -> None:
-        self._note.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._note.unlink(missing_ok=True)
         self._lease.release()
         self._turnstile.release()
 

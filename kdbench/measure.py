@@ -105,8 +105,10 @@ def measure_again(
 
 def _student(study: str, trial: StoredTrial) -> Path:
     """The middle one of its models, which the search measured, too."""
+    from kdbench.anchor import recorded_students
+
     recorded(trial)
-    paths = trial.folder.students
+    paths = recorded_students(trial)
     if not paths:
         raise CodecError(
             f"trial {trial.number} of {study} has no trained student",

@@ -10,12 +10,12 @@
 the study, nor the teacher.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdbench.errors import CodecError
+from kdbench.errors import CodecError, StoreError
+from kdbench.files import read_object
 
 if TYPE_CHECKING:
     from kdbench.codecs.learned import LearnedCodec
@@ -71,10 +71,10 @@ def read_card(folder: Path) -> Mapping[str, Any]:
     path = folder / CARD
     _require(path, folder)
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = read_object(path)
         kind, made = card["kind"], card["format"]
         known = kind == KIND and isinstance(made, int) and isinstance(card["sha"], str)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (StoreError, KeyError, TypeError):
         known, made = False, 0
     if known and made > FORMAT:
         raise CodecError(

@@ -1,6 +1,7 @@
 """What travels between stages and onto disk. Units are part of every name.
 
 `SCHEMA` history, newest first (fields made by `later` are there only where they say something):
+    4  files end with a `checksum` of their own (`seals`)
     3  one model a rate, and none for the rate (`training.rate`); z of a width of its own
        (`hyper.channels`); a result without a BD-rate (`bd_rate` null), of a single rate
     2  hyperpriors that predict means (`hyper.prior`); front members' energy after training;
@@ -24,7 +25,8 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple
 
-SCHEMA = 3
+SCHEMA = 4
+HASHED_SINCE = 3  # the first schema whose specs have the hashes of today
 MEASUREMENT_PROTOCOL = 2
 
 Source = Literal["counter", "sampled", "model", "replay"]

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from kdbench import __version__, plugins
 from kdbench.errors import KdbenchError
-from kdbench.files import write_json
 from kdbench.rd import bd_rate, outcome
 from kdbench.records import BDRate, Bench, Progress, TrialResult, TrialSpec
-from kdbench.store import StoredTrial, TrialFolder, keep_spec
+from kdbench.store import StoredTrial, TrialFolder, keep_result, keep_spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +168,7 @@ def run_again(
     files = TrialFolder(folder / str(trial.number))
     keep_spec(files, spec)
     again = run_trial(spec, bench, lambda rung: True, files.path, on_progress)
-    write_json(files.result, again)
+    keep_result(files, again)
     return reproduction(trial.number, first, again, then, now, steps=longer)
 
 

@@ -16,7 +16,7 @@ from kdbench.errors import CodecError, QualityGapError, TrainingError
 from kdbench.files import write_json
 from kdbench.records import Bench, Progress, TrialResult, TrialSpec
 from kdbench.rerun import changes, recorded, stood_on
-from kdbench.store import Failure, StoredTrial, TrialFolder, keep_spec
+from kdbench.store import Failure, StoredTrial, TrialFolder, keep_result, keep_spec
 
 Watch = Callable[[str], AbstractContextManager[Callable[[Progress], None]]]
 BROKE = (CodecError, QualityGapError, TrainingError)  # of one training; the others may go on
@@ -83,7 +83,7 @@ class Trainer:
             return Run(spec=spec, result=None, why_not=why.problem)
         finally:
             self.wall_s += time.monotonic() - began
-        write_json(files.result, result)
+        keep_result(files, result)
         return Run(spec=spec, result=result)
 
 

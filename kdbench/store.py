@@ -22,6 +22,7 @@ runs/<study>/reruns/<k>/<n>/   what `rerun` trained again: one run of trial n, o
 
 import os
 import re
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,7 +32,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdbench.errors import StoreError
-from kdbench.files import cached as cached  # noqa: PLC0414 (offered here too)
 from kdbench.files import (
     damaged,
     load,
@@ -39,8 +39,10 @@ from kdbench.files import (
     write_atomic,
     write_json,
     write_once,
+    writing,
 )
 from kdbench.records import (
+    HASHED_SINCE,
     SCHEMA,
     CodecEnergy,
     Progress,
@@ -55,7 +57,10 @@ State = Literal["complete", "stopped", "refused", "infeasible", "failed", "runni
 CACHE = "cache"
 _NEWS = (".json", ".png", ".safetensors")
 PNG_HEAD, PNG_TAIL = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-STUDY_NAME = re.compile(rf"(?!{CACHE}$)[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_DEVICES = r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)"  # no folders on Windows
+STUDY_NAME = re.compile(
+    rf"(?!{CACHE}$)(?!(?i:{_DEVICES}))[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,99}}(?<!\.)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +276,12 @@ class TrialFolder:
         """Of the models in training and, until the trial has a result, of the finished ones."""
         return tuple(self.path.glob("*.checkpoint"))
 
+    def forget_checkpoints(self) -> None:
+        """Remove them: nobody will go on from them."""
+        for checkpoint in self.checkpoints:
+            with writing(checkpoint):
+                checkpoint.unlink(missing_ok=True)
+
     @property
     def trained_energy(self) -> Path:
         """Energy of the trained codec, of members of the front only."""
@@ -320,10 +331,13 @@ class StoredTrial:
         twin: The student against its twin, likewise, where the study asks for twins.
         rungs: What it showed on its way, of studies with a ladder.
         measured: Energy and time again, first one first (see `save_measurement`).
+        spec_hash: Of the spec, as the search that ran the trial knew it; None of those from when
+            specs had other hashes.
     """
 
     folder: TrialFolder
     spec: TrialSpec
+    spec_hash: str | None = None
     result: TrialResult | None = None
     failure: Failure | None = None
     trained_energy: CodecEnergy | None = None
@@ -392,7 +406,7 @@ class Store:
         if not STUDY_NAME.fullmatch(study):
             raise StoreError(
                 f"{study!r} cannot name a study",
-                fix=f"use letters, digits, `-`, `_` and `.`; `{CACHE}` is taken",
+                fix=f"use letters, digits, `-`, `_` and `.`, 100 at most; `{CACHE}` is taken",
             )
         return self.root / study
 
@@ -501,7 +515,7 @@ class Store:
         reruns = self.study_folder(study) / "reruns"
         for k in count():
             folder = reruns / str(k)
-            with suppress(FileExistsError):  # another worker may be faster
+            with writing(folder), suppress(FileExistsError):  # another worker may be faster
                 folder.mkdir(parents=True)
                 break
         return folder
@@ -529,7 +543,7 @@ class Store:
 
     def save_result(self, study: str, number: int, result: TrialResult) -> None:
         """Keep what a trial found; from here on it is complete."""
-        write_json(self.trial(study, number).result, result)
+        keep_result(self.trial(study, number), result)
 
     def save_rungs(self, study: str, number: int, rungs: tuple[Rung, ...]) -> None:
         """Keep what a trial showed at the rungs it has reached."""
@@ -621,13 +635,21 @@ class Store:
 
     def clear_workers(self, study: str) -> None:
         """Forget the workers of an earlier run."""
-        for path in (self.study_folder(study) / "workers").glob("*.json"):
-            path.unlink(missing_ok=True)
+        folder = self.study_folder(study) / "workers"
+        with writing(folder):
+            for path in folder.glob("*.json"):
+                path.unlink(missing_ok=True)
 
 
 def keep_spec(folder: TrialFolder, spec: TrialSpec) -> bool:
     """Write what a training is told; False, and nothing is changed, if the folder has a spec."""
     return write_once(folder.spec, _SpecFile(hash=spec.hash, spec=spec))
+
+
+def keep_result(folder: TrialFolder, result: TrialResult) -> None:
+    """Write what a training found; its checkpoints, until then the way back, are removed."""
+    write_json(folder.result, result)
+    folder.forget_checkpoints()
 
 
 def load_rungs(folder: TrialFolder) -> tuple[Rung, ...]:
@@ -637,6 +659,15 @@ def load_rungs(folder: TrialFolder) -> tuple[Rung, ...]:
         StoreError: A damaged file.
     """
     return load(folder.rungs, _RungsFile).rungs if folder.rungs.is_file() else ()
+
+
+def load_failure(folder: TrialFolder) -> Failure:
+    """Why a trial has no result.
+
+    Raises:
+        StoreError: A damaged file, or none.
+    """
+    return load(folder.failure, Failure)
 
 
 def _png(path: Path) -> bytes:
@@ -649,22 +680,36 @@ def _png(path: Path) -> bytes:
         data = path.read_bytes()
     except OSError:
         raise damaged(path, "it is missing") from None
-    if not (data.startswith(PNG_HEAD) and data.endswith(PNG_TAIL)):
+    if not _is_whole_png(data):
         raise damaged(path, "it is no whole PNG file")
     return data
 
 
+def _is_whole_png(data: bytes) -> bool:
+    """Whether every chunk has its checksum, and the last one is the end."""
+    if not (data.startswith(PNG_HEAD) and data.endswith(PNG_TAIL)):
+        return False
+    at = len(PNG_HEAD)
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return False
+        at = end + 4
+    return at == len(data)
+
+
 def _load_trial(folder: TrialFolder) -> StoredTrial:
     stored = load(folder.spec, _SpecFile)
-    if stored.schema == SCHEMA and stored.spec.hash != stored.hash:
+    if stored.schema >= HASHED_SINCE and stored.spec.hash != stored.hash:
         raise damaged(folder.spec, "its spec is not the one its hash names")
     done, broke = folder.result.is_file(), folder.failure.is_file()
     again = folder.trained_energy
     return StoredTrial(
         folder=folder,
         spec=stored.spec,
+        spec_hash=stored.hash if stored.schema >= HASHED_SINCE else None,
         result=load(folder.result, TrialResult) if done else None,
-        failure=load(folder.failure, Failure) if broke and not done else None,
+        failure=load_failure(folder) if broke and not done else None,
         trained_energy=load(again, _EnergyFile).energy if again.is_file() else None,
         twin=load(folder.twin, _TwinFile).twin if folder.twin.is_file() else None,
         rungs=load_rungs(folder),

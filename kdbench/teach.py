@@ -227,7 +227,7 @@ def _finish(
         "final_loss": log.last("rd_loss"),
         "torch": torch.__version__,
     }
-    write_atomic(out, codec_bytes(model, full, half=True))
+    write_atomic(out, codec_bytes(model, full, half=True, summed=True))
     evaluation = evaluate_learned(out, load_images("builtin", "evaluation"))
     full["rd"] = [plain(point) for point in evaluation.curve.points]
-    write_atomic(out, codec_bytes(model, full, half=True))
+    write_atomic(out, codec_bytes(model, full, half=True, summed=True))

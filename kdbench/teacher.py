@@ -16,13 +16,14 @@ Its name is the hash of teacher file, levels, crops and layer, so nothing stale 
 """
 
 import difflib
-import json
+import hashlib
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kdbench.cards import list_teachers, training_of
+from kdbench.cards import BUILTIN, list_teachers, training_of
 from kdbench.codecs.hyperprior import Hyperprior, quantised
 from kdbench.codecs.weights import file_sha, load_codec, read_card
 from kdbench.contract import Teaches
 from kdbench.data import CropList
 from kdbench.distill import Targets, unit_range
-from kdbench.errors import CodecError, StoreError
+from kdbench.errors import CodecError, StoreError, notice
 from kdbench.features import Tap, is_shared, listening
-from kdbench.files import turn_to_build, unfinished
+from kdbench.files import read_object, write_json
+from kdbench.once import turn_to_build, unfinished
 from kdbench.records import AnyArchitecture, Offer, content_hash
 
 SOMETIMES = ("z", "scales", "means", "features")  # what not every cache has
+COMPLETE = "complete.json"  # written last: SHA-256 of every file beside it
 CHUNK = 16  # crops the teacher sees at a time; part of what the cache's values depend on
 
 
@@ -113,6 +116,8 @@ def teacher_path(name: str) -> Path:
         return Path(rest).expanduser()
     known = list_teachers()
     if kind == "teacher" and rest in known:
+        if known[rest].parent == BUILTIN:
+            _require_builtin(known[rest])
         return known[rest]
     nearest = sorted(known, key=lambda k: -difflib.SequenceMatcher(None, k, rest or name).ratio())
     raise CodecError(
@@ -121,6 +126,18 @@ def teacher_path(name: str) -> Path:
         + ", ".join(f"teacher:{k}" for k in nearest)
         + " or file:PATH; `kdbench teach NAME` trains another",
     )
+
+
+@cache
+def _require_builtin(path: Path) -> None:
+    """Raises CodecError where a file that came with kdbench is not the one that was packed."""
+    lines = (BUILTIN / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    sums = {name: sha for sha, name in (line.split() for line in lines)}
+    if file_sha(path) != sums.get(path.name):
+        raise CodecError(
+            f"{path} is damaged: it is not the file that came with kdbench",
+            fix="install kdbench again: `pip install --force-reinstall kdbench`",
+        )
 
 
 def load_teacher(name: str) -> Teacher:
@@ -249,7 +266,6 @@ class TeacherCache:
         )
         target = folder / f"teacher-{key}"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             with turn_to_build(folder / f"teacher-{key}.lock") as goes_on:
 
                 def told(done: int, n: int) -> None:
@@ -257,6 +273,8 @@ class TeacherCache:
                     on_progress(done, n)
 
                 if not _is_whole(target, shapes):
+                    if target.exists():
+                        notice(f"the teacher cache {target} is not whole; it is built again")
                     _build(
                         teacher,
                         crops,
@@ -422,7 +440,8 @@ def _build(
             on_progress(chunk.stop, crops.n)
         for array in arrays.values():
             array.flush()
-        (temporary / "complete.json").write_text(json.dumps({"crops": crops.hash}))
+        sums = {_file(name): _file_sum(temporary / _file(name)) for name in shapes}
+        write_json(temporary / COMPLETE, {"crops": crops.hash, "sha256": sums})
         if not _is_whole(target, shapes):  # else another machine was faster, and some read it
             shutil.rmtree(target, ignore_errors=True)
             os.replace(temporary, target)
@@ -438,11 +457,32 @@ def _writable(path: Path, shape: tuple[int, ...], dtype: str) -> "np.memmap[Any,
 
 
 def _is_whole(target: Path, shapes: dict[str, tuple[tuple[int, ...], str]]) -> bool:
-    sizes = {name: math.prod(s) * np.dtype(t).itemsize for name, (s, t) in shapes.items()}
-    return (target / "complete.json").is_file() and all(
-        (target / _file(name)).is_file() and (target / _file(name)).stat().st_size == size
-        for name, size in sizes.items()
-    )
+    """Whether every file is there and is what was written; one without checksums is not."""
+    if not (target / COMPLETE).is_file():
+        return False
+    try:
+        sums: Mapping[str, str] = dict(read_object(target / COMPLETE)["sha256"])
+    except (StoreError, KeyError, TypeError, ValueError):
+        return False
+    sizes = {_file(name): math.prod(s) * np.dtype(t).itemsize for name, (s, t) in shapes.items()}
+    for name, size in sizes.items():
+        path = target / name
+        if not path.is_file() or (stat := path.stat()).st_size != size:
+            return False
+        if _known_sum(path, stat.st_ino, stat.st_mtime_ns) != sums.get(name):
+            return False
+    return True
+
+
+@lru_cache(maxsize=64)
+def _known_sum(path: Path, inode: int, changed_ns: int) -> str:
+    """`_file_sum`, once a process: a worker opens the same cache for every trial."""
+    return _file_sum(path)
+
+
+def _file_sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _file(name: str) -> str:

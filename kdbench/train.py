@@ -34,9 +34,9 @@ from kdbench.distill import (
     unit_range,
     weights_now,
 )
-from kdbench.errors import TrainingError
+from kdbench.errors import StoreError, TrainingError
 from kdbench.features import Tap, listening
-from kdbench.files import write_atomic
+from kdbench.files import read_sealed, write_sealed
 from kdbench.gradients import gradient_shares, parts_of
 from kdbench.levels import Guided, LevelDistiller
 from kdbench.metrics import find as find_metric
@@ -306,18 +306,34 @@ def _save(path: Path, step: int, trainee: _Trainee, log: TrainingLog) -> None:
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_atomic(path, buffer.getvalue())
+    write_sealed(path, buffer.getvalue())
 
 
-def _resume(path: Path, trainee: _Trainee, log: TrainingLog) -> int:
-    """Takes up the training in `path`; the step to go on with."""
+def damage(checkpoint: Path) -> TrainingError | None:
+    """What is wrong with a checkpoint, so that nobody can go on from it; None of a good one."""
     try:
-        state: Mapping[str, Any] = torch.load(path, weights_only=True)
-    except (*_DAMAGE, RuntimeError) as why:
+        _read(checkpoint)
+    except TrainingError as why:
+        return why
+    return None
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        data = io.BytesIO(read_sealed(path))
+        state: Mapping[str, Any] = torch.load(data, weights_only=True)
+        state["training"], state["step"]
+    except (StoreError, TypeError, *_DAMAGE, RuntimeError) as why:
         raise TrainingError(
             f"the checkpoint {path} cannot be read: it is damaged, or no checkpoint of kdbench",
             fix="remove it; the training then starts again from its first step",
         ) from why
+    return state
+
+
+def _resume(path: Path, trainee: _Trainee, log: TrainingLog) -> int:
+    """Takes up the training in `path`; the step to go on with."""
+    state = _read(path)
     if state["training"] != _identity(trainee.training):
         raise TrainingError(
             f"the checkpoint {path} belongs to a training with other settings "

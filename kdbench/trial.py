@@ -20,7 +20,7 @@ from kdbench.codecs.weights import codec_bytes, file_sha
 from kdbench.cost import Elsewhere, complexity_of, energy_of
 from kdbench.data import ImageSet, validation_crops
 from kdbench.device import deterministic, environment, fingerprint, supports_bf16
-from kdbench.errors import QualityGapError
+from kdbench.errors import QualityGapError, notice
 from kdbench.evaluate import evaluate_files
 from kdbench.files import append_log, write_atomic
 from kdbench.guides import joined_sha
@@ -42,7 +42,7 @@ from kdbench.records import (
 )
 from kdbench.samples import keep_sample
 from kdbench.store import TrialFolder
-from kdbench.train import TrainingLog, train
+from kdbench.train import TrainingLog, damage, train
 
 Gate = Callable[[Rung], bool]
 N_LOSS_CROPS = 64  # of training, for the overfitting figure
@@ -89,7 +89,8 @@ def run_trial(
         bench: What the study's trials share.
         gate: Asked after each rung whether to go on.
         folder: Gets `student.safetensors` (or one file a rate), `log.jsonl`, and until there is a
-            result a checkpoint of each model, from which another attempt goes on.
+            result a checkpoint of each model, from which another attempt goes on; whoever keeps the
+            result removes them (`store.keep_result`).
         on_progress: Told what the trial does.
         elsewhere: Measures the energy in this machine's place.
 
@@ -195,6 +196,9 @@ def _trained(
     """Trains one model of a trial into `path`; its checkpoint stays until the trial ends."""
     spec = lesson.spec
     checkpoint = path.with_name(path.stem.replace("student", "training") + ".checkpoint")
+    if checkpoint.exists() and (why := damage(checkpoint)) is not None:
+        notice(f"{why.problem}; the training starts again from its first step")
+        checkpoint.unlink()
     with without_rate(model) if spec.training.rate == "none" else nullcontext():
         log = train(
             model,
@@ -216,18 +220,12 @@ def _trained(
 
 @contextmanager
 def _last_question(files: TrialFolder) -> Iterator[None]:
-    """Removes the checkpoints once it is answered, also by a gap in quality, which stays."""
+    """Removes the checkpoints where its answer is a gap in quality, which stays."""
     try:
         yield
     except QualityGapError:
-        _remove(files.checkpoints)
+        files.forget_checkpoints()
         raise
-    _remove(files.checkpoints)
-
-
-def _remove(paths: Sequence[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
 
 
 def _score(curve: RDCurve, spec: TrialSpec, images: ImageSet, bench: Bench) -> BDRate | None:

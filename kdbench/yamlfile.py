@@ -2,14 +2,17 @@
 
 YAML is read as JSON's superset (YAML 1.2): `1e-3` is a number, `yes` and `2026-11-23` are text,
 a key that is there twice is a problem. Nothing raises: problems are collected, so that a user
-sees all of them at once.
+sees all of them at once. What a file may ask for is bounded: its bytes, its depth, and the values
+that it has after aliases were followed.
 """
 
 import json
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +20,9 @@ import yaml
 
 Key = tuple[str | int, ...]
 _MAX_DEPTH = 20
+_MAX_BYTES = 1 << 20  # the largest recipe that came with kdbench has 4 kB
+_MAX_VALUES = 100_000  # nine aliases of nine aliases of nine ... are a billion
+_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,7 @@ class Recipe:
         path, equals, value_text = text.partition("=")
         key: Key = tuple(path.strip().split("."))
         place = Place("--set")
-        if not equals or not all(key):
+        if not equals or not all(key) or len(key) > _MAX_DEPTH:
             self.problems.append(
                 Problem("--set", None, "", show(text), "must read key=value or key.path=value")
             )
@@ -152,7 +158,13 @@ for _tag, _pattern, _first in (
 def read(path: Path) -> Recipe:
     """The mapping in one file; what is wrong with it is in `problems`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(0, "it is no file")
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise OSError(0, f"it has more than {_MAX_BYTES / 2**20:g} MiB")
+        text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as err:
         why = err.strerror if isinstance(err, OSError) else "it is not UTF-8 text"
         problem = Problem(str(path), None, "", None, f"cannot be read: {why}")
@@ -172,7 +184,10 @@ def read_text(text: str, file: str, *, empty: Any) -> Recipe:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is not None:
-            recipe.tree = _construct(loader, node, (), recipe)
+            recipe.tree = _construct(loader, node, (), recipe, count(1))
+    except RecursionError:
+        problem = Problem(file, None, "", None, "is not YAML: nested too deep")
+        return Recipe(empty, {(): Place(file)}, [problem], {()})
     except (yaml.YAMLError, ValueError) as err:
         mark = getattr(err, "problem_mark", None)
         why = getattr(err, "problem", None) or str(err).splitlines()[0]
@@ -182,11 +197,12 @@ def read_text(text: str, file: str, *, empty: Any) -> Recipe:
     return recipe
 
 
-def _construct(loader: _Loader, node: yaml.Node, key: Key, recipe: Recipe) -> Any:
-    if len(key) > _MAX_DEPTH:
-        raise yaml.composer.ComposerError(problem="nested too deep", problem_mark=node.start_mark)
+def _construct(
+    loader: _Loader, node: yaml.Node, key: Key, recipe: Recipe, values: "count[int]"
+) -> Any:
+    _require_plain(node, key, next(values))
     if isinstance(node, yaml.SequenceNode):
-        return [_construct(loader, n, (*key, i), recipe) for i, n in enumerate(node.value)]
+        return [_construct(loader, n, (*key, i), recipe, values) for i, n in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
         value = loader.construct_object(node)
         if value is not None and not isinstance(value, str | int | float | bool):
@@ -202,5 +218,18 @@ def _construct(loader: _Loader, node: yaml.Node, key: Key, recipe: Recipe) -> An
         recipe.places[path] = Place(recipe.places[()].file, key_node.start_mark.line + 1)
         if first is not None:
             recipe.report(path, f"is there twice, first on line {first.line}")
-        tree[str(key_node.value)] = _construct(loader, value_node, path, recipe)
+        tree[str(key_node.value)] = _construct(loader, value_node, path, recipe, values)
     return tree
+
+
+def _require_plain(node: yaml.Node, key: Key, n_values: int) -> None:
+    """Raises YAMLError for what no recipe needs: great depth, many values, tags."""
+    problem = None
+    if len(key) > _MAX_DEPTH:
+        problem = "nested too deep"
+    elif n_values > _MAX_VALUES:
+        problem = f"more than {_MAX_VALUES} values, aliases followed"
+    elif isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTIONS:
+        problem = f"tags have no meaning here: {node.tag}"
+    if problem is not None:
+        raise yaml.composer.ComposerError(problem=problem, problem_mark=node.start_mark)

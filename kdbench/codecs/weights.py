@@ -25,17 +25,22 @@ from kdbench.records import AnyArchitecture, Architecture, FamilyArchitecture, c
 
 FORMAT = "kdbench-codec-1"
 LENGTH = struct.Struct("<Q")  # of the JSON header that follows [bytes]
+SUM = "sha256"  # in the header's metadata
 ZIP, PICKLE = b"PK", b"\x80"  # how files of torch.save begin, new and old
 KERNEL_NDIM = 4  # of convolution weights, the only tensors stored in fp16
 
 
-def codec_bytes(model: LearnedCodec, card: Mapping[str, Any], *, half: bool = False) -> bytes:
+def codec_bytes(
+    model: LearnedCodec, card: Mapping[str, Any], *, half: bool = False, summed: bool = False
+) -> bytes:
     """The file of `model` as bytes; the same model and card always give the same bytes.
 
     Args:
         model: A finalised codec (its tables are part of the file).
         card: What a reader should know of it; plain JSON values.
         half: Stores convolution kernels in fp16; bounds such as 1e-9 would become 0 there.
+        summed: Whether its header holds a checksum of all of it: for files that no result or card
+            beside them names by their hash.
     """
     tensors = {
         name: value.detach().half() if half and value.ndim == KERNEL_NDIM else value.detach()
@@ -46,7 +51,10 @@ def codec_bytes(model: LearnedCodec, card: Mapping[str, Any], *, half: bool = Fa
         "architecture": canonical_json(model.architecture),
         "card": canonical_json(card),
     }
-    return _ordered(save({k: v.contiguous().cpu() for k, v in tensors.items()}, metadata))
+    stored = {k: v.contiguous().cpu() for k, v in tensors.items()}
+    if summed:
+        metadata[SUM] = _sum(metadata, stored)
+    return _ordered(save(stored, metadata))
 
 
 def codec_identity(model: LearnedCodec) -> bytes:
@@ -60,6 +68,17 @@ def codec_identity(model: LearnedCodec) -> bytes:
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.tobytes())
     return digest.digest()
+
+
+def _sum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of what a file says and holds, hexadecimal."""
+    said = {key: value for key, value in metadata.items() if key != SUM}
+    digest = hashlib.sha256(canonical_json(said).encode())
+    for name, value in sorted(tensors.items()):
+        array = value.contiguous().numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _ordered(file: bytes) -> bytes:
@@ -152,6 +171,11 @@ def _read(path: Path) -> tuple[AnyArchitecture, dict[str, Any], dict[str, Tensor
             f"{path} is a safetensors file, but not of a kdbench codec "
             f"(format {metadata.get('format')!r}, expected {FORMAT!r})",
             fix="name a file that `kdbench teach` or `kdbench search` wrote",
+        )
+    if SUM in metadata and metadata[SUM] != _sum(metadata, tensors):
+        raise CodecError(
+            f"{path} is damaged: its content is not what its checksum says",
+            fix="take the original file again, or train it anew with `kdbench teach`",
         )
     try:
         architecture = _architecture(metadata["architecture"])

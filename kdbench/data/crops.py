@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from kdbench.data.images import ImageSet
 from kdbench.data.pixels import Pixels
-from kdbench.errors import DataError, StoreError
-from kdbench.files import turn_to_build, unfinished
+from kdbench.errors import DataError, StoreError, notice
+from kdbench.once import turn_to_build, unfinished
 
 IN_MEMORY_BYTES = 4 << 30  # decoded photos that `sample_batch` keeps
 _SHA_BYTES = 32
@@ -67,9 +67,11 @@ class CropList:
         path = folder / f"crops-{self.hash}.u8"
         shape = (self.n, 3, self.crop_px, self.crop_px)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             with turn_to_build(path.with_suffix(".lock")) as goes_on:
+                there = path.is_file()
                 if not _is_whole(path, math.prod(shape)):
+                    if there:
+                        notice(f"{path} is damaged; it is made again")
                     self._write(path, goes_on)
         except OSError as problem:
             raise StoreError(

@@ -33,6 +33,18 @@ _DAMAGE = (
 )
 
 
+FORMATS = (
+    *("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF"),
+    *("HEIF", "JXL", "JPEGXL"),  # where another package taught Pillow to read them
+)
+
+
+def _formats() -> list[str]:
+    """What a photo may be: of all that Pillow opens, some start programs (EPS) or are old."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 class UnusableError(Exception):
     """Why one file is not a usable photo, in words that fit behind its name."""
 
@@ -47,7 +59,7 @@ def read_rgb(path: Path) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
+            with Image.open(path, formats=_formats()) as opened:
                 _require_still_8_bit(opened, path)
                 opened.load()
                 image = ImageOps.exif_transpose(opened)

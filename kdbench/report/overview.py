@@ -14,6 +14,7 @@ from kdbench.records import TrialResult
 from kdbench.store import Store, StoredTrial
 
 DEAD_SHARE = 0.001  # of the gradient: a term below it does nothing
+MAX_DIGITS = 18  # of the number of a trial; Python refuses to read thousands of digits
 UNDISTILLED = ("rate", "distortion")  # the terms of the loss that every student has
 
 
@@ -156,7 +157,7 @@ def choose(found: Overview, which: str) -> list[int]:
     Raises:
         KdbenchError: No such trial or objective, or nothing is complete.
     """
-    if which.isdecimal():
+    if which.isdecimal() and len(which) <= MAX_DIGITS:
         return [_existing(found, int(which))]
     kind, colon, objective = which.partition(":")
     if kind not in ("best", "knee") or (colon and kind == "knee"):

@@ -14,6 +14,8 @@ from kdbench.search.objectives import HOPELESS, UNFINISHED
 
 ASKS_PER_TRIAL = 4  # a study whose every suggestion is infeasible or broken ends
 
+_BEGAN_S, _BEGAN = time.time(), time.monotonic()
+
 Verdict = Literal["ask", "wait", "complete", "asks", "timeout", "exhausted"]
 
 
@@ -50,9 +52,15 @@ class Budget:
             return "timeout"
         if exhausted and not any(trial.state == TrialState.WAITING for trial in trials):
             return "wait" if running else "exhausted"
-        if n_asked(trials) >= self.asks_per_trial * self.trials:
+        if self._is_through(trials):
             return "wait" if running else "asks"
         return "wait" if complete + running >= self.trials else "ask"
+
+    def _is_through(self, trials: list[FrozenTrial]) -> bool:
+        """Whether as many trials were begun as may be; of listed ones, whether none is queued."""
+        if self.asks_per_trial == 1:
+            return not any(trial.state == TrialState.WAITING for trial in trials)
+        return n_asked(trials) >= self.asks_per_trial * self.trials
 
 
 def set_budget(study: optuna.Study, budget: Budget) -> None:
@@ -60,11 +68,16 @@ def set_budget(study: optuna.Study, budget: Budget) -> None:
     study.set_user_attr(BUDGET, plain(budget))
 
 
+def now_s() -> float:
+    """The time [s since 1970], by the clock when this process began: later jumps are not seen."""
+    return _BEGAN_S + time.monotonic() - _BEGAN
+
+
 def verdict(study: optuna.Study) -> Verdict:
     """What the budget says to a worker now."""
     budget, trials = Budget(**study.user_attrs[BUDGET]), study.get_trials(deepcopy=False)
     exhausted = is_exhausted(study.sampler, trials)
-    return budget.verdict(trials, time.time(), exhausted=exhausted)
+    return budget.verdict(trials, now_s(), exhausted=exhausted)
 
 
 def complete_specs(trials: list[FrozenTrial]) -> set[str]:
@@ -81,11 +94,14 @@ def n_complete(study: optuna.Study) -> int:
 def n_asked(trials: list[FrozenTrial]) -> int:
     """Trials that were begun, and came to nothing or to a result.
 
-    Not counted: interrupted ones, those left to a twin that ran, those that the ladder stopped.
+    Not counted: interrupted ones, those whose process died and that were tried again, those left to
+    a twin that ran, those that the ladder stopped.
     """
+    again = {n for trial in trials for n in trial.system_attrs.get("retry_history", ())}
     begun = [trial for trial in trials if trial.state != TrialState.WAITING]
     return sum(
         INTERRUPTED not in trial.user_attrs
+        and trial.number not in again
         and not (trial.state == TrialState.FAIL and DUPLICATE_OF in trial.user_attrs)
         and not is_stopped(trial)
         for trial in begun

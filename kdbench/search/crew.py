@@ -11,6 +11,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any, Protocol
 
+from kdbench.files import writing
 from kdbench.search.locks import StudyLocks
 from kdbench.search.worker import PARENT
 from kdbench.store import Store
@@ -133,7 +134,8 @@ class Crew:
         free = (index for index in count() if not self._locks.is_alive(index))
         for index in islice(free, n):
             log = self._locks.log(index)
-            log.unlink(missing_ok=True)
+            with writing(log):
+                log.unlink(missing_ok=True)
             self._members.append(Member(index, self._spawn(index, log), log))
 
     def ended(self) -> list[Member]:
@@ -184,7 +186,7 @@ class Crew:
 
     def _spawn(self, index: int, log: Path) -> subprocess.Popen[bytes]:
         arguments = ("worker", "--study", self._study, "--index", str(index))
-        with log.open("ab") as out:
+        with writing(log), log.open("ab") as out:
             return subprocess.Popen(
                 (*self._command, *arguments, "--root", str(self._store.root)),
                 env=self._env,

@@ -71,6 +71,7 @@ def measure_front(
     if elsewhere is not None:
         _have_measured(_left(study, cfg, store), cfg, store, on_progress, elsewhere)
         return
+    from kdbench.anchor import recorded_students
     from kdbench.codecs.weights import load_codec
     from kdbench.cost import energy_of
     from kdbench.data import load_images
@@ -80,7 +81,7 @@ def measure_front(
     numbers = _left(study, cfg, store)
     for i, number in enumerate(numbers):
         on_progress(number, Progress(stage="front's energy", step=i + 1, n_steps=len(numbers)))
-        students = store.trial(cfg.name, number).students
+        students = recorded_students(store.load_trial(cfg.name, number))
         model, _ = load_codec(students[len(students) // 2])
         energy = energy_of(model.to(setting.device), images, setting, host_lease(), fresh=True)
         if energy is not None:

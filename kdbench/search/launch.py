@@ -25,11 +25,12 @@ from kdbench.search.budget import (
     is_refused,
     is_stopped,
     n_complete,
+    now_s,
     set_budget,
 )
 from kdbench.search.collect import gather
 from kdbench.search.crew import COMMAND, AnyCrew, AnyMember, Crew
-from kdbench.search.dead import settle
+from kdbench.search.dead import queue_lost, settle
 from kdbench.search.front import unmeasured
 from kdbench.search.grid import GridSampler, is_exhausted
 from kdbench.search.ground import Ground
@@ -148,7 +149,7 @@ def search(
             crew = Crew(store, cfg.name, url, command=command, on_cpu=found.device == "cpu")
         else:
             crew = SlurmCrew(slurm, cfg, store, url, command=command)
-        until_s = None if cfg.timeout_s is None else time.time() + cfg.timeout_s
+        until_s = None if cfg.timeout_s is None else now_s() + cfg.timeout_s
         listed = cfg.sampler.name == "listed"
         asks = 1 if listed else ASKS_PER_TRIAL
         budget = Budget(trials=cfg.trials, until_s=until_s, asks_per_trial=asks)
@@ -293,7 +294,7 @@ class _Watch:
     def _verdict(self, budget: Budget) -> Verdict:
         trials = self._study.get_trials(deepcopy=False)
         exhausted = is_exhausted(self._study.sampler, trials)
-        return budget.verdict(trials, time.time(), exhausted=exhausted)
+        return budget.verdict(trials, now_s(), exhausted=exhausted)
 
     def _is_over(self, budget: Budget) -> bool:
         """Whether workers that have not begun would find nothing to do."""
@@ -336,7 +337,7 @@ class _Watch:
         if any(trial.state == TrialState.RUNNING for trial in trials):
             return True
         exhausted = is_exhausted(self._study.sampler, trials)
-        return budget.verdict(trials, time.time(), exhausted=exhausted) in ("ask", "wait")
+        return budget.verdict(trials, now_s(), exhausted=exhausted) in ("ask", "wait")
 
     def tell(self, ended: Verdict | None = None) -> Snapshot:
         """How it stands; notices are told once."""
@@ -384,6 +385,7 @@ class _Watch:
     def _settle(self, ended_jobs: Container[str] = ()) -> None:
         for number in settle(self._study, self._store, self._locks.is_alive, ended_jobs):
             self._notices.append(f"trial {number} lost its worker; its spec is in the queue again")
+        queue_lost(self._study, self._store, self._locks.is_alive)
 
 
 def _all_failed(crew: AnyCrew) -> KdbenchError:

@@ -4,10 +4,11 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kdbench.errors import StoreError
+from kdbench.files import writing
 from kdbench.store import Store
 
 ASK = "ask"
@@ -28,8 +29,9 @@ class Lock:
         """Whether we hold it now; False if another process does."""
         if self._fd is not None:
             return True
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -42,8 +44,9 @@ class Lock:
                 fix="mount its disk with locks (NFS 4, or lockd), or give this machine a root of "
                 "its own: `kdbench worker --root FOLDER --upload`",
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, str(os.getpid()).encode(), 0)
+        with suppress(OSError):  # who holds it is told for messages only; the kernel's lock counts
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, str(os.getpid()).encode(), 0)
         self._fd = fd
         return True
 

@@ -53,15 +53,18 @@ class Answers:
 
 
 def restore(study: optuna.Study, cfg: StudyConfig, ground: Ground, store: Store) -> int:
-    """Tell an empty database every trial that has a folder, under its number; says how many.
+    """Tell a database every trial that has a folder, under its number; says how many.
 
-    Specs that were begun and never decided are queued again.
+    Specs that were begun and never decided are queued again. A database that is not empty is one
+    that was not told all: who told it died, and it is told the rest.
     """
+    n_told = len(study.get_trials(deepcopy=False))
     stored = {trial.number: trial for trial in store.trials(cfg.name)}
     undecided: dict[str, Mapping[str, Any]] = {}
     for number in range(max(stored, default=-1) + 1):
-        trial = _told(stored.get(number), cfg, ground)
-        study.add_trial(trial)
+        trial = told_by(stored[number], cfg, ground) if number in stored else _without_folder()
+        if number >= n_told:
+            study.add_trial(trial)
         if INTERRUPTED in trial.user_attrs and trial.params:
             undecided[trial.user_attrs[SPEC_HASH]] = trial.params
         else:
@@ -71,10 +74,13 @@ def restore(study: optuna.Study, cfg: StudyConfig, ground: Ground, store: Store)
     return len(stored)
 
 
-def _told(stored: StoredTrial | None, cfg: StudyConfig, ground: Ground) -> FrozenTrial:
-    """One trial as a worker would have told it; one without a folder never had a result."""
-    if stored is None:
-        return optuna.create_trial(state=TrialState.FAIL, user_attrs={INTERRUPTED: True})
+def _without_folder() -> FrozenTrial:
+    """It never had a result."""
+    return optuna.create_trial(state=TrialState.FAIL, user_attrs={INTERRUPTED: True})
+
+
+def told_by(stored: StoredTrial, cfg: StudyConfig, ground: Ground) -> FrozenTrial:
+    """One trial as a worker would have told it."""
     answers = Answers(stored.spec)
     cfg.space.sample(
         answers,

@@ -20,7 +20,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from kdbench.errors import StoreError
 from kdbench.search import postgres, shelf
-from kdbench.search.attributes import BY
+from kdbench.search.attributes import BY, DUPLICATE_OF, INTERRUPTED, PROBLEM
 from kdbench.search.patience import Patience, PatientStorage, driver_error
 
 HEARTBEAT_S = 60
@@ -55,10 +55,11 @@ def quiet() -> Iterator[None]:
 def retry(study: optuna.Study, trial: FrozenTrial) -> None:
     """Put a trial whose process died back into the queue, at most `MAX_RETRIES` times.
 
-    The retried trial must not inherit who ran the dead one, nor its constraints, which can be set
-    only once.
+    The retried trial must not inherit who ran the dead one and how it ended, nor its constraints,
+    which can be set only once.
     """
-    trial.user_attrs.pop(BY, None)
+    for name in (BY, INTERRUPTED, DUPLICATE_OF, PROBLEM):
+        trial.user_attrs.pop(name, None)
     kept = {k: v for k, v in trial.system_attrs.items() if not k.startswith("constraints:")}
     trial.system_attrs = kept
     with quiet():

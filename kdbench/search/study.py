@@ -8,15 +8,17 @@ import optuna
 from optuna.storages import RDBStorage
 from pydantic import TypeAdapter
 
-from kdbench import config
+from kdbench import __version__, config
 from kdbench.config import StudyConfig
 from kdbench.errors import StoreError
+from kdbench.files import writing
 from kdbench.records import MEASUREMENT_PROTOCOL, plain
 from kdbench.search import postgres, roots
 from kdbench.search.asking import with_target
-from kdbench.search.attributes import BUDGET, FIXED, GROUND, SETTINGS, TOKEN
+from kdbench.search.attributes import BUDGET, FIXED, GROUND, RESTORING, SETTINGS, TOKEN
 from kdbench.search.budget import n_complete
 from kdbench.search.ground import Ground
+from kdbench.search.intact import readable, require_agreement, require_whole
 from kdbench.search.patience import Patience
 from kdbench.search.restore import restore
 from kdbench.search.storage import connect, parse, quiet
@@ -50,23 +52,30 @@ def begin(
     """
     store.require_writable()
     stored = _stored(cfg, store)
-    store.study_folder(cfg.name).mkdir(exist_ok=True)
+    with writing(store.study_folder(cfg.name)):
+        store.study_folder(cfg.name).mkdir(exist_ok=True)
+    require_whole(url)
     storage = connect(url, create=True, patience=patience)
-    with quiet():
+    with quiet(), readable(url):
         study = optuna.create_study(
             study_name=cfg.name,
             storage=storage,
             directions=["minimize"] * len(cfg.objectives),
             load_if_exists=True,
         )
-    _require_same(cfg, study.user_attrs.get(SETTINGS), f"the database {cfg.name!r}")
-    if stored is None and (TOKEN in study.user_attrs or study.get_trials(deepcopy=False)):
+        known, trials = study.user_attrs, study.get_trials()  # reads every row
+    _require_same(cfg, known.get(SETTINGS), f"the database {cfg.name!r}")
+    if stored is None and (TOKEN in known or trials):
         raise StoreError(
             f"the database knows trials of study {cfg.name!r}, whose folder is not in {store.root}",
             fix="name the root that has it with `--root`, or another study with `--set name=NAME`",
         )
     if stored is not None:
         _claim(study, store, url, begins=False)
+    if stored is not None and GROUND in known:
+        with readable(url):
+            ground_there = _ground(study)
+        require_agreement(study, cfg, ground_there, store, url)
     if stored is not None and n_complete(study) >= cfg.trials:
         return study, _ground(study)
     ground = find_ground()
@@ -87,8 +96,10 @@ def begin(
     for key, value in attributes.items():
         if study.user_attrs.get(key) != value:
             study.set_user_attr(key, value)
-    if stored is not None and not study.get_trials(deepcopy=False):
+    if stored is not None and (study.user_attrs.get(RESTORING) or not study.get_trials()):
+        study.set_user_attr(RESTORING, True)
         restore(study, cfg, ground, store)
+        study.set_user_attr(RESTORING, False)
     for params in start_points(cfg):
         study.enqueue_trial(params, skip_if_exists=True)
     return study, ground
@@ -106,7 +117,7 @@ def join(name: str, storage: RDBStorage) -> tuple[optuna.Study, StudyConfig, Gro
     """A study that has begun, for a worker.
 
     Raises:
-        StoreError: It has not begun, or was begun by a kdbench that measured otherwise.
+        StoreError: It has not begun, or is searched by another kdbench than this one.
     """
     try:
         study = optuna.load_study(study_name=name, storage=storage)
@@ -118,6 +129,7 @@ def join(name: str, storage: RDBStorage) -> tuple[optuna.Study, StudyConfig, Gro
             fix=f"start it with `kdbench search --study {name}`; workers join it then, with the "
             "same `--storage`",
         )
+    _require_same_code(name, study.user_attrs[GROUND])
     cfg = config.from_settings(study.user_attrs[SETTINGS], f"the database, study {name}")
     return study, cfg, _ground(study)
 
@@ -162,6 +174,18 @@ def require_same_protocol(stored: StoredStudy) -> None:
             f"study {stored.name!r} measures by protocol {then}, this kdbench by "
             f"{MEASUREMENT_PROTOCOL}, and their figures would not compare",
             fix="go on with the kdbench it began with, or begin another one: `--set name=NAME`",
+        )
+
+
+def _require_same_code(name: str, ground: Mapping[str, Any]) -> None:
+    """For workers: `search` goes on with a study in a newer kdbench, and then all are of that."""
+    theirs = ground.get("code", "an older version")
+    if theirs != __version__:
+        raise StoreError(
+            f"study {name!r} is searched by kdbench {theirs}, and this worker is kdbench "
+            f"{__version__}: what they train would differ",
+            fix=f"install kdbench {theirs} here; or stop the search, and begin it again with "
+            f"{__version__} everywhere",
         )
 
 

@@ -12,8 +12,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdbench.config import StudyConfig
 from kdbench.errors import KdbenchError, QualityGapError, StoreError, TargetError
+from kdbench.files import disk_errors
 from kdbench.records import Bench, Progress, Rung, TrialResult, TrialSpec, content_hash
-from kdbench.search.attributes import BY, COSTS, DUPLICATE_OF, INTERRUPTED, RUNGS, SPEC_HASH
+from kdbench.search.attributes import (
+    BY,
+    COSTS,
+    DUPLICATE_OF,
+    INTERRUPTED,
+    PROBLEM,
+    RUNGS,
+    SPEC_HASH,
+)
 from kdbench.search.dead import who
 from kdbench.search.gate import TrialGate
 from kdbench.search.ground import Ground, bench
@@ -96,6 +105,15 @@ class Objective:
         self.asking.release()
         if (values := self._known(trial, twins)) is not None:
             return values
+        try:
+            with disk_errors():
+                return self._whole(trial, spec, twins)
+        except StoreError:
+            trial.set_user_attr(INTERRUPTED, True)  # its spec is queued again
+            raise
+
+    def _whole(self, trial: optuna.Trial, spec: TrialSpec, twins: list[FrozenTrial]) -> list[float]:
+        """From its folder to its objectives; uploaded then, whatever came of it."""
         folder = self.store.begin_trial(self.cfg.name, trial.number, spec)
         self._inherit(folder, twins)
         self.report.begin(trial.number, "start")
@@ -134,6 +152,7 @@ class Objective:
             if (kept := self._kept(twin)) is not None:
                 trial.set_user_attr(DUPLICATE_OF, twin.number)
                 _set_constraints(trial, self._shares(costs_of(kept)), costs_of(kept))
+                self.store.trial(self.cfg.name, twin.number).forget_checkpoints()
                 return objective_values(self.cfg.objectives, kept)
         earlier = [twin for twin in twins if twin.number < trial.number]
         running = [twin.number for twin in earlier if twin.state == TrialState.RUNNING]
@@ -165,7 +184,7 @@ class Objective:
         self, trial: optuna.Trial, spec: TrialSpec, folder: TrialFolder, gate: TrialGate
     ) -> list[float]:
         try:
-            with self.interrupt.allowed():
+            with self.interrupt.allowed(), disk_errors():
                 result = self.run(spec, self._bench, gate, folder.path, self.report)
             values = objective_values(self.cfg.objectives, result)
             content_hash([values, result])  # refuses NaN and infinity
@@ -176,14 +195,25 @@ class Objective:
             self._interrupted(trial, f"{why.problem}; {why.fix}")
             raise
         except StoreError:
-            trial.set_user_attr(INTERRUPTED, True)
             raise
         except Exception as why:  # a trial may break; the study must not
             self._without_result(trial, gate, why)
         self.report.begin(trial.number, "told")
+        self._require_ours(trial)
         self.store.save_result(self.cfg.name, trial.number, result)
         _set_constraints(trial, self._shares(costs_of(result)), costs_of(result))
         return values
+
+    def _require_ours(self, trial: optuna.Trial) -> None:
+        """Raises TrialFailed where others gave the trial up while this process was paused.
+
+        Another worker has its spec by then, and a second result of it would count twice.
+        """
+        now = trial.study.get_trials(deepcopy=False)[trial.number]
+        if now.state != TrialState.RUNNING:
+            why = "given up while its worker was paused"
+            self._save_failure("failed", why, "nothing to do: its spec is tried again", {})
+            raise TrialFailed(why, "nothing to do", unexpected=False)
 
     @property
     def _bench(self) -> Bench:
@@ -232,6 +262,7 @@ class Objective:
                 unexpected=True,
             )
         self._save_failure("failed", failed.problem, failed.fix, gate.costs)
+        trial.set_user_attr(PROBLEM, failed.problem)
         raise failed from why
 
     def _stopped(self, trial: optuna.Trial, gate: TrialGate, rung: Rung) -> NoReturn:
@@ -241,8 +272,7 @@ class Objective:
             "far others did better"
         )
         self._save_failure("stopped", problem, "nothing to do, the search goes on", rung.values)
-        for checkpoint in self.store.trial(self.cfg.name, trial.number).checkpoints:
-            checkpoint.unlink()
+        self.store.trial(self.cfg.name, trial.number).forget_checkpoints()
         left = 1 - rung.step / n_steps
         _set_constraints(trial, self._shares(gate.costs, unfinished=left), gate.costs)
         raise optuna.TrialPruned(problem)

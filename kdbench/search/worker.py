@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -18,7 +17,7 @@ from kdbench.errors import CodecError, KdbenchError, StoreError
 from kdbench.records import TrialResult
 from kdbench.search.asking import Asking, asking
 from kdbench.search.attributes import BY, INTERRUPTED
-from kdbench.search.budget import Budget, Verdict, set_budget, verdict
+from kdbench.search.budget import Budget, Verdict, now_s, set_budget, verdict
 from kdbench.search.collect import fetch
 from kdbench.search.dead import enqueue_again, is_here, settle, settle_unclaimed, slurm_job
 from kdbench.search.front import measure_front
@@ -183,7 +182,7 @@ def _check_ground(study: optuna.Study, cfg: StudyConfig, ground: Ground, store: 
         require_cards(cfg, ground, store)
         measure_anchor(cfg, ground, store)
     except CodecError:
-        set_budget(study, Budget(trials=cfg.trials, until_s=time.time()))
+        set_budget(study, Budget(trials=cfg.trials, until_s=now_s()))
         raise
 
 
@@ -239,8 +238,7 @@ class _Worker:
             while not patience.call(asking.take):
                 self._objective.interrupt.sleep(WAIT_S / 10)
             self._objective.interrupt.check()
-            if asking.is_for_all:
-                settle_unclaimed(self._study)
+            settle_unclaimed(self._study, is_for_all=asking.is_for_all)
             yield
         finally:
             asking.release()
@@ -261,7 +259,8 @@ class _Worker:
         except (KeyboardInterrupt, StoreError):
             self._queue_again()
             raise
-        except UnboundLocalError as why:  # Optuna 5.0.0: hides that the database went away
+        # Optuna 5.0.0 hides that the database went away, or can be read and not written
+        except (UnboundLocalError, AssertionError) as why:
             hidden = why.__context__ or why
             raise hidden from hidden.__cause__
         except UpdateFinishedTrialError:

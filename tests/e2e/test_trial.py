@@ -33,7 +33,7 @@ from kdbench.records import (
     TrialSpec,
     canonical_json,
 )
-from kdbench.store import StoredTrial, TrialFolder
+from kdbench.store import StoredTrial, TrialFolder, keep_result
 from kdbench.trial import TrialStopped, run_trial
 from kdbench.twin import against_twin
 from tests.support import attention
@@ -116,6 +116,7 @@ class _Watched:
         self.rungs: list[Rung] = []
         self.told: list[Progress] = []
         self.result: TrialResult = run_trial(spec, bench, self._gate, folder, self.told.append)
+        keep_result(self.files, self.result)
 
     def _gate(self, rung: Rung) -> bool:
         self.rungs.append(rung)

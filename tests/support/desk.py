@@ -10,6 +10,7 @@ from kdbench.codecs.weights import codec_bytes
 from kdbench.config import load_study, settings
 from kdbench.data import Role, load_images
 from tests.support.codecs import architecture, trained
+from tests.support.edits import without_checksum
 from tests.support.results import OBJECTIVES, STUDY, make_study
 
 ROLES: tuple[Role, ...] = ("train", "validation", "evaluation")
@@ -91,11 +92,11 @@ def data(name: str, content: bytes) -> Prepare:
 
 
 def edited(name: str, old: str, new: str) -> Prepare:
-    """Replaces a word in a file that is there."""
+    """Replaces a word in a file that is there, in a record without its checksum."""
 
     def edit(folder: Path) -> None:
         path = folder / name
-        content = path.read_text()
+        content = without_checksum(path)
         assert old in content
         path.write_text(content.replace(old, new))
 

@@ -5,6 +5,10 @@ STUB_UNTIL      a file; a trial steps on until it is there
 STUB_PROBLEM    every worker ends with this problem
 STUB_TELLS      a file to which every worker adds its index and the GPUs it was given
 STUB_DIES_UPLOADING     workers are killed when they would upload what they found
+STUB_TRAINS     trials are those of `faults`, which resume
+STUB_ATTEMPTS   how often a spec whose worker dies is tried
+STUB_GRACE_S    how long a worker may be paused; its heart beats three times meanwhile
+STUB_VERSION    of this kdbench
 """
 
 import argparse
@@ -12,12 +16,16 @@ import functools
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import kdbench
 from kdbench.errors import KdbenchError, StoreError
+from kdbench.search import storage, study
 from kdbench.search.interrupt import TimeUp
 from kdbench.search.launch import Snapshot, search
 from kdbench.search.slurm import back_into_queue
+from kdbench.search.task import Run
 from kdbench.search.upload import Uploader
 from kdbench.search.worker import work
 from kdbench.store import Store
@@ -37,6 +45,7 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--detach", action="store_true")
     args = parser.parse_args()
+    _patch()
     try:
         if args.command == "search":
             _search(args)
@@ -51,6 +60,17 @@ def main() -> int:
         print(why, file=sys.stderr)
         return 1
     return 0
+
+
+def _patch() -> None:
+    """What a test must not wait for."""
+    storage.MAX_RETRIES = int(os.environ.get("STUB_ATTEMPTS", storage.MAX_RETRIES + 1)) - 1
+    if grace_s := os.environ.get("STUB_GRACE_S"):
+        storage.GRACE_S = int(grace_s)
+        storage.HEARTBEAT_S = max(1, storage.GRACE_S // 3)
+    if version := os.environ.get("STUB_VERSION"):
+        kdbench.__version__ = study.__version__ = version
+        stub.GROUND = replace(stub.GROUND, code=version)
 
 
 def _search(args: argparse.Namespace) -> None:
@@ -77,12 +97,13 @@ def _work(args: argparse.Namespace) -> None:
         raise StoreError(problem, fix="none, this is a test")
     if os.environ.get("STUB_DIES_UPLOADING"):
         Uploader.trial = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
-    until = os.environ.get("STUB_UNTIL")
-    run = functools.partial(
-        stub.run,
-        seconds=float(os.environ.get("STUB_SECONDS", "0")),
-        until=None if until is None else Path(until),
-    )
+    until, seconds = os.environ.get("STUB_UNTIL"), float(os.environ.get("STUB_SECONDS", "0"))
+    path = None if until is None else Path(until)
+    run: Run = functools.partial(stub.run, seconds=seconds, until=path)
+    if "STUB_TRAINS" in os.environ:
+        from tests.support import faults
+
+        run = functools.partial(faults.run, seconds=seconds)
     if tells := os.environ.get("STUB_TELLS"):
         with Path(tells).open("a") as file:
             file.write(f"{args.index} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")

@@ -176,9 +176,10 @@ WRONG_VALUES = {
     "timeout_s=1h": 'timeout_s: got "1h"; must be a number',
     "workers=-1": "workers: got -1; must be at least 0",
     "seed=-1": "seed: got -1; must be at least 0",
-    "name=a/b": 'name: got "a/b"; must be letters, digits, `-`, `_` and `.`, and not be `cache`',
-    "name=cache": 'name: got "cache"; must be letters, digits, `-`, `_` and `.`, and not be '
-    "`cache`",
+    "name=a/b": 'name: got "a/b"; must be letters, digits, `-`, `_` and `.`, 100 at '
+    "most, and not be `cache`",
+    "name=cache": 'name: got "cache"; must be letters, digits, `-`, `_` and `.`, 100 at most, and '
+    "not be `cache`",
     "name=3": "name: got 3; must be text",
     "device=gpu": 'device: got "gpu"; must be auto, cpu, cuda or cuda:N',
     "device=cuda:x": 'device: got "cuda:x"; must be auto, cpu, cuda or cuda:N',

@@ -24,6 +24,7 @@ from kdbench.complexity import measure_complexity
 from kdbench.data import load_images
 from kdbench.errors import CodecError
 from kdbench.store import Store
+from tests.support.edits import without_checksum
 from tests.support.results import STUDY
 from tests.support.students import RD_LAMBDAS, make_study_with_student, student
 
@@ -209,7 +210,7 @@ def test_a_runtime_that_computes_something_else_is_an_error(
 def edit_card(**changes: object) -> Callable[[Path], object]:
     def edit(folder: Path) -> None:
         path = folder / "card.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        path.write_text(json.dumps(json.loads(without_checksum(path)) | changes))
 
     return edit
 

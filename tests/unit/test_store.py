@@ -31,6 +31,7 @@ from kdbench.records import (
     TrialSpec,
 )
 from kdbench.store import Failure, Store, StoredStudy, WorkerState
+from tests.support.edits import without_checksum
 
 SPEC = TrialSpec(
     encoder=Transform(width=32),
@@ -114,7 +115,7 @@ def test_the_result_file_is_the_record_and_nothing_else(store: Store) -> None:
     store.begin_trial("demo", 0, SPEC)
     store.save_result("demo", 0, dataclasses.replace(RESULT, energy=None))
     tree = json.loads(store.trial("demo", 0).result.read_text())
-    assert set(tree) == {f.name for f in dataclasses.fields(TrialResult)}
+    assert set(tree) == {f.name for f in dataclasses.fields(TrialResult)} | {"checksum"}
     assert (tree["schema"], tree["energy"]) == (SCHEMA, None)
 
 
@@ -222,11 +223,17 @@ def test_files_lie_where_the_design_says(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "..", "cache", "a b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../x", "a/b", "/etc", "", ".", "..", "cache", "a b", "a\0b", "a\nb", "a\n"),
+        *("C:\\x", "..\\x", "a.", "con", "NUL.txt", "Lpt1", "a" * 300),
+    ],
+)
 def test_a_name_that_leaves_the_root_is_refused(tmp_path: Path, name: str) -> None:
     assert message(lambda: Store(tmp_path).study_folder(name)) == (
-        f"{name!r} cannot name a study\n  fix: use letters, digits, `-`, `_` and `.`; `cache` is "
-        "taken"
+        f"{name!r} cannot name a study\n  fix: use letters, digits, `-`, `_` and `.`, 100 at most; "
+        "`cache` is taken"
     )
 
 
@@ -288,7 +295,7 @@ def test_a_result_from_before_gradients_were_looked_at_still_loads(store: Store)
     store.begin_trial("demo", 0, SPEC)
     store.save_result("demo", 0, RESULT)
     path = store.trial("demo", 0).result
-    tree = json.loads(path.read_text())
+    tree = json.loads(without_checksum(path))
     del tree["gradient_shares"]
     path.write_text(json.dumps(tree))
     assert store.load_trial("demo", 0).result == RESULT
@@ -300,7 +307,7 @@ def test_a_damaged_result_names_its_file_and_what_to_do(store: Store, damage: st
     store.save_result("demo", 0, RESULT)
     path = store.trial("demo", 0).result
     change, text = DAMAGE[damage]
-    path.write_text(change(path.read_text()))
+    path.write_text(change(without_checksum(path)))
     fix = (
         "use the newer kdbench that wrote it: `pip install --upgrade kdbench`"
         if damage == "newer schema"
@@ -311,7 +318,7 @@ def test_a_damaged_result_names_its_file_and_what_to_do(store: Store, damage: st
 
 def test_a_spec_changed_by_hand_is_noticed(store: Store) -> None:
     path = store.begin_trial("demo", 0, SPEC).spec
-    path.write_text(path.read_text().replace('"seed": 3', '"seed": 4'))
+    path.write_text(without_checksum(path).replace('"seed": 3', '"seed": 4'))
     assert message(lambda: store.load_trial("demo", 0)).startswith(
         f"{path} is damaged: its spec is not the one its hash names\n"
     )

@@ -150,7 +150,8 @@ ROWS = {
     ),
     "a name that belongs to the cache": overridden(
         "name=cache",
-        'name: got "cache"; must be letters, digits, `-`, `_` and `.`, and not be `cache`',
+        'name: got "cache"; must be letters, digits, `-`, `_` and `.`, 100 at most, and not '
+        "be `cache`",
     ),
     "a teacher without its kind": overridden(
         "space.distillation.teacher=weak",

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdbench.files import write_json
+from kdbench.records import SCHEMA
 from kdbench.store import Store
 from tests.e2e.rows.row import Row
 from tests.e2e.rows.words import TRIAL, of_study, usage
@@ -77,9 +78,9 @@ ROWS = {
         "be\n  fix: name another place with `--out`\n",
     ),
     "a report of results of a newer kdbench": Row(
-        broken=edited(f"{TRIAL}/result.json", '"schema": 3', '"schema": 9'),
+        broken=edited(f"{TRIAL}/result.json", f'"schema": {SCHEMA}', '"schema": 99'),
         command=f"{TINY} --format html",
-        answer=f"HERE/{TRIAL}/result.json has schema 9, this kdbench reads up to 3\n"
+        answer=f"HERE/{TRIAL}/result.json has schema 99, this kdbench reads up to {SCHEMA}\n"
         "  fix: use the newer kdbench that wrote it: `pip install --upgrade kdbench`\n",
     ),
 }

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from kdbench.records import Distillation
+from kdbench.records import SCHEMA, Distillation
 from kdbench.store import Store, keep_spec
 from tests.e2e.rows.row import Row
 from tests.support.desk import Prepare, data, edited
@@ -86,7 +86,9 @@ ROWS = {
         "show --study tiny --colour", "unrecognized arguments: --colour"
     ),
     "a teacher's name that is a path": usage(
-        "teach a/b", "argument NAME: 'a/b' has more than letters, digits, `-`, `_`, `.`"
+        "teach a/b",
+        "argument NAME: 'a/b' has more than letters, digits, `-`, `_`, `.`, or more "
+        "than 100 of them",
     ),
     "a study to show that has not begun": of_study("show --study tinny"),
     "a study to rerun that has not begun": of_study("rerun --study tinny"),
@@ -111,7 +113,7 @@ ROWS = {
     "a study's name that leads elsewhere": Row(
         command="show --study ..",
         answer="'..' cannot name a study\n"
-        "  fix: use letters, digits, `-`, `_` and `.`; `cache` is taken\n",
+        "  fix: use letters, digits, `-`, `_` and `.`, 100 at most; `cache` is taken\n",
     ),
     "a trial number that is not there": again(
         "99",
@@ -180,9 +182,9 @@ ROWS = {
         + DAMAGED,
     ),
     "a result of a newer kdbench": Row(
-        broken=edited(f"{TRIAL}/result.json", '"schema": 3', '"schema": 9'),
+        broken=edited(f"{TRIAL}/result.json", f'"schema": {SCHEMA}', '"schema": 99'),
         command="show --study tiny",
-        answer=f"HERE/{TRIAL}/result.json has schema 9, this kdbench reads up to 3\n"
+        answer=f"HERE/{TRIAL}/result.json has schema 99, this kdbench reads up to {SCHEMA}\n"
         "  fix: use the newer kdbench that wrote it: `pip install --upgrade kdbench`\n",
     ),
 }

@@ -19,7 +19,7 @@ from kdbench.cli import main
 from kdbench.config import CodecList, codec_list_settings
 from kdbench.errors import KdbenchError, StoreError
 from kdbench.files import write_json
-from kdbench.records import MEASUREMENT_PROTOCOL, BDRate, Reconstruction
+from kdbench.records import MEASUREMENT_PROTOCOL, SCHEMA, BDRate, Reconstruction
 from kdbench.report import latex, markdown
 from kdbench.report.contents import study_document
 from kdbench.report.document import Crops
@@ -231,8 +231,9 @@ def test_an_energy_that_nobody_measured_is_said(store: Store, kind: str) -> None
 
 def test_results_of_a_newer_kdbench_are_refused(store: Store) -> None:
     path = store.trial(STUDY, 3).result
-    path.write_text(path.read_text().replace('"schema": 3', '"schema": 4'))
-    with pytest.raises(StoreError, match=r"(?s)has schema 4.*newer kdbench"):
+    newer = path.read_text().replace(f'"schema": {SCHEMA}', f'"schema": {SCHEMA + 1}')
+    path.write_text(newer)
+    with pytest.raises(StoreError, match=r"(?s)has schema \d+.*newer kdbench"):
         subject(store, STUDY)
 
 

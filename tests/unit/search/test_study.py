@@ -10,6 +10,7 @@ from kdbench.errors import StoreError
 from kdbench.records import MEASUREMENT_PROTOCOL
 from kdbench.search.budget import n_complete
 from tests.support import search as stub
+from tests.support.edits import without_checksum
 from tests.unit.search.lab import Lab
 
 
@@ -76,7 +77,7 @@ def test_a_study_measured_by_another_protocol_is_refused_to_search_and_workers(
 ) -> None:
     lab.begin()
     path = lab.store.study_folder("demo") / "study.json"
-    stored = json.loads(path.read_text())
+    stored = json.loads(without_checksum(path))
     assert stored["fixed"].pop("protocol") == str(MEASUREMENT_PROTOCOL)
     stored["fixed"] |= {} if then is None else {"protocol": then}
     path.write_text(json.dumps(stored))

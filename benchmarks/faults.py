@@ -1,0 +1,173 @@
+"""What a study survives: processes killed at random moments, and a disk that fails at every write.
+
+    python -m benchmarks.faults                                     about half an hour
+    python -m benchmarks.faults --postgres                          kills on PostgreSQL, too
+    python -m benchmarks.faults --kills 4 --trials 8 --commands encode    a smoke test
+
+Kills: `--trials` listed specs, two workers, trials of 0.4 s that resume from checkpoints
+(`tests/support/faults.py`); SIGKILLs at random moments to a worker, one in eight to the
+coordinator; whenever the search ends it is started again. Then each spec must be complete exactly
+once, nothing running, every file whole, no finished rung run twice, and results and front those of
+an undisturbed study. A spec is tried 20 times here, not three: of 100 kills in so short a time some
+would hit the same spec by chance.
+
+Disk: each command in one process, every write below its folder failing in turn, those of SQLite and
+of libraries too (`tests/support/disk_faults.py`): a full disk and a read-only one from that write
+on, a broken one (EIO) at that write alone. Then the command must have ended with a problem and its
+fix, or as if nothing had been; every file must be whole; the same command must end as it should.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from benchmarks.publish import add_out, markdown, publish
+from tests.support.disk import ERRORS, FaultyDisk
+from tests.support.disk_faults import COMMANDS
+from tests.support.faults import Disturbed
+
+SECONDS = 0.4  # of a trial
+PAUSE_S = 1.5  # longest, from a worker at work to the kill
+PARTS = ("kills", "disk")
+QUICK = ("search", "encode", "decode", "export", "measure", "bench")  # every write, all kinds
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=6)
+    parser.add_argument("--postgres", action="store_true", help="on a server of its own, too")
+    parser.add_argument("--commands", nargs="*", default=sorted(COMMANDS), choices=sorted(COMMANDS))
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="keeps the other")
+    add_out(parser, "faults")
+    arguments = parser.parse_args(argv)
+    kills, disks = kept(arguments.out)
+    if "kills" in arguments.parts:
+        kills = [killed(arguments, None)]
+        if arguments.postgres:
+            with _server() as storage:
+                kills.append(killed(arguments, storage))
+    if "disk" in arguments.parts:
+        disks = [
+            failed(command, kind)
+            for command in arguments.commands
+            for kind in (ERRORS if command in QUICK else ["full"])
+        ]
+    text = f"{kill_table(kills)}\n\n{disk_table(disks)}"
+    publish(arguments, text, {"kills": kills, "disks": disks})
+    assert not any(row["faults"] for row in (*kills, *disks))
+
+
+def kept(out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What an earlier run found, of the part that this one leaves out."""
+    if not out.is_file():
+        return [], []
+    found = json.loads(out.read_text())
+    return found["kills"], found["disks"]
+
+
+# --- kills -------------------------------------------------------------------------------------
+
+
+def killed(arguments: argparse.Namespace, storage: Any) -> dict[str, Any]:
+    """Figures of one disturbed study, and what was wrong with it."""
+    n = arguments.trials
+    with tempfile.TemporaryDirectory(prefix="kdbench-faults-") as made:
+        calm = Disturbed(Path(made) / "calm", n, seconds=0.0)
+        calm.run()
+        with storage() if storage else nullcontext() as url:
+            wild = Disturbed(Path(made) / "wild", n, seconds=SECONDS, storage=url)
+            began = time.monotonic()
+            wild.run_killed(arguments.kills, seed=arguments.seed, pause_s=PAUSE_S)
+            faults = [*calm.faults(), *wild.faults()]
+            if wild.results() != calm.results():
+                faults.append("results are not those of an undisturbed study")
+            if wild.front() != calm.front():
+                faults.append("the front is not that of an undisturbed study")
+            row = {
+                "storage": "PostgreSQL" if storage else "SQLite",
+                "trials": n,
+                **wild.summary(),
+                "front": len(wild.front()),
+                "seconds": round(time.monotonic() - began),
+                "faults": faults,
+            }
+    print(row, flush=True)
+    return row
+
+
+@contextmanager
+def _server() -> Iterator[Any]:
+    """Makes databases in a PostgreSQL server of our own."""
+    from tests.support.postgres import served
+
+    with served() as server:
+
+        @contextmanager
+        def database() -> Iterator[str]:
+            yield server.database()
+
+        yield database
+
+
+def kill_table(rows: Sequence[dict[str, Any]]) -> str:
+    """A row a storage."""
+    heads = ["storage", "trials", "kills", "of coordinators", "hit a trial", "starts of the search"]
+    heads += ["seconds", "faults"]
+    cells = [[str(len(r["faults"]) if h == "faults" else r[h]) for h in heads] for r in rows]
+    return markdown(heads, cells)
+
+
+# --- disks -------------------------------------------------------------------------------------
+
+
+def failed(command: str, kind: str) -> dict[str, Any]:
+    """How a command bears every one of its writes failing."""
+    with tempfile.TemporaryDirectory(prefix="kdbench-faults-") as made:
+        disk, began = FaultyDisk(Path(made) / "block"), time.monotonic()
+        arguments = ["-m", "tests.support.disk_faults", command, kind, made]
+        if command in QUICK:
+            arguments.append("--every")
+        run = subprocess.run(
+            [sys.executable, *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **disk.environment},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    found = [json.loads(line) for line in run.stdout.splitlines()]
+    row = {
+        "command": command,
+        "disk": kind,
+        "writes": found[0]["of"],
+        "failed": len(found),
+        "ended with a fix": sum(each["code"] == 1 for each in found),
+        "ended as if nothing had been": sum(each["code"] == 0 for each in found),
+        "seconds": round(time.monotonic() - began),
+        "faults": [each for each in found if each["problem"]],
+    }
+    print(row, flush=True)
+    return row
+
+
+def disk_table(rows: Sequence[dict[str, Any]]) -> str:
+    """A row a command and kind of disk."""
+    heads = ["command", "disk", "writes", "failed", "ended with a fix"]
+    heads += ["ended as if nothing had been", "seconds", "faults"]
+    cells = [[str(len(r["faults"]) if h == "faults" else r[h]) for h in heads] for r in rows]
+    return markdown(heads, cells, left=2)
+
+
+if __name__ == "__main__":
+    main()
