@@ -67,8 +67,8 @@ ROWS = {
     "a command that nobody knows": usage(
         "serch --study quick",
         "there is no command 'serch'; there are, nearest first: "
-        "search, teach, bench, show, rerun, check, status, worker, export, encode, decode, "
-        "measure, dashboard, report, replay, doctor, collect",
+        "search, teach, bench, show, rerun, check, worker, export, encode, decode, measure, "
+        "dashboard, status, report, replay, doctor, collect",
     ),
     "a search without a study": usage("search", "the following arguments are required: --study"),
     "a bench without a codec": usage("bench", "the following arguments are required: CODEC"),
