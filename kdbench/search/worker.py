@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
+from typing import cast
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -125,14 +126,12 @@ def _check_ground(study: optuna.Study, cfg: StudyConfig, ground: Ground, store: 
 
 def _run_trial(run: Run | None, elsewhere: Asking | None) -> Run:
     """`run`, or the real one; told who measures, where that is not this machine."""
-    chosen: Callable[..., TrialResult]
     if run is None:
         from kdbench.trial import run_trial
 
-        chosen = run_trial
-    else:
-        chosen = run
-    return chosen if elsewhere is None else partial(chosen, elsewhere=elsewhere)
+        run = run_trial
+    told = cast("Callable[..., TrialResult]", run)
+    return run if elsewhere is None else partial(told, elsewhere=elsewhere)
 
 
 def _n_asked_by(study: optuna.Study, index: int) -> int:
