@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import count
+from typing import cast
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -191,9 +192,9 @@ def _run_trial(run: Run | None, elsewhere: Asking | None) -> Run:
     if run is None:
         from kdbench.trial import run_trial
 
-        return run_trial if elsewhere is None else partial(run_trial, elsewhere=elsewhere)
-    stub: Callable[..., TrialResult] = partial(run)
-    return run if elsewhere is None else partial(stub, elsewhere=elsewhere)
+        run = run_trial
+    told = cast("Callable[..., TrialResult]", run)
+    return run if elsewhere is None else partial(told, elsewhere=elsewhere)
 
 
 def _n_asked_by(study: optuna.Study, store: Store, index: int) -> int:

@@ -121,7 +121,8 @@ ROWS = {
     ),
     "a meter that nobody knows": overridden(
         "energy.meter=rapl",
-        'energy.meter: got "rapl"; must be one of: replay, powercap, nvml, auto, codecarbon, none',
+        'energy.meter: got "rapl"; must be one of: apple, replay, powercap, pi5, nvml, auto, '
+        "ina3221, codecarbon, none; or command:watts PROGRAM (command:joules)",
     ),
     "rungs that do not ascend": overridden(
         "ladder={rungs: [0.5, 0.2]}",
