@@ -1,12 +1,12 @@
 """What can be said on the command line; standard library only, so that `--help` is instant."""
 
 import argparse
-import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import NoReturn
 
 from kdbench import __version__
+from kdbench.names import PLAIN_NAME
 
 RD_LAMBDAS = (0.0018, 0.0035, 0.0067, 0.013, 0.025, 0.0483)
 LEARNED = "a package's folder, teacher:NAME, file:PATH or trial:STUDY/N"
@@ -143,7 +143,7 @@ def _etas(text: str) -> tuple[int | None, ...]:
 
 
 def _name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", text):
+    if not PLAIN_NAME.fullmatch(text):
         rule = "has more than letters, digits, `-`, `_`, `.`, or more than 100 of them"
         raise argparse.ArgumentTypeError(f"{text!r} {rule}")
     return text

@@ -41,6 +41,7 @@ from kdbench.files import (
     write_once,
     writing,
 )
+from kdbench.names import PLAIN
 from kdbench.records import (
     HASHED_SINCE,
     SCHEMA,
@@ -57,10 +58,7 @@ State = Literal["complete", "stopped", "refused", "infeasible", "failed", "runni
 CACHE = "cache"
 _NEWS = (".json", ".png", ".safetensors")
 PNG_HEAD, PNG_TAIL = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-_DEVICES = r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|$)"  # no folders on Windows
-STUDY_NAME = re.compile(
-    rf"(?!{CACHE}$)(?!(?i:{_DEVICES}))[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,99}}(?<!\.)"
-)
+STUDY_NAME = re.compile(rf"(?!{CACHE}$){PLAIN}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

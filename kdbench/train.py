@@ -12,6 +12,7 @@ import io
 import math
 import pickle
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
@@ -321,7 +322,9 @@ def damage(checkpoint: Path) -> TrainingError | None:
 def _read(path: Path) -> Mapping[str, Any]:
     try:
         data = io.BytesIO(read_sealed(path))
-        state: Mapping[str, Any] = torch.load(data, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles by other programs; the answer is below
+            state: Mapping[str, Any] = torch.load(data, weights_only=True)
         state["training"], state["step"]
     except (StoreError, TypeError, *_DAMAGE, RuntimeError) as why:
         raise TrainingError(
