@@ -143,11 +143,15 @@ MAY_WRITE = {  # beside `files`, which writes whole or not at all
     "kdbench/codecs/weights.py": "reads",
     "kdbench/data/crops.py": "a cache as large as its photos, written piece by piece, then renamed",
     "kdbench/decoder.py": "a pipe",
+    "kdbench/device.py": "asks the kernel to count peak memory anew",
     "kdbench/evaluate.py": "a temporary folder for the decoder",
     "kdbench/conformance.py": "a temporary folder for the suite",
     "kdbench/lease.py": "a note for the messages of others",
+    "kdbench/once.py": "locks",
     "kdbench/search/crew.py": "what workers print",
     "kdbench/search/locks.py": "locks",
+    "kdbench/search/slurm.py": "a script in a temporary folder, for sbatch to read",
+    "kdbench/search/target.py": "a codec file in a temporary folder",
     "kdbench/teacher.py": "memory maps, in a folder that is renamed when it is whole",
 }
 

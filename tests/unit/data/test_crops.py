@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_with_a_fix(
     images: ImageSet, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreError, match="cannot write"):
+    with pytest.raises(StoreError, match="cannot be written"):
         draw_crops(images, 4, 32, seed=0).crops(tmp_path / "file" / "cache")
 
 
@@ -163,10 +163,10 @@ import sys, time
 from pathlib import Path
 from kdbench.data import CropList, draw_crops, load_images
 write, cache = CropList._write, Path(sys.argv[2])
-def slow(self, path):
+def slow(self, path, goes_on):
     print("built")
     time.sleep(0.3)  # the other worker is surely waiting at the lock
-    write(self, path)
+    write(self, path, goes_on)
 CropList._write = slow
 crops = draw_crops(load_images(sys.argv[1], "train", crop_px=32), 30, 32, seed=0)
 (cache / sys.argv[3]).touch()

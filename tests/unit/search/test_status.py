@@ -20,6 +20,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from kdbench.errors import KdbenchError, StoreError
+from kdbench.files import write_json
 from kdbench.records import Progress
 from kdbench.report.standing_text import standing_json, standing_text
 from kdbench.search.attributes import BY
@@ -185,10 +186,9 @@ def test_what_nobody_knows_is_an_error(lab: Lab, tmp_path: Path) -> None:
 
 def test_a_list_of_codecs_has_no_workers(lab: Lab) -> None:
     lab.begin()
-    path = lab.store.study_folder("demo") / "study.json"
-    tree = json.loads(path.read_text())
-    tree["settings"]["codecs"] = ["jpeg"]
-    path.write_text(json.dumps(tree))
+    stored = lab.store.load_study("demo")
+    listed = replace(stored, settings={**stored.settings, "codecs": ["jpeg"]})
+    write_json(lab.store.study_folder("demo") / "study.json", listed)
     with pytest.raises(KdbenchError, match="lists codecs to measure"):
         standing(lab.store, "demo")
 
