@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdbench import cli, lesson, package, teacher, trial
+from kdbench import cards, cli, lesson, package, teacher, trial
 from kdbench.anchor import recorded_students
 from kdbench.codecs.weights import codec_bytes, load_codec
 from kdbench.config import StudyConfig
@@ -154,7 +154,7 @@ def weights_in(path: Path) -> dict[str, list[float]]:
     """What a codec computes with, and its card."""
     model, card = load_codec(path)
     state = {k: v.flatten().tolist() for k, v in model.state_dict().items()}
-    return {**state, "card": [str(card)]}  # type: ignore[list-item]
+    return {**state, "card": [str(card)]}
 
 
 def test_a_damaged_student_is_not_the_one_that_its_result_names(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_damaged_teacher_is_noticed_and_named(tmp_path: Path) -> None:
 def test_a_damaged_teacher_of_ours_is_noticed_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(teacher.BUILTIN, tmp_path / "teachers")
+    shutil.copytree(cards.BUILTIN, tmp_path / "teachers")
     monkeypatch.setattr("kdbench.teacher.BUILTIN", tmp_path / "teachers")
     monkeypatch.setattr("kdbench.cards.BUILTIN", tmp_path / "teachers")
     monkeypatch.chdir(tmp_path)  # where teachers/ is found first, and is the same folder

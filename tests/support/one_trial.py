@@ -71,7 +71,7 @@ def bench_in(root: Path) -> Bench:
     """On one thread of the CPU, without a meter."""
     roles = {role: str(root / role) for role in ("train", "validation", "evaluation")}
     return Bench(
-        data=Data(**roles, crops=24, cache_gib=0.1),  # type: ignore[arg-type]
+        data=Data(**roles, crops=24, cache_gib=0.1),
         anchor=f"file:{root / 'teacher.safetensors'}",
         energy=EnergyPlan(meter="none"),
         device="cpu",
@@ -89,7 +89,7 @@ def main() -> None:
         print(json.dumps(dataclasses.asdict(progress)), flush=True)
 
     train.CHECKPOINT_S = -1.0
-    trial.host_lease = lambda: Lease(root / "lease")
+    vars(trial)["host_lease"] = lambda: Lease(root / "lease")
     result = trial.run_trial(spec_in(root), bench_in(root), lambda rung: True, folder, tell)
     keep_result(TrialFolder(folder), result)
     print(json.dumps({"hashes": dict(result.hashes), "losses": dict(result.losses)}), flush=True)

@@ -10,6 +10,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -161,7 +162,7 @@ def _writes(name: str, call: ast.Call) -> bool:
     if last in WRITES or name in ("os.open", "os.fdopen", "tempfile.NamedTemporaryFile"):
         return True
     if name == "open" or last == "open":
-        modes = [a.value for a in call.args if isinstance(a, ast.Constant)]
+        modes: list[object] = [a.value for a in call.args if isinstance(a, ast.Constant)]
         modes.append(keywords(call).get("mode"))
         return any(isinstance(m, str) and m in _MODES for m in modes)
     return False
@@ -289,7 +290,7 @@ READERS: Mapping[str, Callable[[Path], object]] = {
 }
 
 
-def _nothing_read() -> None:
+def _nothing_read() -> NoReturn:
     raise KdbenchError("no whole line", fix="none")
 
 
