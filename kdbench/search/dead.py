@@ -55,7 +55,7 @@ def settle(study: optuna.Study, store: Store, is_alive: Callable[[int], bool]) -
 
 def is_here(by: Mapping[str, Any], store: Store) -> bool:
     """Whether a worker that said this of itself belongs to this host and root."""
-    return by["host"] == host() and by.get("root", str(store.root)) == str(store.root)
+    return bool(by["host"] == host() and by.get("root", str(store.root)) == str(store.root))
 
 
 def settle_unclaimed(study: optuna.Study) -> None:

@@ -340,8 +340,8 @@ def test_a_password_is_seen_nowhere(machines: Machines, postgres: Postgres) -> N
         said.append(finish(machines.home.start(*arguments, program=KDBENCH, **told))[1])
     for kind in ("html", "markdown", "latex"):
         out = str(machines.home.folder / f"report.{kind}")
-        arguments = ("report", "--study", "demo", "--format", kind, "--out", out)
-        said.append(finish(machines.home.start(*arguments, program=KDBENCH, **told))[1])
+        report = ("report", "--study", "demo", "--format", kind, "--out", out)
+        said.append(finish(machines.home.start(*report, program=KDBENCH, **told))[1])
     wrong = {"KDBENCH_STORAGE": url.replace("tok3n", "tok3n0")}
     said.append(finish(machines.home.start("search", "--workers", "1", **wrong))[1])
     assert 'password authentication failed for user "secretive"' in said[-1]
