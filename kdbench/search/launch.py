@@ -189,8 +189,8 @@ def _slurm(cfg: StudyConfig, url: str, workers: int | None, *, detach: bool) -> 
         raise LauncherError(
             "workers of several hosts would write one SQLite file over the network, which can "
             "damage it",
-            fix="start a PostgreSQL that the nodes reach and name it with KDBENCH_STORAGE or "
-            "`--storage postgresql+psycopg://...`",
+            fix="start a PostgreSQL that the nodes reach and name it with KDBENCH_STORAGE, "
+            "postgresql://USER@HOST/DATABASE",
         )
     return slurm
 

@@ -126,7 +126,12 @@ class PatientStorage(RDBStorage):
 
     def __init__(self, url: str, *, patience: Patience | None = None, **options: Any) -> None:
         self.patience = Patience(0.0)  # the first connection is waited for by who makes it
-        super().__init__(url, **options)
+        try:
+            super().__init__(url, **options)
+        except BaseException:
+            if hasattr(self, "engine"):
+                self.engine.dispose()
+            raise
         self.patience = patience or Patience()
 
     def close(self) -> None:

@@ -58,7 +58,7 @@ def engine(url: URL) -> Engine:
 def require_new_enough(url: URL, shown: str) -> None:
     """Raises StoreError where the server is older than `OLDEST`."""
     with engine(url).connect() as connection:
-        version = connection.dialect.server_version_info or ()  # type: ignore[attr-defined]
+        version = connection.dialect.server_version_info or ()
     if version < OLDEST:
         oldest, found = (".".join(map(str, each)) for each in (OLDEST, version))
         raise StoreError(

@@ -186,7 +186,8 @@ def test_a_worker_waits_for_a_server_that_crashed_and_keeps_what_it_trained(
         machines = Machines(server, tmp_path)
         machines.begin("--set", "trials=3")
         worker = machines.away.worker(STUB_SECONDS="2")
-        until(lambda: bool(machines.own(TrialState.RUNNING)))
+        until(lambda: bool(machines.away.workers()))
+        (number,) = machines.away.workers()
         server.stop()
         time.sleep(6.0)  # the trial ends meanwhile
         assert worker.poll() is None
@@ -197,7 +198,7 @@ def test_a_worker_waits_for_a_server_that_crashed_and_keeps_what_it_trained(
         assert "the database is back after " in printed
         machines.assert_exactly(3)
         assert len(machines.trials()) == len({t.number for t in machines.trials()})
-        assert all(trial.state != TrialState.FAIL for trial in machines.trials())
+        assert machines.trials()[number].state == TrialState.COMPLETE
         machines.close()
 
 
@@ -216,18 +217,14 @@ def test_what_was_uploaded_is_collected_whole_checked_and_shown(
     third = Host("third", tmp_path / "third", machines.url)
     code, printed = collected(third)
     n = len(machines.away.store.trials("demo"))
-    assert (code, printed) == (
-        0,
-        f"study demo: {n} trials collected into\n{third.store.root}\n"
-        if len(f"study demo: {n} trials collected into {third.store.root}") > 100
-        else f"study demo: {n} trials collected into {third.store.root}\n",
-    )
+    words = f"study demo: {n} trials collected into {third.store.root}"
+    assert (code, "".join(printed.split())) == (0, "".join(words.split()))
     for mine in machines.away.store.trials("demo"):
         theirs = third.store.load_trial("demo", mine.number)
         assert {p.name: p.read_bytes() for p in theirs.folder.whole} == {
             p.name: p.read_bytes() for p in mine.folder.whole
         }
-    assert collected(third)[1].replace("\n", " ").endswith(f", {n} here already ")
+    assert " ".join(collected(third)[1].split()).endswith(f", {n} here already")
     assert collected(third, "--check") == (0, "study demo: database and folders agree\n")
     shown = third.start("show", "--study", "demo", "--all", "--json", program=KDBENCH)
     code, printed = finish(shown)
@@ -340,8 +337,8 @@ def test_a_password_is_seen_nowhere(machines: Machines, postgres: Postgres) -> N
         said.append(finish(machines.home.start(*arguments, program=KDBENCH, **told))[1])
     for kind in ("html", "markdown", "latex"):
         out = str(machines.home.folder / f"report.{kind}")
-        arguments = ("report", "--study", "demo", "--format", kind, "--out", out)
-        said.append(finish(machines.home.start(*arguments, program=KDBENCH, **told))[1])
+        report = ("report", "--study", "demo", "--format", kind, "--out", out)
+        said.append(finish(machines.home.start(*report, program=KDBENCH, **told))[1])
     wrong = {"KDBENCH_STORAGE": url.replace("tok3n", "tok3n0")}
     said.append(finish(machines.home.start("search", "--workers", "1", **wrong))[1])
     assert 'password authentication failed for user "secretive"' in said[-1]

@@ -74,6 +74,13 @@ class Host:
         """Start a worker here that uploads."""
         return self.start("worker", "--upload", *arguments, **environment)
 
+    def workers(self) -> list[int]:
+        """Numbers of the trials that are in training here."""
+        if "demo" not in self.store.studies():
+            return []
+        states = self.store.workers("demo")
+        return [s.trial for s in states if s.trial is not None and s.progress.stage == "training"]
+
     def close(self) -> None:
         """End what still runs."""
         for process in self.processes:

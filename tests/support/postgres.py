@@ -101,8 +101,7 @@ class Postgres:
 
     # --- the server
 
-    @property
-    def is_running(self) -> bool:
+    def runs(self) -> bool:
         """Whether its process lives."""
         return self._process is not None and self._process.poll() is None
 
@@ -113,7 +112,7 @@ class Postgres:
 
     def start(self) -> None:
         """Start it on the same port as before, and wait until it answers."""
-        assert not self.is_running
+        assert not self.runs()
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
@@ -133,7 +132,7 @@ class Postgres:
             )
         end = time.monotonic() + START_S
         while not self._answers():
-            assert self.is_running, self.log()[-2000:]
+            assert self.runs(), self.log()[-2000:]
             assert time.monotonic() < end, "PostgreSQL does not answer"
             time.sleep(0.05)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
@@ -105,7 +106,12 @@ def test_patience_ends_and_nobody_waits_a_second_time() -> None:
     waits = Patience(0.0, sleep=slept.append)
     with pytest.raises(OperationalError):
         waits.call(Flaky(1, error(NEVER)))
-    again = Patience(0.02, sleep=lambda seconds: slept.append(seconds) or time.sleep(0.001))
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        time.sleep(0.001)
+
+    again = Patience(0.02, sleep=sleep)
     slept.clear()
     with pytest.raises(OperationalError):
         again.call(Flaky(10**6, error(NEVER)))
@@ -131,7 +137,7 @@ def test_every_call_of_the_storage_is_patient() -> None:
     ours = {*PATIENT, "set_trial_state_values", "record_heartbeat", "_get_stale_trial_ids"}
     asked = {
         name
-        for name in vars(patience.RDBStorage)
+        for name in vars(RDBStorage)
         if name.startswith(("get_", "set_", "create_", "delete_", "record_", "_get_", "_set_"))
         and not name.endswith(("_without_commit", "_for_mysql"))
     }
@@ -149,7 +155,7 @@ def storage(tmp_path: Path) -> PatientStorage:
 
 def breaking(monkeypatch: pytest.MonkeyPatch, name: str, *, after: bool) -> list[str]:
     """The first call of Optuna's own loses its connection before or after it did its work."""
-    plain, calls = getattr(patience.RDBStorage, name), []
+    plain, calls = getattr(RDBStorage, name), []
 
     def call(self: PatientStorage, *args: object, **kwargs: object) -> object:
         calls.append(name)
@@ -159,7 +165,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch, name: str, *, after: bool) -> list
             plain(self, *args, **kwargs)
         raise wrapped(error(SHUT_DOWN))
 
-    monkeypatch.setattr(patience.RDBStorage, name, call)
+    monkeypatch.setattr(RDBStorage, name, call)
     return calls
 
 
@@ -182,7 +188,7 @@ def test_a_trial_that_another_one_ended_meanwhile_is_not_told(
     trial = storage.create_new_trial(study)
     storage.set_trial_state_values(trial, TrialState.FAIL)
     breaking(monkeypatch, "set_trial_state_values", after=False)
-    with pytest.raises(patience.UpdateFinishedTrialError):
+    with pytest.raises(UpdateFinishedTrialError):
         storage.set_trial_state_values(trial, TrialState.COMPLETE, [1.0])
 
 
@@ -200,7 +206,7 @@ def test_a_heartbeat_that_fails_is_left_to_the_next_one(
 def test_nobody_is_stale_while_the_database_is_hardly_back(
     storage: PatientStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience.RDBStorage, "_get_stale_trial_ids", lambda self, study: [7])
+    monkeypatch.setattr(RDBStorage, "_get_stale_trial_ids", lambda self, study: [7])
     assert storage._get_stale_trial_ids(1) == [7]
     storage.patience.call(Flaky(1, error(NEVER)))
     assert storage._get_stale_trial_ids(1) == []

@@ -9,8 +9,8 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
 
+from kdbench.search import others, task
 from kdbench.search import postgres as ours
-from kdbench.search import task
 from kdbench.search.attributes import BY, INTERRUPTED, SPEC_HASH
 from kdbench.search.budget import Budget, set_budget
 from kdbench.search.locks import StudyLocks
@@ -155,7 +155,8 @@ def test_who_loses_the_turn_while_he_asks_takes_back_what_he_asked_for(
 ) -> None:
     """His look at the budget may be old by then: another worker asks, too."""
     lab = laboratory(tmp_path, url, "trials=2")
-    plain, cut = task.twins_of, []
+    plain = others.twins_of
+    cut: list[int] = []
 
     def twins_of(trial: Any, spec: Any) -> Any:
         if not cut:
