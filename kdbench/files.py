@@ -83,14 +83,14 @@ def read_sealed(path: Path) -> bytes:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Held by one process at a time; the others wait. The file stays, empty.
+    """Held by one process at a time, who makes `path`; the others wait. A file .lock stays, empty.
 
     Raises:
         StoreError: It cannot be opened.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
+        lock = path.with_suffix(".lock").open("w")
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -304,7 +304,7 @@ def cached(path: Path, kind: type[T], compute: Callable[[], T]) -> T:
     Two who ask at once compute once: the second waits. A damaged file is computed again, since a
     cache can lose nothing, and somebody is told.
     """
-    with exclusive(path.with_suffix(".lock")):
+    with exclusive(path):
         if path.exists():
             try:
                 text, tree = _parsed(path)

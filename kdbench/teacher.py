@@ -265,7 +265,7 @@ class TeacherCache:
         )
         target = folder / f"teacher-{key}"
         try:
-            with exclusive(folder / f"teacher-{key}.lock"):
+            with exclusive(target):
                 if not _is_whole(target, shapes):
                     if target.exists():
                         notice(f"the teacher cache {target} is not whole; it is built again")

@@ -66,7 +66,7 @@ class CropList:
         path = folder / f"crops-{self.hash}.u8"
         shape = (self.n, 3, self.crop_px, self.crop_px)
         try:
-            with exclusive(path.with_suffix(".lock")):
+            with exclusive(path):
                 there = path.is_file()
                 if not _is_whole(path, math.prod(shape)):
                     if there:
