@@ -1,4 +1,4 @@
-"""What SECURITY.md promises of files and names that others made, by reading our code and by trying."""
+"""What SECURITY.md promises of files and names of others, by reading our code and by trying."""
 
 import ast
 import io
