@@ -27,7 +27,7 @@ def cached(path: Path, kind: type[T], compute: Callable[[], T]) -> T:
     Two who ask at once compute once: the second waits. A damaged file is computed again, since a
     cache can lose nothing, and somebody is told.
     """
-    with turn_to_build(path.with_suffix(".lock")):
+    with turn_to_build(path):
         if path.exists():
             try:
                 return load_record(path, kind)
@@ -39,7 +39,7 @@ def cached(path: Path, kind: type[T], compute: Callable[[], T]) -> T:
 
 
 @contextmanager
-def turn_to_build(lock: Path, *, silent_s: float = SILENT_S) -> Iterator[Callable[[], None]]:
+def turn_to_build(path: Path, *, silent_s: float = SILENT_S) -> Iterator[Callable[[], None]]:
     """One process at a time; gives what it calls now and then to say that it goes on.
 
     Nobody waits for ever: where the disk has no locks, or who has the turn says nothing for
@@ -47,13 +47,14 @@ def turn_to_build(lock: Path, *, silent_s: float = SILENT_S) -> Iterator[Callabl
     into `unfinished` of its own.
 
     Args:
-        lock: A file for it, beside what is built; its folder is made if need be.
+        path: What is built; its folder is made if need be, and a file .lock stays beside it.
         silent_s: How long a builder may say nothing [s].
 
     Raises:
         StoreError: It cannot be opened.
     """
-    with writing(lock):
+    lock = path.with_suffix(".lock")
+    with writing(path):
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     said, since = os.fstat(descriptor).st_mtime_ns, time.monotonic()

@@ -266,7 +266,7 @@ class TeacherCache:
         )
         target = folder / f"teacher-{key}"
         try:
-            with turn_to_build(folder / f"teacher-{key}.lock") as goes_on:
+            with turn_to_build(target) as goes_on:
 
                 def told(done: int, n: int) -> None:
                     goes_on()

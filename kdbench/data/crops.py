@@ -67,7 +67,7 @@ class CropList:
         path = folder / f"crops-{self.hash}.u8"
         shape = (self.n, 3, self.crop_px, self.crop_px)
         try:
-            with turn_to_build(path.with_suffix(".lock")) as goes_on:
+            with turn_to_build(path) as goes_on:
                 there = path.is_file()
                 if not _is_whole(path, math.prod(shape)):
                     if there:

@@ -1,6 +1,4 @@
-"""What kdbench promises of files and names that others made (SECURITY.md): by reading our code,
-and by trying.
-"""
+"""What SECURITY.md promises of files and names of others, by reading our code and by trying."""
 
 import ast
 import io

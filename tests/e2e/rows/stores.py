@@ -135,9 +135,9 @@ ROWS = {
     "a file that is no database": Row(
         broken=data("runs/quick/optuna.db", b"this is no database" * 100),
         command=SEARCH,
-        answer="the database sqlite:///HERE/runs/quick/optuna.db fails: file is not a database\n"
-        "  fix: move it away, `kdbench search` makes it again from the trials' folders; or "
-        f"{OR_CORRECT}",
+        answer="the database sqlite:///HERE/runs/quick/optuna.db is damaged: file is not a "
+        "database\n  fix: move it away, `kdbench search` makes it again from the trials' folders; "
+        "or restore it from a copy\n",
     ),
     "a worker without a database": Row(
         command="worker --study tiny",
