@@ -40,7 +40,8 @@ from kdbench.search import turn
 from kdbench.search.budget import Budget, n_complete, set_budget
 from kdbench.search.ground import survey
 from kdbench.search.patience import PatientStorage
-from kdbench.search.storage import HEARTBEAT_S, connect, quiet
+from kdbench.search.postgres import connect_args
+from kdbench.search.storage import HEARTBEAT_S, connect, parse, quiet
 from kdbench.search.study import begin
 from kdbench.search.worker import work
 from kdbench.store import Store
@@ -159,24 +160,24 @@ def ask_and_tell(bench: Bench, n: int, stored: int, n_idle: int) -> dict[str, An
 def heartbeats(bench: Bench, n: int, seconds: float) -> dict[str, Any]:
     """Beats a second of `n` sessions that do nothing else."""
     study = optuna.load_study(study_name=NAME, storage=bench.storage())
-    storages = opened(bench, n)
-    numbers = [storages[0].create_new_trial(study._study_id) for _ in range(n)]
-    for storage, trial in zip(storages, numbers, strict=True):
+    storage = opened(bench, n)
+    numbers = [storage.create_new_trial(study._study_id) for _ in range(n)]
+    for trial in numbers:
         storage.record_heartbeat(trial)
     before, end = bench.server.cpu_s(), time.monotonic() + seconds
     counts = [0] * n
 
     def beat(i: int) -> None:
         while time.monotonic() < end:
-            storages[i].record_heartbeat(numbers[i])
+            storage.record_heartbeat(numbers[i])
             counts[i] += 1
 
     together(beat, n)
     server_ms = 1000 * (bench.server.cpu_s() - before) / sum(counts)
     memory = bench.server.memory_mib()
-    for storage, trial in zip(storages, numbers, strict=True):
+    for trial in numbers:
         storage.set_trial_state_values(trial, optuna.trial.TrialState.FAIL)
-        storage.engine.dispose()
+    storage.close()
     return {
         "sessions": n,
         "beats_per_s": sum(counts) / seconds,
@@ -201,13 +202,18 @@ def workers(bench: Bench, n: int, n_trials: int) -> dict[str, Any]:
     }
 
 
-def opened(bench: Bench, n: int) -> list[PatientStorage]:
-    """So many sessions, each of a storage of its own."""
-    made = [bench.storage() for _ in range(n)]
-    for storage in made:
-        with storage.engine.connect():
-            pass
-    return made
+def opened(bench: Bench, n: int) -> PatientStorage:
+    """So many sessions, open from now on, of one storage: a thread uses one of its own."""
+    url = parse(bench.url)
+    storage = PatientStorage(
+        url.render_as_string(hide_password=False),
+        engine_kwargs={"connect_args": connect_args(url), "pool_size": n},
+        skip_table_creation=True,
+    )
+    sessions = [storage.engine.connect() for _ in range(n)]
+    for session in sessions:
+        session.close()
+    return storage
 
 
 def together(call: Callable[[int], object], n: int) -> None:
@@ -340,8 +346,7 @@ def measured(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             found["workers"].append(workers(bench, n, max(n, arguments.asks)))
         idle = opened(bench, most)
         found["ask_tell"].append(ask_and_tell(bench, arguments.asks, stored, most))
-        for storage in idle:
-            storage.engine.dispose()
+        idle.close()
     found["plan"] = plan(found)
     return found
 
