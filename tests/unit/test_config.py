@@ -188,8 +188,7 @@ WRONG_VALUES = {
     "trial:STUDY/N, zoo:MODEL/QUALITY or one of jpeg, webp, jpeg2000, avif",
     "start=zoo:bmshj2018-hyperprior/3": 'start: got "zoo:bmshj2018-hyperprior/3"; must be '
     "teacher:NAME, file:PATH or trial:STUDY/N",
-    "start=trial:demo": 'start: got "trial:demo"; must be teacher:NAME, file:PATH or '
-    "trial:STUDY/N",
+    "start=trial:demo": 'start: got "trial:demo"; must be teacher:NAME, file:PATH or trial:STUDY/N',
     "objectives=[]": "objectives: got []; needs at least one objective",
     "objectives=params": 'objectives: got "params"; must be a list',
     "objectives=[params, params]": 'objectives: got ["params", "params"]; params is there twice',
