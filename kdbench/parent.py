@@ -17,7 +17,7 @@ from kdbench.codecs.narrow import can_narrow
 from kdbench.errors import CodecError
 from kdbench.teacher import Teacher, load_teacher
 
-DECODER_SHARE = 0.75  # of the parent's width, from which on a slice won (reports/LOG.md)
+LEAST_SHARE = 0.75  # of the parent's widths, from which on a slice won (reports/LOG.md)
 N_CROPS = 8  # on which latents are compared
 FAR = 0.5  # mean squared difference of latents over the teacher's mean square
 
@@ -35,10 +35,8 @@ def load_parent(name: str) -> Teacher:
 def descends(student: Hyperprior, parent: Teacher) -> bool:
     """Whether `student` starts as a slice of `parent`: else it starts as if there were none."""
     own, theirs = ((model.g_a, model.g_s) for model in (student, parent.model))
-    return (
-        student.architecture.latent.channels <= parent.offer.channels
-        and can_narrow(own, theirs)
-        and can_narrow(own[1:], theirs[1:], DECODER_SHARE)
+    return student.architecture.latent.channels <= parent.offer.channels and can_narrow(
+        own, theirs, LEAST_SHARE
     )
 
 
