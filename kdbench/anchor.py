@@ -97,13 +97,14 @@ def located(name: str, store: Store) -> str:
     """
     if not name.startswith("trial:"):
         return name
-    paths = codec_files(name, store=store)
-    if len(paths) > 1:
+    study, _, number = name.removeprefix("trial:").rpartition("/")
+    if number.isdecimal() and len(each := store.trial(study, int(number)).students) > 1:
         raise CodecError(
-            f"{name} has a model for each of {len(paths)} rates, and one file is needed",
-            fix=f"name one of them, file:{paths[0]}",
+            f"{name} has a model for each of {len(each)} rates, and one file is needed",
+            fix=f"name one of them, file:{each[0]}",
         )
-    return f"file:{paths[0]}"
+    (path,) = codec_files(name, store=store)
+    return f"file:{path}"
 
 
 def at_home(bench: Bench, store: Store) -> Bench:

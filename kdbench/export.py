@@ -119,18 +119,18 @@ def _student(study: str, trial: StoredTrial) -> Path:
     from kdbench.anchor import recorded_students
 
     recorded(trial)
+    if (n_models := len(trial.folder.students)) > 1:
+        raise CodecError(
+            f"trial {trial.number} of {study} has a model for each of {n_models} rates, and a "
+            "package is one codec",
+            fix="search with `training.rate: variable`, which gives one model for all rates",
+        )
     paths = recorded_students(trial)
     if not paths:
         raise CodecError(
             f"trial {trial.number} of {study} has no trained student",
             fix="copy its folder whole, student.safetensors with it; or train it again with "
             f"`kdbench rerun --study {study} --trial {trial.number}`",
-        )
-    if len(paths) > 1:
-        raise CodecError(
-            f"trial {trial.number} of {study} has a model for each of {len(paths)} rates, and a "
-            "package is one codec",
-            fix="search with `training.rate: variable`, which gives one model for all rates",
         )
     return paths[0]
 

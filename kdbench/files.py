@@ -175,7 +175,7 @@ def disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as err:
-        if err.errno not in (*_FULL, errno.EROFS, errno.EIO):
+        if err.errno not in (*_FULL, errno.EROFS, errno.EIO, errno.ENAMETOOLONG):
             raise
         named = err.filename if isinstance(err.filename, str) else None
         path = Path(named or "a file")

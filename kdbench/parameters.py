@@ -168,7 +168,10 @@ class Reader:
         if len(set(values)) < len(values):
             twice = next(value for value in values if values.count(value) > 1)
             raise _broken(f"{show(twice)} is in the list twice")
-        return Choice(values=tuple(map(self.type, values)))
+        try:
+            return Choice(values=tuple(map(self.type, values)))
+        except OverflowError:  # an integer of more than 308 digits
+            raise _broken(f"must be {self.rule}, and less than 1e308") from None
 
     def _range(self, raw: dict[str, Any]) -> Parameter:
         if self.type is str:

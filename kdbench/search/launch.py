@@ -4,6 +4,7 @@ Workers are processes of this machine (`crew`) or tasks of a Slurm array (`slurm
 """
 
 import os
+import sys
 import time
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def search(
                 url,
                 lambda: ground or _survey(cfg, store, command),
                 patience,
-                on_wait=say,
+                on_wait=lambda text: print(text, file=sys.stderr, flush=True),
             )
         connects = partial(connect, url, create=False, patience=patience)
         watch = _Watch(cfg, store, study, locks, on_event, notices=news, connects=connects)

@@ -140,7 +140,9 @@ def _files(*names: str) -> Callable[[Path], Found]:
 def _desk(folder: Path) -> None:
     from tests.support.desk import make_desk
 
-    make_desk(folder)
+    folder.mkdir(exist_ok=True)
+    with contextlib.chdir(folder):
+        make_desk(folder)
 
 
 def _desk_with_file(folder: Path) -> None:

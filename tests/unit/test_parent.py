@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from kdbench.codecs.hyperprior import Hyperprior
-from kdbench.codecs.weights import codec_bytes
+from kdbench.codecs.weights import codec_bytes, file_sha
 from kdbench.data import load_images
 from kdbench.errors import CodecError
+from kdbench.files import write_json
+from kdbench.guides import joined_sha
 from kdbench.lesson import study_crops
 from kdbench.parent import descends, load_parent, require_shared_coordinates
 from kdbench.records import Architecture, Transform, TrialSpec
@@ -108,7 +110,11 @@ def test_a_parent_must_have_the_teachers_latents(parent: str, tmp_path: Path) ->
 
 def test_a_study_stands_on_the_file_that_its_students_are_slices_of(tmp_path: Path) -> None:
     store = make_study(tmp_path / "runs")
-    save_teacher(store.trial("tiny", 0).student, architecture(n_levels=5), rd_lambdas=FIVE)
+    folder, result = store.trial("tiny", 0), store.load_trial("tiny", 0).result
+    save_teacher(folder.student, architecture(n_levels=5), rd_lambdas=FIVE)
+    assert result is not None
+    hashes = {**result.hashes, "weights": joined_sha([file_sha(folder.student)])}
+    write_json(folder.result, replace(result, hashes=hashes))
     found = survey(stub.study(tmp_path, "anchor=jpeg", "start=trial:tiny/0"), store)
     assert found.start is not None
     assert found.fixed["start"] == found.stands_on(None)["start"] == found.start

@@ -167,7 +167,7 @@ ROWS = {
             data("runs/tiny/trials/1/student-1.safetensors", b""),
         ),
         command="search --study quick --set anchor=trial:tiny/1",
-        answer="trial:tiny/1 has a model for each of 2 rates, and an anchor is one file\n"
+        answer="trial:tiny/1 has a model for each of 2 rates, and one file is needed\n"
         "  fix: name one of them, file:HERE/runs/tiny/trials/1/student-0.safetensors\n",
     ),
     "a teacher whose outputs do not fit": Row(

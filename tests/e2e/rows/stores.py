@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kdbench.config import load_study
 from kdbench.search import ground
+from kdbench.search.budget import Budget, set_budget
 from kdbench.search.study import begin
 from kdbench.store import Store
 from tests.e2e.rows.row import Row
@@ -44,7 +45,8 @@ def begun(root: str = "runs", url: str | None = None) -> Prepare:
     def start(folder: Path) -> None:
         cfg, store = load_study("quick"), Store(folder / root)
         address = url or store.database_url(cfg.name)
-        begin(cfg, store, address, lambda: ground.survey(cfg, store))
+        study, _ = begin(cfg, store, address, lambda: ground.survey(cfg, store))
+        set_budget(study, Budget(trials=cfg.trials))
 
     return start
 
@@ -98,7 +100,7 @@ ROWS = {
     ),
     "a password where everybody can read it": storage(
         "postgresql://me:secret@127.0.0.1:1/kd",
-        f"`--storage postgresql://me@127.0.0.1:1/kd` {READABLE}",
+        f"`--storage postgresql://me:***@127.0.0.1:1/kd` {READABLE}",
     ),
     "a password among the options where everybody can read it": Row(
         command="worker --study tiny --storage 'postgresql:///kd?user=me&password=secret'",

@@ -7,8 +7,10 @@ from optuna.storages import RDBStorage
 from torch import nn
 
 from kdbench import cost
-from kdbench.codecs.weights import codec_bytes
+from kdbench.codecs.weights import codec_bytes, file_sha
 from kdbench.config import StudyConfig
+from kdbench.files import write_json
+from kdbench.guides import joined_sha
 from kdbench.records import CodecEnergy, Progress
 from kdbench.search.front import measure_front, members
 from kdbench.search.storage import connect
@@ -44,6 +46,9 @@ def finished_study(lab: Lab) -> StudyConfig:
     student = codec_bytes(finished(architecture()), {})
     for trial in lab.store.trials("demo"):
         trial.folder.student.write_bytes(student)
+        assert trial.result is not None
+        hashes = {**trial.result.hashes, "weights": joined_sha([file_sha(trial.folder.student)])}
+        write_json(trial.folder.result, replace(trial.result, hashes=hashes))
     return lab.config("trials=14")
 
 
