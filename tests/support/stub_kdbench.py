@@ -16,6 +16,7 @@ import functools
 import os
 import signal
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,7 @@ COMMAND = (sys.executable, "-m", "tests.support.stub_kdbench")
 
 
 def main() -> int:
+    warnings.filterwarnings("ignore")  # as `cli.main` does
     parser = argparse.ArgumentParser()
     parser.add_argument("command", choices=["search", "worker"])
     parser.add_argument("--root", type=Path)
