@@ -253,7 +253,8 @@ def test_what_was_uploaded_is_collected_whole_checked_and_shown(
     # the first root is lost: the collected one becomes the study's own, and the search goes on
     go_on = third.start("search", "--workers", "1", "--set", "trials=4")
     code, printed = finish(go_on)
-    assert (code, printed) == (0, "ended: complete, 4 complete\n")
+    assert code == 0
+    assert printed.endswith("ended: complete, 4 complete\n")
 
 
 def test_a_worker_that_was_not_told_to_upload_is_refused_in_a_root_of_its_own(
