@@ -246,80 +246,52 @@ def plan(found: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+Columns = dict[str, tuple[str, str]]  # of a table: heading, key of a row and its format
+ASK_TELL: Columns = {
+    "stored": ("stored", ""),
+    "idle sessions": ("idle_sessions", ""),
+    "ask p50 ms": ("ask_ms_p50", ".0f"),
+    "ask p95 ms": ("ask_ms_p95", ".0f"),
+    "asks a second at most": ("asks_per_s", ".1f"),
+    "tell and ask p50 ms": ("tell_and_ask_ms_p50", ".0f"),
+    "server ms a trial": ("server_cpu_ms_per_trial", ".0f"),
+    "client ms a trial": ("client_cpu_ms_per_trial", ".0f"),
+}
+HEARTBEATS: Columns = {
+    "sessions": ("sessions", ""),
+    "heartbeats a second": ("beats_per_s", ".0f"),
+    "server ms a beat": ("server_cpu_ms_per_beat", ".2f"),
+    "server MiB": ("server_memory_mib", ".0f"),
+}
+WORKERS: Columns = {
+    "workers": ("workers", ""),
+    "trials a second": ("trials_per_s", ".1f"),
+    "turn p50 ms, waiting included": ("turn_ms_p50", ".0f"),
+    "server ms a trial": ("server_cpu_ms_per_trial", ".0f"),
+}
+PLAN: Columns = {
+    "workers": ("workers", ""),
+    "seconds a trial": ("trial_s", ""),
+    "asks a second": ("asks_per_s", ".2f"),
+    "share of the turn": ("share_of_turn", ".0%"),
+    "server cores": ("server_cores", ".2f"),
+    "sessions, asking ones included": ("sessions", ""),
+}
+
+
 def table(found: dict[str, Any]) -> str:
     """Four tables."""
+
+    def part(name: str, columns: Columns) -> str:
+        rows = [[format(row[key], form) for key, form in columns.values()] for row in found[name]]
+        return markdown(list(columns), rows)
+
     parts = [
-        markdown(
-            [
-                "stored",
-                "idle sessions",
-                "ask p50 ms",
-                "ask p95 ms",
-                "asks a second at most",
-                "tell and ask p50 ms",
-                "server ms a trial",
-                "client ms a trial",
-            ],
-            [
-                [
-                    str(row["stored"]),
-                    str(row["idle_sessions"]),
-                    f"{row['ask_ms_p50']:.0f}",
-                    f"{row['ask_ms_p95']:.0f}",
-                    f"{row['asks_per_s']:.1f}",
-                    f"{row['tell_and_ask_ms_p50']:.0f}",
-                    f"{row['server_cpu_ms_per_trial']:.0f}",
-                    f"{row['client_cpu_ms_per_trial']:.0f}",
-                ]
-                for row in found["ask_tell"]
-            ],
-        ),
-        markdown(
-            ["sessions", "heartbeats a second", "server ms a beat", "server MiB"],
-            [
-                [
-                    str(row["sessions"]),
-                    f"{row['beats_per_s']:.0f}",
-                    f"{row['server_cpu_ms_per_beat']:.2f}",
-                    f"{row['server_memory_mib']:.0f}",
-                ]
-                for row in found["heartbeats"]
-            ],
-        ),
-        markdown(
-            ["workers", "trials a second", "turn p50 ms, waiting included", "server ms a trial"],
-            [
-                [
-                    str(row["workers"]),
-                    f"{row['trials_per_s']:.1f}",
-                    f"{row['turn_ms_p50']:.0f}",
-                    f"{row['server_cpu_ms_per_trial']:.0f}",
-                ]
-                for row in found["workers"]
-            ],
-        ),
+        part("ask_tell", ASK_TELL),
+        part("heartbeats", HEARTBEATS),
+        part("workers", WORKERS),
         "Extrapolated from the first row of most stored trials and from the heartbeats:",
-        markdown(
-            [
-                "workers",
-                "seconds a trial",
-                "asks a second",
-                "share of the turn",
-                "server cores",
-                "sessions, asking ones included",
-            ],
-            [
-                [
-                    str(row["workers"]),
-                    str(row["trial_s"]),
-                    f"{row['asks_per_s']:.2f}",
-                    f"{row['share_of_turn']:.0%}",
-                    f"{row['server_cores']:.2f}",
-                    str(row["sessions"]),
-                ]
-                for row in found["plan"]
-            ],
-        ),
+        part("plan", PLAN),
     ]
     return "\n\n".join(parts)
 

@@ -1,6 +1,7 @@
 """Who asks for the next trial: Optuna above the hinge, no torch.
 
 launch      `kdbench search`: several workers, watched
+watch       looks after them, tells how it goes
 crew        their processes
 slurm       the programs of Slurm; slurm_crew (workers as tasks of an array), slurm_ground (what a
             node adds to a study)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -20,21 +21,35 @@ COMMAND = (sys.executable, "-m", "kdbench")
 STORAGE = "KDBENCH_STORAGE"  # environment: the URL may hold a password, and `ps` shows arguments
 STOP_S = 60.0  # from a signal to the end of a worker; then it is killed
 MAX_STARTS = 2
+INTERRUPTED_CODE = 130  # of a worker that was told to stop, and did
 N_LAST_LINES = 12
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-class AnyMember(Protocol):
-    """One worker, see `Member`."""
+@dataclass(slots=True, kw_only=True)
+class Member(ABC):
+    """One worker: a process (`ProcessMember`) or a task of Slurm (`slurm_crew`).
+
+    Attributes:
+        log: Where its output goes.
+        code: How it ended; None while it runs or waits. Negative: what killed it.
+    """
 
     index: int
     log: Path
-    code: int | None
+    n_starts: int = 1
+    code: int | None = None
 
     @property
-    def last_lines(self) -> str: ...
+    def last_lines(self) -> str:
+        """The end of what it printed; nothing if it never did."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.rstrip().splitlines()[-N_LAST_LINES:])
+
     @property
-    def fate(self) -> str: ...
+    @abstractmethod
+    def fate(self) -> str:
+        """How a killed one ended, for people."""
 
 
 class AnyCrew(Protocol):
@@ -47,7 +62,7 @@ class AnyCrew(Protocol):
     notices: list[str]
 
     @property
-    def members(self) -> Sequence[AnyMember]: ...
+    def members(self) -> Sequence[Member]: ...
     @property
     def is_running(self) -> bool: ...
     @property
@@ -55,42 +70,22 @@ class AnyCrew(Protocol):
     @property
     def ended_jobs(self) -> set[str]: ...
     def start(self, n: int) -> None: ...
-    def ended(self) -> Sequence[AnyMember]: ...
+    def ended(self) -> Sequence[Member]: ...
     def start_again(self, member: Any) -> bool: ...
     def stop(self) -> None: ...
 
 
-@dataclass(slots=True)
-class Member:
-    """One worker process.
+@dataclass(slots=True, kw_only=True)
+class ProcessMember(Member):
+    """One worker process; its code is negative if a signal killed it."""
 
-    Attributes:
-        log: Where its output goes.
-        code: How it ended; None while it runs. Negative: the signal that killed it.
-    """
-
-    index: int
     process: subprocess.Popen[bytes]
-    log: Path
-    n_starts: int = 1
-    code: int | None = None
-
-    @property
-    def last_lines(self) -> str:
-        """The end of what it printed."""
-        return last_lines(self.log)
 
     @property
     def fate(self) -> str:
         """How a killed one ended, for people."""
         memory = ", as Linux does when memory runs out" if self.code == -signal.SIGKILL else ""
         return f"was killed by signal {-(self.code or 0)}{memory}"
-
-
-def last_lines(log: Path) -> str:
-    """The end of what a worker printed; nothing if it never did."""
-    text = log.read_text(errors="replace") if log.exists() else ""
-    return "\n".join(text.rstrip().splitlines()[-N_LAST_LINES:])
 
 
 class Crew:
@@ -122,10 +117,10 @@ class Crew:
         }
         self._locks = StudyLocks(store, study)
         self.notices: list[str] = []
-        self._members: list[Member] = []
+        self._members: list[ProcessMember] = []
 
     @property
-    def members(self) -> Sequence[Member]:
+    def members(self) -> Sequence[ProcessMember]:
         """All that were started."""
         return self._members
 
@@ -136,9 +131,10 @@ class Crew:
             log = self._locks.log(index)
             with writing(log):
                 log.unlink(missing_ok=True)
-            self._members.append(Member(index, self._spawn(index, log), log))
+            process = self._spawn(index, log)
+            self._members.append(ProcessMember(index=index, log=log, process=process))
 
-    def ended(self) -> list[Member]:
+    def ended(self) -> list[ProcessMember]:
         """Those that have ended since the last call."""
         gone = []
         for member in self._members:
@@ -147,7 +143,7 @@ class Crew:
                 gone.append(member)
         return gone
 
-    def start_again(self, member: Member) -> bool:
+    def start_again(self, member: ProcessMember) -> bool:
         """Whether a killed worker gets another life; it has two."""
         if member.n_starts >= MAX_STARTS:
             return False

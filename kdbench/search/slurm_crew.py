@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 
 from kdbench.config import StudyConfig
 from kdbench.errors import LauncherError
@@ -13,10 +12,11 @@ from kdbench.files import load, write_json
 from kdbench.records import SCHEMA
 from kdbench.search.crew import (
     COMMAND,
+    INTERRUPTED_CODE,
     MAX_STARTS,
     ONE_THREAD,
     STORAGE,
-    last_lines,
+    Member,
 )
 from kdbench.search.locks import StudyLocks
 from kdbench.search.slurm import Slurm, Task, job_name, n_gpus, outside
@@ -25,12 +25,11 @@ from kdbench.store import Store
 
 LOOK_S = 5.0  # between two looks into the queue, which all users of a cluster share
 STOP_S = 60.0  # from scancel to the end of the last worker; Slurm kills the others after KillWait
-STOPPED_CODE = 130
 GONE_CODE = -9
 ENDED = {  # states of Slurm that do not change by themselves, with the code of a worker
     "COMPLETED": 0,
-    "CANCELLED": STOPPED_CODE,
-    "REVOKED": STOPPED_CODE,
+    "CANCELLED": INTERRUPTED_CODE,
+    "REVOKED": INTERRUPTED_CODE,
     "PREEMPTED": GONE_CODE,
     "TIMEOUT": GONE_CODE,
     "DEADLINE": GONE_CODE,
@@ -66,26 +65,11 @@ def load_arrays(store: Store, study: str) -> Arrays | None:
     return load(path, Arrays) if path.is_file() else None
 
 
-@dataclass(slots=True)
-class SlurmMember:
-    """One worker.
+@dataclass(slots=True, kw_only=True)
+class SlurmMember(Member):
+    """One worker, with its task as Slurm last told it."""
 
-    Attributes:
-        log: Where its output goes.
-        task: As Slurm last told it.
-        code: How it ended; None while it runs or waits. Negative: something killed it.
-    """
-
-    index: int
-    log: Path
     task: Task
-    n_starts: int = 1
-    code: int | None = None
-
-    @property
-    def last_lines(self) -> str:
-        """The end of what it printed."""
-        return last_lines(self.log)
 
     @property
     def fate(self) -> str:
@@ -261,7 +245,8 @@ class SlurmCrew:
         return self._slurm.tasks(self._known.jobs, self._known.name)
 
     def _join(self, task: Task) -> None:
-        self._members.append(SlurmMember(task.index, self._locks.log(task.index), task))
+        log = self._locks.log(task.index)
+        self._members.append(SlurmMember(index=task.index, log=log, task=task))
 
     def _keep(self, jobs: tuple[int, ...]) -> None:
         self._known = Arrays(jobs=jobs, name=self._known.name)

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from kdbench import __version__
 from kdbench.search.attributes import INTERRUPTED
 from tests.e2e.test_workers import LONG, Search, finish, until
+from tests.support import processes
 from tests.support.disk import FaultyDisk
 from tests.support.faults import Disturbed
 from tests.support.stub_kdbench import COMMAND
@@ -29,11 +30,7 @@ HOUR_S = 3600
 def search(tmp_path: Path) -> Iterator[Search]:
     made = Search(tmp_path)
     yield made
-    for process in made.processes:
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
+    processes.end(made.processes)
     until(lambda: not made.alive())
 
 

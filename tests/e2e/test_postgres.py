@@ -25,6 +25,7 @@ from kdbench import cli
 from kdbench.search.attributes import BY, DUPLICATE_OF, SPEC_HASH, UPLOADED
 from kdbench.search.patience import PatientStorage
 from kdbench.search.storage import connect
+from tests.support import processes
 from tests.support.edits import without_checksum
 from tests.support.hosts import Host, finish
 from tests.support.postgres import Postgres, needs_postgres, served
@@ -99,10 +100,7 @@ def machines(postgres: Postgres, tmp_path: Path) -> Iterator[Machines]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.05)
+    processes.until(condition, PATIENCE_S)
 
 
 # --- budgets --------------------------------------------------------------------------------------

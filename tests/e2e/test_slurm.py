@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from kdbench.search.crew import COMMAND as KDBENCH
 from kdbench.search.ground import survey
 from kdbench.search.slurm_ground import survey_by_slurm
 from kdbench.store import Store
+from tests.support import processes
 from tests.support.slurm import MAX_ARRAY, Cluster, needs_slurm, slurm_of_one_node
 from tests.support.stub_kdbench import COMMAND
 
@@ -121,26 +121,18 @@ class Search:
 
 
 def finish(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    printed, _ = process.communicate(timeout=PATIENCE_S)
-    return process.returncode, printed
+    return processes.finished(process, PATIENCE_S)
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.1)
+    processes.until(condition, PATIENCE_S, 0.1)
 
 
 @pytest.fixture
 def search(tmp_path: Path, cluster: Cluster) -> Iterator[Search]:
     made = Search(tmp_path, cluster)
     yield made
-    for process in made.processes:
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
+    processes.end(made.processes)
 
 
 def test_a_study_runs_through_slurm_and_its_url_is_in_no_script(search: Search) -> None:

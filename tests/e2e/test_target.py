@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from kdbench.device import fingerprint
 from kdbench.errors import StoreError
 from kdbench.search.mailbox import ANSWER, IDENTITY, SEARCH, TARGET, Mailbox
 from kdbench.search.storage import connect
+from tests.support import processes
 from tests.support.board_kdbench import COMMAND
 from tests.support.boards import Ina3221Tree
 from tests.support.desk import make_desk
@@ -105,10 +105,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.2)
+    processes.until(condition, PATIENCE_S, 0.2)
 
 
 @pytest.fixture(scope="module")

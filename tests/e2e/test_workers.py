@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdbench.search.locks import StudyLocks
 from kdbench.store import Store
+from tests.support import processes
 from tests.support.stub_kdbench import COMMAND
 
 PATIENCE_S = 180.0  # seconds on an idle machine; others may be at work
@@ -61,26 +62,18 @@ class Search:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    printed, _ = process.communicate(timeout=PATIENCE_S)
-    return process.returncode, printed
+    return processes.finished(process, PATIENCE_S)
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.05)
+    processes.until(condition, PATIENCE_S)
 
 
 @pytest.fixture
 def search(tmp_path: Path) -> Iterator[Search]:
     made = Search(tmp_path)
     yield made
-    for process in made.processes:
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
+    processes.end(made.processes)
     until(lambda: not made.alive())
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdbench.store import Store
+from tests.support import processes
 from tests.support.stub_kdbench import COMMAND
 
 PATIENCE_S = 180.0
@@ -83,14 +84,9 @@ class Host:
 
     def close(self) -> None:
         """End what still runs."""
-        for process in self.processes:
-            process.kill()
-            process.wait()
-            if process.stdout:
-                process.stdout.close()
+        processes.end(self.processes)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit code, and what was printed."""
-    printed, _ = process.communicate(timeout=PATIENCE_S)
-    return process.returncode, printed
+    return processes.finished(process, PATIENCE_S)

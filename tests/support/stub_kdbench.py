@@ -24,10 +24,11 @@ import kdbench
 from kdbench.errors import KdbenchError, StoreError
 from kdbench.search import storage, study
 from kdbench.search.interrupt import TimeUp
-from kdbench.search.launch import Snapshot, search
+from kdbench.search.launch import search
 from kdbench.search.slurm import back_into_queue
 from kdbench.search.task import Run
 from kdbench.search.upload import Uploader
+from kdbench.search.watch import Snapshot
 from kdbench.search.worker import work
 from kdbench.store import Store
 from tests.support import search as stub

@@ -1,7 +1,6 @@
 """A device that measures for others: what it answers, and whom it refuses to be or to serve."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +23,7 @@ from kdbench.search.mailbox import ANSWER, IDENTITY, SEARCH, TARGET, Mailbox
 from kdbench.search.storage import connect
 from kdbench.search.target import serve
 from kdbench.store import Store
+from tests.support import processes
 from tests.support import search as stub
 from tests.support.codecs import architecture, finished
 
@@ -83,10 +83,7 @@ class Board:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.01)
+    processes.until(condition, PATIENCE_S, 0.01)
 
 
 @pytest.fixture
