@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from kdbench.signals import put_off
 TIME_UP = signal.SIGUSR1  # a scheduler's word that the time it gave is nearly over
 SIGNALS = (signal.SIGINT, signal.SIGTERM, TIME_UP)
 WATCH_S = 0.5
+AGAIN_S = 0.01  # from an interrupt that got lost to the next
 
 
 class TimeUp(KeyboardInterrupt):
@@ -25,7 +27,8 @@ class Interrupt(AbstractContextManager["Interrupt"]):
 
     A KeyboardInterrupt in the middle of a database write would leave a trial running for ever.
     Later signals change nothing: one is enough. A step of a training is finished first
-    (`signals.unbroken`), so that what it made is kept.
+    (`signals.unbroken`), so that what it made is kept. Python ignores what is raised inside a
+    finalizer, of which SQLAlchemy and torch run many: such a one is raised again.
 
     Args:
         parent: Pid of the process whose death counts as a signal, too.
@@ -40,10 +43,13 @@ class Interrupt(AbstractContextManager["Interrupt"]):
         self._parent = parent
         self._allowed = False
         self._before: dict[signal.Signals, Any] = {}
+        self._ignored_before = sys.unraisablehook
+        self._again: threading.Timer | None = None
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():
             self._before = {which: signal.signal(which, self._came) for which in SIGNALS}
+            self._ignored_before, sys.unraisablehook = sys.unraisablehook, self._ignored
         if self._parent is not None:
             threading.Thread(target=self._watch, args=(self._parent,), daemon=True).start()
         return self
@@ -54,6 +60,11 @@ class Interrupt(AbstractContextManager["Interrupt"]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again.join()  # its signal must not come once nobody hears it
+        if self._before:
+            sys.unraisablehook = self._ignored_before
         for which, handler in self._before.items():
             signal.signal(which, handler)
         if self.time_is_up and kind is KeyboardInterrupt:
@@ -90,6 +101,15 @@ class Interrupt(AbstractContextManager["Interrupt"]):
             self._allowed = False
             if not put_off():
                 raise KeyboardInterrupt
+
+    def _ignored(self, what: "sys.UnraisableHookArgs") -> None:
+        """Python ignores what a finalizer raised; the block it ran in is still to be left."""
+        if not (self.wanted and issubclass(what.exc_type, KeyboardInterrupt)):
+            self._ignored_before(what)
+            return
+        self._allowed = True
+        self._again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), signal.SIGTERM))
+        self._again.start()
 
     @staticmethod
     def _watch(parent: int) -> None:

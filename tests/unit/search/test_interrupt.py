@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 
@@ -101,6 +102,44 @@ def test_a_step_is_finished_before_a_signal_is_heard() -> None:
     with Interrupt() as interrupt, pytest.raises(KeyboardInterrupt):
         work(interrupt)
     assert done == ["the step", "what is kept of it"]
+
+
+def test_a_signal_that_a_finalizer_swallows_is_heard_all_the_same() -> None:
+    class Thing:
+        pass
+
+    def finalizer(_: object) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        while not interrupt.wanted:
+            pass
+        pytest.fail("what is raised in a finalizer ends it")
+
+    def work() -> None:
+        with interrupt.allowed():
+            thing = Thing()
+            ended = weakref.ref(thing, finalizer)
+            del thing
+            assert ended() is None
+            assert interrupt.wanted
+            time.sleep(10)
+            pytest.fail("the block must not go on")
+
+    before = sys.unraisablehook
+    with pytest.raises(TimeUp), Interrupt() as interrupt:
+        work()
+    assert sys.unraisablehook == before
+
+
+def test_what_else_a_finalizer_raises_is_told_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Thing:
+        def __del__(self) -> None:
+            raise ValueError("of no matter")
+
+    told: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: told.append(str(what.exc_value)))
+    with Interrupt():
+        Thing()
+    assert told == ["of no matter"]
 
 
 def test_handlers_are_put_back() -> None:
