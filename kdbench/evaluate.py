@@ -176,7 +176,9 @@ def evaluate_learned(
     model = lay_out(load_codec(path)[0]).to(device)
     n_levels, n_checked = model.architecture.n_levels, _n_checked(images)
     tally, check = _Tally(metric=_with_figure(distortion, images)), _Check()
-    encode_s, decode_s, n_coded = [], 0.0, 0
+    encode_s: list[float] = []
+    decode_s: list[float] = []
+    n_coded = 0
     with one_thread():
         for group in _groups(images, n_levels):
             files: list[tuple[str, int, bytes, Image]] = []
@@ -201,16 +203,17 @@ def evaluate_learned(
                         n_coded += 1
                         on_progress(n_coded, n_levels * images.n)
                 decoded = process.decode(path, Path(folder), device)
-                decode_s += decoded.seconds
                 check.compare(decoded.sha)
                 for name, level, data, image in files:
+                    if name in decoded.seconds:
+                        decode_s.append(decoded.seconds[name] / image[..., 0].size * 1e6)
                     tally.add(level, data, image, decoded.pixels(name, image.shape))
     check.require()
     curve = tally.curve(
         images,
         estimated_over_real_bits=check.estimated_bits / check.coded_bits,
         encode_s_per_mpx=fmean(encode_s),
-        decode_s_per_mpx=decode_s / (images.pixels * n_levels) * 1e6,
+        decode_s_per_mpx=fmean(decode_s),
     )
     return Evaluation(
         curve=curve, bitstreams_sha=tally.sha.hexdigest(), samples=tuple(tally.samples)

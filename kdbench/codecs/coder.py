@@ -2,9 +2,9 @@
 
 CompressAI hands its coder lists, and makes those of the tables anew for each call: 64 rows of 3,133
 integers, most of them zeros behind the end of their row. Here rows end where their table does, and
-the lists are kept until a table changes. Scale indexes are found by one search in place of 63
-comparisons. A photo of 768x512 px, 192 channels, one thread, 28 November 2026: coded in 17 ms for
-23, decoded in 26 for 37, indexes in 3 for 24.
+the lists are kept until a table changes. Scale indexes are looked up by half of a float's bits and
+compared once, in place of 63 comparisons. A photo of 768x512 px, 192 channels, one thread, 28
+November 2026: coded in 17 ms for 23, decoded in 26 for 37, indexes in 1.6 for 24.
 """
 
 from collections.abc import Sequence
@@ -137,13 +137,56 @@ class FactorisedPrior(NoisyFactorised, _Coding):
         return decoded
 
 
+class _Search(NamedTuple):
+    """Where to begin in a table of scales, by the upper half of a float's bits.
+
+    Attributes:
+        stands_on: The table.
+        begin: Index of the smallest float with these bits, (2^15,) int32: no scale is negative.
+        edges: What each index ends with; nothing is above the last one.
+        n_steps: To the index of any float with the same bits: one, unless scales lie close.
+    """
+
+    stands_on: Tensor
+    begin: Tensor
+    edges: Tensor
+    n_steps: int
+
+
 class GaussianPrior(NoisyGaussian, _Coding):
     """CompressAI's `GaussianConditional`; same names, bytes and indexes, `likelihoods` to train."""
+
+    _search: _Search | None = None
 
     def build_indexes(self, scales: Tensor) -> Tensor:
         """Of the first scale of the table that is not below each of `scales`, int32."""
         bounded = self.lower_bound_scale(scales).contiguous()
-        return torch.bucketize(bounded, self.scale_table[:-1], out_int32=True)
+        search = self._searched()
+        upper = (bounded.view(torch.int32).flatten() >> 16) & 0x7FFF  # a NaN may have a sign
+        indexes = search.begin.index_select(0, upper)
+        for _ in range(search.n_steps):
+            indexes += bounded.flatten() > search.edges.index_select(0, indexes)
+        return indexes.view(bounded.shape)
+
+    def _searched(self) -> _Search:
+        """For the table as it is now."""
+        table, known = self.scale_table, self._search
+        if known is None or not torch.equal(table, known.stands_on):
+            upper = torch.arange(1 << 15, dtype=torch.int32, device=table.device) << 16
+            smallest, largest = upper.view(torch.float32), (upper | 0xFFFF).view(torch.float32)
+            begin, end = (
+                torch.bucketize(values.nan_to_num(torch.inf), table[:-1], out_int32=True)
+                for values in (smallest, largest)
+            )
+            edges = torch.cat([table[:-1], table.new_tensor([torch.inf])])
+            known = _Search(table.clone(), begin, edges, int((end - begin).max()))
+            self._search = known
+        return known
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state.pop("_search", None)
+        return state
 
 
 def _flat(integers: Tensor) -> list[int]:

@@ -25,6 +25,7 @@ from benchmarks import (
     inherit,
     kodak,
     optimiser,
+    precision,
     publish,
     report,
     scale,
@@ -578,6 +579,19 @@ def test_no_searches_are_no_trials_per_hour(tmp_path: Path) -> None:
 
 
 # --- publish -------------------------------------------------------------------------------------
+
+
+def test_pairs_of_precisions_have_a_mean_an_interval_and_a_row_of_all() -> None:
+    assert precision.interval([1.0]) == "+1.00"
+    assert precision.interval([1.0, 3.0]) == "+2.00 [-10.71, +14.71]"  # t of 1 is 12.706
+    pairs = [
+        precision.Pair(width=width, seed=0, bd_rate_pct=pct, loss_pct=0.5, cpu_s=(30.0, 20.0))
+        for width, pct in ((16, 1.0), (32, 3.0))
+    ]
+    *_, first, second, of_all = precision.table(pairs).splitlines()
+    assert [row.split("|")[1].strip() for row in (first, second, of_all)] == ["16", "32", "all"]
+    assert "+2.00 [-10.71, +14.71]" in of_all
+    assert "1.50" in of_all
 
 
 def test_a_table_is_markdown_and_reads_as_text() -> None:

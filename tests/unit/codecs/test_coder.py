@@ -85,12 +85,23 @@ def test_an_index_is_of_the_first_scale_that_is_not_below() -> None:
     ours, theirs = gaussians()
     table = ours.scale_table
     neighbours = [table, table.nextafter(table * 2), table.nextafter(table * 0)]
-    special = torch.tensor([0.0, -1.0, 1e-30, 0.11, 1e30, math.inf, math.nan])
+    special = torch.tensor([0.0, -1.0, 1e-30, 0.11, 1e30, math.inf, math.nan, -math.nan])
     scales = torch.cat([*neighbours, special])[None, None]
     found = ours.build_indexes(scales)
     assert torch.equal(found, theirs.build_indexes(scales))
     assert found.dtype == torch.int32
     assert found[0, 0, : len(table)].tolist() == list(range(len(table)))
+
+
+def test_indexes_follow_a_table_that_changes_and_one_with_scales_close_together() -> None:
+    ours, theirs = gaussians()
+    scales = torch.linspace(0.05, 300, 4001)[None, None]
+    close = ours.scale_table.clone()
+    close[11], close[12] = close[10].nextafter(close[11]), close[10] * 1.0001
+    for table in (ours.scale_table * 1.06, close, ours.scale_table):
+        ours.scale_table, theirs.scale_table = table.clone(), table.clone()
+        at_edges = torch.cat([scales, table[None, None], table.nextafter(table * 2)[None, None]], 2)
+        assert torch.equal(ours.build_indexes(at_edges), theirs.build_indexes(at_edges))
 
 
 @given(
