@@ -5,12 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n 2 --dist worksteal
 
-.PHONY: help install search test lint clean
+.PHONY: help install search test test-slow lint clean
 
 help:
-	@echo "make search   installs, then searches for small codecs (about a quarter of an hour on 2 cores)"
-	@echo "make test     installs, then lints and runs all tests"
-	@echo "make lint     ruff, mypy and import-linter only"
+	@echo "make search     installs, then searches for small codecs (about a quarter of an hour on 2 cores)"
+	@echo "make test       installs, then lints and runs the tests (within a quarter of an hour on 2 cores)"
+	@echo "make test-slow  installs, then runs those that take minutes each: processes that die, disks"
+	@echo "                that fail, PostgreSQL, Slurm, targets, README as it stands"
+	@echo "make lint       ruff, mypy and import-linter only"
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +26,9 @@ search: install
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 lint: install
 	$(BIN)/ruff format --check .

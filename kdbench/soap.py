@@ -1,18 +1,20 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioner.
 
 Vyas et al. 2024 (arXiv 2409.11321), algorithm 3. The gradient G of a parameter with two or more
-axes is seen as (a, t, b): channels out, taps, channels in for a kernel. For each axis but
-those of length 1:
+axes is seen as (a, t, b): channels out, taps, channels in for a kernel. For each axis that is
+longer than 1 and not longer than the others multiplied:
 
     P <- beta P + (1 - beta) (G unfolded along the axis) (the same)^T
     Q = eigenvectors of P, refreshed every `refresh_every` steps by one power iteration and a QR
-    step: Adam on G turned by the three Q, turned back
+    step: Adam on G turned by the Q, turned back
 
-Parameters with one axis take plain Adam steps. Kernels are unfolded in channels-last order, the
-memory order they train in. Parameters that unfold to one shape are stacked and go through every
-product together, and all vectors are one vector: of a step at N=16 the calls took longer than what
-they computed. A general-purpose implementation took three times as long per step here before that
-(`benchmarks/optimiser.py`).
+A longer axis has more eigenvectors than a gradient has directions, and the dearest products: 192
+latents beside 9 taps of 16 channels. Without them a student ends with the same loss, sooner
+(`reports/LOG.md`). Parameters with one axis take plain Adam steps. Kernels are unfolded in
+channels-last order, the memory order they train in. Parameters that unfold to one shape are stacked
+and go through every product together, and all vectors are one vector: of a step at N=16 the calls
+took longer than what they computed. A general-purpose implementation took three times as long per
+step here before that (`benchmarks/optimiser.py`).
 """
 
 import math
@@ -177,7 +179,8 @@ class _Matrices(_Batch):
         self, parameters: Sequence[Tensor], states: Sequence[dict[str, Any]], group: dict[str, Any]
     ) -> None:
         shape = _unfolded(parameters[0]).shape
-        self.axes = [(i, axis) for i, axis in enumerate(AXES, 1) if shape[i - 1] > 1]
+        turned = [1 < n <= shape.numel() / n for n in shape]
+        self.axes = [(i, axis) for i, axis in enumerate(AXES, 1) if turned[i - 1]]
         super().__init__(parameters, states, group)
 
     @property

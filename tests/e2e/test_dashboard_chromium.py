@@ -14,7 +14,7 @@ from tests.support.chromium import Page, chromium, needs_chromium
 from tests.support.looking import BROKEN, Dashboard, dashboard, make_watched
 from tests.support.results import STUDY
 
-pytestmark = [pytest.mark.chromium, needs_chromium]
+pytestmark = [pytest.mark.slow, pytest.mark.chromium, needs_chromium]
 POINTS = "document.querySelectorAll('#graph-pareto-front .scatterlayer .point')"
 GREY = "rgb(204, 204, 204)"  # in which the page draws what is infeasible
 

@@ -21,6 +21,7 @@ from kdbench.teacher import load_teacher
 from tests.support.desk import make_desk
 from tests.support.packages import ELIC, ROOT, install_elic
 
+pytestmark = pytest.mark.slow
 SCHEMA = ROOT / "docs" / "schemas" / "show.schema.json"
 Capture = pytest.CaptureFixture[str]
 SPACE = """\

@@ -22,6 +22,8 @@ from tests.support.disk import FaultyDisk
 from tests.support.faults import Disturbed
 from tests.support.stub_kdbench import COMMAND
 
+pytestmark = pytest.mark.slow
+
 N_TRIALS, N_KILLS, TRIAL_S = 16, 10, 0.5
 HOUR_S = 3600
 

@@ -14,6 +14,7 @@ import pytest
 from kdbench.store import TrialFolder
 from tests.support import one_trial
 
+pytestmark = pytest.mark.slow
 N_KILLS = 5
 N_BEFORE = 6  # lines of other stages before the first step, at most
 

@@ -16,6 +16,8 @@ from kdbench.store import Store
 from tests.support.edits import without_checksum
 from tests.support.paper import SMALL, command, make_photos
 
+pytestmark = pytest.mark.slow
+
 Capture = pytest.CaptureFixture[str]
 STUDIES = sorted(name for name in recipes.known("studies") if name.startswith("paper_"))
 

@@ -30,7 +30,7 @@ from tests.support.edits import without_checksum
 from tests.support.hosts import Host, finish
 from tests.support.postgres import Postgres, needs_postgres, served
 
-pytestmark = [pytest.mark.postgres, needs_postgres]
+pytestmark = [pytest.mark.slow, pytest.mark.postgres, needs_postgres]
 KDBENCH = (sys.executable, "-m", "kdbench")
 PATIENCE_S = 180.0
 BRIEF = {"STUB_SECONDS": "0.1"}

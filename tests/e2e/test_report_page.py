@@ -18,6 +18,7 @@ from tests.support.chromium import chromium, needs_chromium, visit
 from tests.support.results import STUDY, make_study
 from tests.unit.report.test_report import EVIL, evil_study, with_crops
 
+pytestmark = pytest.mark.slow
 PDFLATEX = shutil.which("pdflatex")
 
 

@@ -23,7 +23,7 @@ from tests.support import processes
 from tests.support.slurm import MAX_ARRAY, Cluster, needs_slurm, slurm_of_one_node
 from tests.support.stub_kdbench import COMMAND
 
-pytestmark = [pytest.mark.slurm, needs_slurm]
+pytestmark = [pytest.mark.slow, pytest.mark.slurm, needs_slurm]
 PATIENCE_S = 300.0  # seconds on an idle machine; others may be at work
 
 

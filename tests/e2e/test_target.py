@@ -23,6 +23,7 @@ from tests.support.board_kdbench import COMMAND
 from tests.support.boards import Ina3221Tree
 from tests.support.desk import make_desk
 
+pytestmark = pytest.mark.slow
 PATIENCE_S = 300.0
 BOARD_W = 8.0
 TRAINS = {  # no module of these does anything but train, or search

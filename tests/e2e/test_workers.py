@@ -125,6 +125,7 @@ def test_a_killed_worker_is_started_again_and_its_trial_too(search: Search) -> N
     assert search.store.load_trial("demo", killed.trial).reason == "its worker died"
 
 
+@pytest.mark.slow
 def test_a_ladder_survives_the_death_of_a_worker(search: Search) -> None:
     ladder = ("--set", "ladder={rungs: [0.2, 0.5], eta: 2}", "--set", "trials=12")
     process = search.start("--workers", "2", *ladder, STUB_SECONDS="0.5")
@@ -147,6 +148,7 @@ def test_a_ladder_survives_the_death_of_a_worker(search: Search) -> None:
         assert trial.state != "stopped" or trial.rungs
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_twice_is_given_up(search: Search) -> None:
     process = search.start("--workers", "1", **LONG)
     killed: set[int] = set()
@@ -175,6 +177,7 @@ def test_workers_stop_when_their_coordinator_dies_and_nothing_is_lost(search: Se
     assert search.run("--workers", "2") == (0, "ended: complete, 4 complete\n")
 
 
+@pytest.mark.slow
 def test_trials_of_workers_that_died_with_their_coordinator_are_tried_again(
     search: Search,
 ) -> None:
@@ -209,6 +212,7 @@ def test_workers_that_all_fail_are_heard(search: Search) -> None:
     assert "fix: none, this is a test" in printed
 
 
+@pytest.mark.slow
 def test_no_trial_begins_after_the_time_limit_and_what_runs_is_finished(search: Search) -> None:
     began = time.monotonic()
     code, printed = search.run(

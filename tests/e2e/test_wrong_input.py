@@ -259,6 +259,7 @@ def test_a_real_disk_that_is_full_or_read_only_is_told(
 # --- a loss that becomes NaN -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_loss_that_becomes_nan_fails_its_trial_with_its_step_and_the_study_goes_on(
     here: Path, capsys: Capture
 ) -> None:

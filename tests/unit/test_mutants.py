@@ -1,6 +1,6 @@
 """10,000 mutants of study and space files: each is valid or an error that names its place.
 
-About a minute of CPU; KDBENCH_MUTANTS says how many.
+About a minute of CPU, most of it marked slow; KDBENCH_MUTANTS says how many.
 """
 
 import os
@@ -27,7 +27,9 @@ VALID = [
 ]
 
 
-@pytest.mark.parametrize("chunk", range(N_CHUNKS))
+@pytest.mark.parametrize(
+    "chunk", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, N_CHUNKS))]
+)
 def test_a_mutant_of_a_study_or_space_file_is_valid_or_an_error_with_its_place(
     chunk: int, tmp_path: Path
 ) -> None:

@@ -109,6 +109,29 @@ def test_a_kernel_whose_channels_are_mixed_is_learned_in_its_own_basis() -> None
     assert final["soap"] < final["adam"]
 
 
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ((4, 6, 3, 3), {"a", "t", "b"}),
+        ((36, 4, 3, 3), {"a", "t", "b"}),
+        ((37, 4, 3, 3), {"t", "b"}),
+        ((3, 40, 3, 3), {"a", "t"}),
+        ((5, 192), {"a"}),
+        ((7, 7), {"a", "b"}),
+        ((1, 7), set()),
+    ],
+)
+def test_an_axis_with_more_entries_than_the_gradient_has_directions_is_left_alone(
+    shape: tuple[int, ...], axes: set[str]
+) -> None:
+    torch.manual_seed(0)
+    parameter, target = nn.Parameter(torch.zeros(shape)), torch.randn(shape)
+    optimiser = Soap([parameter], lr=0.05)
+    found = _steps(optimiser, lambda: (parameter - target).square().sum(), 30)
+    assert {name for name in optimiser.state[parameter] if name in ("a", "t", "b")} == axes
+    assert found[-1] < found[0] / 2
+
+
 def test_its_bases_stay_orthogonal() -> None:
     torch.manual_seed(0)
     kernel, target = nn.Parameter(torch.zeros(4, 6, 3, 3)), torch.randn(4, 6, 3, 3)
