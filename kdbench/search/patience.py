@@ -66,6 +66,9 @@ class Patience:
         total_s: From the first call that failed to giving up [s].
         sleep: Waits so many seconds; may raise KeyboardInterrupt.
         tell: Told when the waiting begins and when it ends.
+
+    Attributes:
+        sleep: The same, for who waits for others.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Patience:
         sleep: Callable[[float], None] = time.sleep,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._total_s, self._sleep, self._tell = total_s, sleep, tell
+        self._total_s, self.sleep, self._tell = total_s, sleep, tell
         self._is_over = False  # nobody waits twice for a server that does not come back
         self._back: float | None = None
 
@@ -86,20 +89,21 @@ class Patience:
             SQLAlchemyError, StorageInternalError: It fails, or did not come back in time.
             KeyboardInterrupt: From `sleep`.
         """
-        began, n = time.monotonic(), 0
+        began, n = 0.0, 0
         while True:
             try:
                 found = function()
             except (SQLAlchemyError, StorageInternalError) as why:
-                spent_s = time.monotonic() - began
-                self._is_over = self._is_over or spent_s >= self._total_s
+                now = time.monotonic()
+                began = now if n == 0 else began
+                self._is_over = self._is_over or now - began >= self._total_s
                 if not is_gone(why) or self._is_over:
                     raise
                 if n == 1:
                     self._tell(
                         f"the database is gone; waiting for it, {self._total_s:.0f} s at most"
                     )
-                self._sleep(PAUSES_S[min(n, len(PAUSES_S) - 1)])
+                self.sleep(PAUSES_S[min(n, len(PAUSES_S) - 1)])
                 n += 1
             else:
                 self._is_over = False
