@@ -119,6 +119,7 @@ class Objective:
         try:
             twins = twins_of(trial, spec)
             while not self.asking.is_held():
+                self.interrupt.check()
                 self.asking.wait()
                 if is_overdrawn(trial.study):
                     raise TurnLost
