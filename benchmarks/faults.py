@@ -25,7 +25,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     kills, disks = kept(arguments.out)
     if "kills" in arguments.parts:
-        kills = [killed(arguments, None)]
-        if arguments.postgres:
-            with _server() as storage:
-                kills.append(killed(arguments, storage))
+        kills = list(killed(arguments))
     if "disk" in arguments.parts:
         disks = [
             failed(command, kind)
@@ -80,45 +76,40 @@ def kept(out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 # --- kills -------------------------------------------------------------------------------------
 
 
-def killed(arguments: argparse.Namespace, storage: Any) -> dict[str, Any]:
-    """Figures of one disturbed study, and what was wrong with it."""
-    n = arguments.trials
+def killed(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Figures of a disturbed study for each storage, and what was wrong with it."""
     with tempfile.TemporaryDirectory(prefix="kdbench-faults-") as made:
-        calm = Disturbed(Path(made) / "calm", n, seconds=0.0)
+        calm = Disturbed(Path(made) / "calm", arguments.trials, seconds=0.0)
         calm.run()
-        with storage() if storage else nullcontext() as url:
-            wild = Disturbed(Path(made) / "wild", n, seconds=SECONDS, storage=url)
-            began = time.monotonic()
-            wild.run_killed(arguments.kills, seed=arguments.seed, pause_s=PAUSE_S)
-            faults = [*calm.faults(), *wild.faults()]
-            if wild.results() != calm.results():
-                faults.append("results are not those of an undisturbed study")
-            if wild.front() != calm.front():
-                faults.append("the front is not that of an undisturbed study")
-            row = {
-                "storage": "PostgreSQL" if storage else "SQLite",
-                "trials": n,
-                **wild.summary(),
-                "front": len(wild.front()),
-                "seconds": round(time.monotonic() - began),
-                "faults": faults,
-            }
+        yield _disturbed(arguments, calm, Path(made) / "sqlite", None)
+        if arguments.postgres:
+            from tests.support.postgres import served
+
+            with served() as server:
+                yield _disturbed(arguments, calm, Path(made) / "postgres", server.database())
+
+
+def _disturbed(
+    arguments: argparse.Namespace, calm: Disturbed, folder: Path, storage: str | None
+) -> dict[str, Any]:
+    wild = Disturbed(folder, arguments.trials, seconds=SECONDS, storage=storage)
+    began = time.monotonic()
+    wild.run_killed(arguments.kills, seed=arguments.seed, pause_s=PAUSE_S)
+    faults = [*calm.faults(), *wild.faults()]
+    if wild.results() != calm.results():
+        faults.append("results are not those of an undisturbed study")
+    if wild.front() != calm.front():
+        faults.append("the front is not that of an undisturbed study")
+    row = {
+        "storage": "PostgreSQL" if storage else "SQLite",
+        "trials": arguments.trials,
+        **wild.summary(),
+        "front": len(wild.front()),
+        "seconds": round(time.monotonic() - began),
+        "faults": faults,
+    }
     print(row, flush=True)
     return row
-
-
-@contextmanager
-def _server() -> Iterator[Any]:
-    """Makes databases in a PostgreSQL server of our own."""
-    from tests.support.postgres import served
-
-    with served() as server:
-
-        @contextmanager
-        def database() -> Iterator[str]:
-            yield server.database()
-
-        yield database
 
 
 def kill_table(rows: Sequence[dict[str, Any]]) -> str:

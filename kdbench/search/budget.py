@@ -80,6 +80,13 @@ def verdict(study: optuna.Study) -> Verdict:
     return budget.verdict(trials, now_s(), exhausted=exhausted)
 
 
+def is_overdrawn(study: optuna.Study) -> bool:
+    """Whether more may become complete than was asked for."""
+    budget, trials = Budget(**study.user_attrs[BUDGET]), study.get_trials(deepcopy=False)
+    running = sum(trial.state == TrialState.RUNNING for trial in trials)
+    return len(complete_specs(trials)) + running > budget.trials
+
+
 def complete_specs(trials: list[FrozenTrial]) -> set[str]:
     """Hashes of the specs that are complete: a spec that came up twice counts once."""
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE]

@@ -28,7 +28,8 @@ PAUSES_S = (0.0, 0.5, 1.0, 2.0)  # then the last one; a connection that was cut 
 AFTERWARDS_S = 180.0  # after it came back: time for all to say that they are alive
 GONE = ("57P01", "57P02", "57P03", "53300")  # shut down, crashed, starting, too many clients
 GONE_CLASSES = ("08", "40")  # connection; rolled back for another one's sake
-REFUSED = ("password", "pg_hba.conf", "does not exist", "not permitted to log in")  # not later, too
+PASSWORD = ("password authentication failed", "no password supplied")
+REFUSED = ("pg_hba.conf", "does not exist", "not permitted to log in")  # not later, too
 
 T = TypeVar("T")
 
@@ -56,7 +57,14 @@ def is_gone(why: BaseException) -> bool:
     if not type(cause.orig).__module__.startswith("psycopg"):
         return False
     answered = "FATAL:" in str(cause.orig) and any(word in str(cause.orig) for word in REFUSED)
+    answered = answered or wants_another_password(cause)
     return not answered and isinstance(cause, OperationalError | InterfaceError)
+
+
+def wants_another_password(why: BaseException) -> bool:
+    """Whether PostgreSQL refused the password, or got none."""
+    cause = driver_error(why)
+    return cause is not None and any(words in str(cause.orig) for words in PASSWORD)
 
 
 class Patience:
@@ -66,6 +74,11 @@ class Patience:
         total_s: From the first call that failed to giving up [s].
         sleep: Waits so many seconds; may raise KeyboardInterrupt.
         tell: Told when the waiting begins and when it ends.
+
+    Attributes:
+        sleep: The same, for who waits for others.
+        password_may_change: Whether it is read anew for each connection, so that a refused one is
+            waited for, too.
     """
 
     def __init__(
@@ -75,7 +88,8 @@ class Patience:
         sleep: Callable[[float], None] = time.sleep,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._total_s, self._sleep, self._tell = total_s, sleep, tell
+        self._total_s, self.sleep, self._tell = total_s, sleep, tell
+        self.password_may_change = False
         self._is_over = False  # nobody waits twice for a server that does not come back
         self._back: float | None = None
 
@@ -86,20 +100,22 @@ class Patience:
             SQLAlchemyError, StorageInternalError: It fails, or did not come back in time.
             KeyboardInterrupt: From `sleep`.
         """
-        began, n = time.monotonic(), 0
+        began, n = 0.0, 0
         while True:
             try:
                 found = function()
             except (SQLAlchemyError, StorageInternalError) as why:
-                spent_s = time.monotonic() - began
-                self._is_over = self._is_over or spent_s >= self._total_s
-                if not is_gone(why) or self._is_over:
+                now = time.monotonic()
+                began = now if n == 0 else began
+                self._is_over = self._is_over or now - began >= self._total_s
+                if not self.bears(why) or self._is_over:
                     raise
                 if n == 1:
-                    self._tell(
-                        f"the database is gone; waiting for it, {self._total_s:.0f} s at most"
-                    )
-                self._sleep(PAUSES_S[min(n, len(PAUSES_S) - 1)])
+                    what = "is gone; waiting for it"
+                    if wants_another_password(why):
+                        what = "refuses the password; waiting for another one in ~/.pgpass"
+                    self._tell(f"the database {what}, {self._total_s:.0f} s at most")
+                self.sleep(PAUSES_S[min(n, len(PAUSES_S) - 1)])
                 n += 1
             else:
                 self._is_over = False
@@ -108,6 +124,10 @@ class Patience:
                     if n > 1:
                         self._tell(f"the database is back after {now - began:.0f} s")
                 return found
+
+    def bears(self, why: BaseException) -> bool:
+        """Whether what a call raised may pass."""
+        return is_gone(why) or (self.password_may_change and wants_another_password(why))
 
     @property
     def was_away(self) -> bool:
@@ -165,7 +185,7 @@ class PatientStorage(RDBStorage):
         try:
             super().record_heartbeat(trial_id)
         except (SQLAlchemyError, StorageInternalError) as why:
-            if not is_gone(why):
+            if not self.patience.bears(why):
                 raise
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:

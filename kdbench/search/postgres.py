@@ -6,6 +6,7 @@ after `HELD_S` of silence; when it wakes up it finds so, and takes back what it 
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -46,6 +47,12 @@ def connect_args(url: URL, *, more: str = "") -> dict[str, Any]:
         filter(None, (asked if isinstance(asked, str) else " ".join(asked), own, more))
     )
     return {"connect_timeout": int(CONNECT_S), "options": options, **KEEPALIVES}
+
+
+def password_may_change(url: URL) -> bool:
+    """Whether each connection reads it anew: from ~/.pgpass; a process keeps its environment."""
+    told = url.password is not None or "password" in url.query or "PGPASSWORD" in os.environ
+    return not told
 
 
 def engine(url: URL) -> Engine:

@@ -111,7 +111,9 @@ def connect(url: str, *, create: bool, patience: Patience | None = None) -> Pati
             shelf.make(storage.engine)
             return storage
 
-    return _bounded(parsed, made)
+    database = _bounded(parsed, made)
+    database.patience.password_may_change = postgres.password_may_change(parsed)
+    return database
 
 
 def connect_to_look(url: str) -> PatientStorage:

@@ -23,6 +23,7 @@ from kdbench.search.attributes import (
     RUNGS,
     SPEC_HASH,
 )
+from kdbench.search.budget import is_overdrawn
 from kdbench.search.dead import who
 from kdbench.search.gate import TrialGate
 from kdbench.search.ground import Ground, bench
@@ -90,7 +91,7 @@ class Objective:
             TrialPruned: It is infeasible, or others did better at a rung.
             TrialFailed: It broke.
             TwinRuns: Another worker is at it.
-            TurnLost: Somebody else may have asked at the same time.
+            TurnLost: Others asked at the same time, and the budget is spent.
             KeyboardInterrupt: Somebody wants us to stop.
             StoreError: Nothing can be kept any more.
         """
@@ -98,11 +99,7 @@ class Objective:
         trial.set_user_attr(BY, who(self.worker, self.store))
         spec = self._sample(trial)
         trial.set_user_attr(SPEC_HASH, spec.hash)
-        twins = twins_of(trial, spec)
-        if not self.asking.is_held():
-            trial.set_user_attr(INTERRUPTED, True)
-            raise TurnLost
-        self.asking.release()
+        twins = self._alone(trial, spec)
         if (values := self._known(trial, twins)) is not None:
             return values
         try:
@@ -111,6 +108,27 @@ class Objective:
         except StoreError:
             trial.set_user_attr(INTERRUPTED, True)  # its spec is queued again
             raise
+
+    def _alone(self, trial: optuna.Trial, spec: TrialSpec) -> list[FrozenTrial]:
+        """The twins of a trial, once it is sure that nobody asked at the same time; ends our turn.
+
+        Who loses his turn while he asks takes another one and looks again: a turn that had to last
+        from the first look at the budget to here would end in nothing wherever connections are cut
+        more often than that.
+        """
+        try:
+            twins = twins_of(trial, spec)
+            while not self.asking.is_held():
+                self.interrupt.check()
+                self.asking.wait()
+                if is_overdrawn(trial.study):
+                    raise TurnLost
+                twins = twins_of(trial, spec)
+        except (KeyboardInterrupt, TurnLost):
+            trial.set_user_attr(INTERRUPTED, True)  # its spec is queued again
+            raise
+        self.asking.release()
+        return twins
 
     def _whole(self, trial: optuna.Trial, spec: TrialSpec, twins: list[FrozenTrial]) -> list[float]:
         """From its folder to its objectives; uploaded then, whatever came of it."""

@@ -154,7 +154,7 @@ def _work(
         report.begin(None, "anchor")
         with interrupt.allowed():
             _check_ground(study, cfg, ground, store)
-    ended = _Worker(study, objective, database.patience).loop()
+    ended = _Worker(study, objective).loop()
     if measures and locks.lock(FRONT).take():  # kept until this process ends
         with interrupt.allowed():
             measure_front(study, cfg, ground, store, report.tell, elsewhere=elsewhere)
@@ -206,8 +206,8 @@ def _n_asked_by(study: optuna.Study, store: Store, index: int) -> int:
 class _Worker:
     """The loop: `study.optimize` for one trial at a time, since heartbeats exist only there."""
 
-    def __init__(self, study: optuna.Study, objective: Objective, patience: Patience) -> None:
-        self._study, self._objective, self._patience = study, objective, patience
+    def __init__(self, study: optuna.Study, objective: Objective) -> None:
+        self._study, self._objective = study, objective
         self._failures: deque[TrialFailed] = deque(maxlen=IN_A_ROW)
         self._n_twins = 0
 
@@ -234,10 +234,9 @@ class _Worker:
 
         Without it two workers would both take the last trial of the budget.
         """
-        asking, patience = self._objective.asking, self._patience
+        asking = self._objective.asking
         try:
-            while not patience.call(asking.take):
-                self._objective.interrupt.sleep(WAIT_S / 10)
+            asking.wait()
             self._objective.interrupt.check()
             settle_unclaimed(self._study, is_for_all=asking.is_for_all)
             yield

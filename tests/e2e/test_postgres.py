@@ -166,12 +166,15 @@ def test_a_watcher_that_is_interrupted_says_that_the_others_go_on(machines: Mach
 
 def test_cut_connections_cost_no_trial_and_the_budget_stays_exact(machines: Machines) -> None:
     machines.begin("--set", "trials=10")
-    workers = [machines.away.worker(STUB_SECONDS="0.3") for _ in range(3)]
+    workers = [machines.away.worker(STUB_SECONDS="1") for _ in range(3)]
     until(lambda: bool(machines.own(TrialState.RUNNING)))
+    until(lambda: len(machines.away.store.workers("demo")) == 3)
     n_cut = 0
     while any(each.poll() is None for each in workers):
+        began = time.monotonic()
         n_cut += machines.postgres.cut(machines.database)
-        time.sleep(3.0)  # time enough to ask once, also on a machine with other work
+        # less than an ask needs, more than a connection does, also on a machine with other work
+        time.sleep(0.5 + 5 * (time.monotonic() - began))
     ended = [finish(each) for each in workers]
     assert [code for code, _ in ended] == [0, 0, 0], ended
     assert n_cut > 3
@@ -199,6 +202,78 @@ def test_a_worker_waits_for_a_server_that_crashed_and_keeps_what_it_trained(
         assert len(machines.trials()) == len({t.number for t in machines.trials()})
         assert machines.trials()[number].state == TrialState.COMPLETE
         machines.close()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_away_for_a_minute_costs_no_trial(tmp_path: Path) -> None:
+    """Longer than a heartbeat and than what a kernel waits for a connection; both workers go on."""
+    with served() as server:
+        machines = Machines(server, tmp_path)
+        machines.begin("--set", "trials=8")
+        end = tmp_path / "end"
+        told = {"STUB_SECONDS": "2", "STUB_UNTIL": str(end)}
+        workers = [machines.away.worker(**told) for _ in range(2)]
+        until(lambda: len(machines.away.workers()) == 2)
+        under_way = {trial.number for trial in machines.own(TrialState.RUNNING)}
+        server.stop()
+        time.sleep(30.0)
+        end.touch()  # both trials end while nobody can be told
+        time.sleep(30.0)
+        assert [each.poll() for each in workers] == [None, None]
+        server.start()
+        ended = [finish(each) for each in workers]
+        assert [code for code, _ in ended] == [0, 0], ended
+        for _, printed in ended:
+            assert "the database is gone; waiting for it, 600 s at most\n" in printed
+            assert "the database is back after " in printed
+        machines.assert_exactly(8)
+        trials = machines.trials()
+        assert {trials[number].state for number in under_way} == {TrialState.COMPLETE}
+        assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.WAITING}
+        later = [t for t in trials if t.number not in under_way and BY in t.user_attrs]
+        assert {trial.user_attrs[BY]["worker"] for trial in later} == {0, 1}
+        stored = machines.away.store.trials("demo")
+        assert [trial.state for trial in stored] == ["complete"] * 8
+        machines.close()
+
+
+@pytest.mark.parametrize("heals", [True, False], ids=["in a file", "in the environment"])
+def test_a_password_that_becomes_wrong_is_waited_for_where_it_may_change(
+    machines: Machines, postgres: Postgres, tmp_path: Path, heals: bool
+) -> None:
+    user = f"of_{machines.database}"
+    postgres.role(user, "one")
+    postgres.sql(f"ALTER DATABASE {machines.database} OWNER TO {user}")
+    machines.home.url = postgres.url(machines.database, user, "one")
+    machines.begin("--set", "trials=1")
+    file, until_file = tmp_path / "pgpass", tmp_path / "go"
+    file.write_text(f"*:*:*:{user}:one\n")
+    file.chmod(0o600)
+    machines.away.url = postgres.url(machines.database, user, None)
+    told = {"PGPASSFILE": str(file)} if heals else {"PGPASSWORD": "one"}
+    worker = machines.away.worker(STUB_UNTIL=str(until_file), **told)
+    until(lambda: bool(machines.away.workers()))
+    postgres.sql(f"ALTER ROLE {user} PASSWORD 'two'")
+    postgres.cut(machines.database)
+    until_file.touch()
+    if heals:
+        until(lambda: refusals(postgres, user) > 3)
+        file.write_text(f"*:*:*:{user}:two\n")
+        code, printed = finish(worker)
+        assert code == 0, printed
+        waits = "the database refuses the password; waiting for another one in ~/.pgpass, 600 s"
+        assert waits in printed
+        machines.assert_exactly(1)
+        assert [trial.number for trial in machines.own(TrialState.COMPLETE)] == [0]
+    else:
+        code, printed = finish(worker)
+        assert code == 1
+        assert f'fails: password authentication failed for user "{user}"\n  fix: put' in printed
+
+
+def refusals(postgres: Postgres, user: str) -> int:
+    """How often the server refused a user's password."""
+    return postgres.log().count(f'FATAL:  password authentication failed for user "{user}"')
 
 
 # --- roots that are not shared --------------------------------------------------------------------

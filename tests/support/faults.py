@@ -34,6 +34,7 @@ from tests.support.stub_kdbench import COMMAND
 STUDY = "demo"
 PATIENCE_S = 600.0
 START_S = 60.0  # of a worker, on a machine with other work
+POLL_S = 0.05  # the list of all processes is read each time
 LADDER = "ladder={rungs: [0.2, 0.5, 0.8], stop: false}"  # every rung of every trial is kept
 ATTEMPTS = "20"  # of a spec: so many kills would meet the cap of three by chance
 
@@ -164,7 +165,7 @@ class Disturbed:
         while time.monotonic() < end and coordinator.poll() is None:
             if until_at_work and any(self._at_work(coordinator)):
                 break
-            time.sleep(0.01)
+            time.sleep(POLL_S)
 
     def _at_work(self, coordinator: subprocess.Popen[bytes]) -> list[int]:
         """Workers that run a trial."""

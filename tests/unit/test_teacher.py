@@ -2,7 +2,6 @@
 
 import errno
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from kdbench.teacher import (
     teacher_path,
 )
 from tests.support.codecs import architecture, finished, photos, save_teacher
+from tests.support.hosts import Host, finish
 
 RD_LAMBDAS = (0.0018, 0.0067, 0.025)
 PLAN = architecture(12, hyper=8, latent=24, n_levels=3)
@@ -220,34 +220,45 @@ def test_the_levels_of_a_cache_are_the_studys(
 # --- the cache on disk -------------------------------------------------------------------------
 
 OPEN = """
-import sys
+import os, sys, time
 from pathlib import Path
-from kdbench.teacher import TeacherCache, load_teacher
 from kdbench.data import draw_crops
+from kdbench.store import Store
+from kdbench.teacher import TeacherCache, load_teacher
 from tests.support.codecs import photos
-path, folder, n = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-told = []
+path, n, n_processes, root = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[-1])
+teacher, crops, told = load_teacher(f"file:{path}"), draw_crops(photos(), n, 64, seed=0), []
+(root / f"ready{os.getpid()}").touch()
+while len(list(root.glob("ready*"))) < n_processes:
+    time.sleep(0.01)
 cache = TeacherCache.open(
-    load_teacher(f"file:{path}"), draw_crops(photos(), n, 64, seed=0), (0.0018, 0.0067, 0.025),
-    folder, cache_gib=1.0, on_progress=lambda done, n: told.append(done),
+    teacher, crops, (0.0018, 0.0067, 0.025), Store(root).cache,
+    cache_gib=1.0, on_progress=lambda done, n: told.append(done),
 )
 print(len(told), float(cache.latents(n).abs().sum()))
 """
 
 
-def test_two_processes_that_ask_at_once_build_it_once_and_see_the_same(
-    path: Path, crops: CropList, tmp_path: Path
+@pytest.mark.parametrize("own", [False, True], ids=["in their root", "each its own"])
+def test_two_hosts_of_two_workers_that_ask_at_once_build_a_cache_once(
+    path: Path, tmp_path: Path, own: bool
 ) -> None:
-    command = [sys.executable, "-c", OPEN, str(path), str(tmp_path), str(N_CROPS)]
-    repository = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
-    runs = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        for _ in range(2)
-    ]
-    said = [run.communicate(timeout=120)[0].split() for run in runs]
-    assert sorted(n_told for n_told, _ in said) == ["0", "2"]  # two chunks, by one of them
-    assert said[0][1] == said[1][1]
+    """Once for all in a shared root; with KDBENCH_CACHE once per host."""
+    hosts = [Host(name, tmp_path, url="") for name in ("home", "away")]
+    (tmp_path / "runs").mkdir()
+    program = (sys.executable, "-c", OPEN, str(path), str(N_CROPS), "4")
+    runs = []
+    for host in hosts:
+        there = {"KDBENCH_CACHE": str(tmp_path / host.name)} if own else {}
+        runs += [host.start(program=program, **there) for _ in range(2)]
+    ended = [finish(run) for run in runs]
+    assert [code for code, _ in ended] == [0] * 4, ended
+    said = [printed.splitlines()[-1].split() for _, printed in ended]
+    assert len({latents for _, latents in said}) == 1
+    built = [int(n_told) // 2 for n_told, _ in said]  # two chunks each time
+    assert ([sum(built[:2]), sum(built[2:])] == [1, 1]) if own else (sum(built) == 1)
+    folders = [tmp_path / host.name for host in hosts] if own else [tmp_path / "runs" / "cache"]
+    assert [len(_caches(folder)) for folder in folders] == [1] * len(folders)
 
 
 def test_a_second_look_builds_nothing(teacher: Teacher, crops: CropList, tmp_path: Path) -> None:

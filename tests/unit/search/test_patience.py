@@ -46,6 +46,7 @@ NEVER = psycopg.OperationalError("connection refused")
         (wrapped(error(SHUT_DOWN)), True),
         (error(NEVER), True),
         (error(psycopg.OperationalError("failed: FATAL:  password authentication failed")), False),
+        (error(psycopg.OperationalError("fe_sendauth: no password supplied")), False),
         (error(psycopg.OperationalError('failed: FATAL:  database "kd" does not exist')), False),
         (error(psycopg.OperationalError("FATAL:  the database system is starting up")), True),
         (wrapped(asked_again(error(SHUT_DOWN))), True),

@@ -2,9 +2,11 @@
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
@@ -14,6 +16,7 @@ from kdbench.search import postgres as ours
 from kdbench.search.attributes import BY, INTERRUPTED, SPEC_HASH
 from kdbench.search.budget import Budget, set_budget
 from kdbench.search.locks import StudyLocks
+from kdbench.search.patience import Patience
 from kdbench.search.postgres import DatabaseLock, engine
 from kdbench.search.storage import connect, parse
 from kdbench.search.study import begin
@@ -144,43 +147,66 @@ def laboratory(folder: Path, url: str, *overrides: str) -> There:
 
 
 def trials(url: str) -> list[Any]:
-    import optuna
-
     storage = connect(url, create=False)
     return optuna.load_study(study_name="demo", storage=storage).get_trials()
 
 
-def test_who_loses_the_turn_while_he_asks_takes_back_what_he_asked_for(
-    postgres: Postgres, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """His look at the budget may be old by then: another worker asks, too."""
-    lab = laboratory(tmp_path, url, "trials=2")
-    plain = others.twins_of
-    cut: list[int] = []
+def while_asking(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
+    """Once, between the first look at the budget and the last one at the turn."""
+    plain, left = others.twins_of, [happens]
 
     def twins_of(trial: Any, spec: Any) -> Any:
-        if not cut:
-            cut.append(postgres.cut(make_url(url).database or ""))
+        if left:
+            left.pop()()
         return plain(trial, spec)
 
     monkeypatch.setattr(task, "twins_of", twins_of)
+
+
+def test_who_loses_the_turn_while_he_asks_takes_another_one_and_keeps_what_he_asked_for(
+    postgres: Postgres, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = laboratory(tmp_path, url, "trials=2")
+    cut: list[int] = []
+    while_asking(monkeypatch, lambda: cut.append(postgres.cut(make_url(url).database or "")))
     run = Recorded()
     assert lab.work(run) == "complete"
     assert cut[0] >= 1
-    found = trials(url)
-    assert found[0].state == TrialState.FAIL
-    assert INTERRUPTED in found[0].user_attrs
-    assert [trial.state.name for trial in found].count("COMPLETE") == 2
-    assert {spec.encoder.width for spec in run.specs} == {24, 16} or len(run.specs) == 2
+    begun = [trial for trial in trials(url) if trial.state != TrialState.WAITING]
+    assert [trial.state for trial in begun] == [TrialState.COMPLETE] * 2
+    assert len(run.specs) == 2
     assert lab.states() == ["complete"] * 2
+
+
+def test_who_loses_the_turn_to_one_who_takes_the_last_trial_takes_back_what_he_asked_for(
+    postgres: Postgres, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """His look at the budget is old by then."""
+    lab = laboratory(tmp_path, url, "trials=1")
+
+    def others_trial(trial: optuna.Trial) -> list[float]:
+        trial.set_user_attr(SPEC_HASH, "another's")
+        return [1.0, 1.0]
+
+    def lose() -> None:
+        assert postgres.cut(make_url(url).database or "") >= 1
+        another = optuna.load_study(study_name="demo", storage=connect(url, create=False))
+        another.optimize(others_trial, n_trials=1)
+
+    while_asking(monkeypatch, lose)
+    run = Recorded()
+    assert lab.work(run) == "complete"
+    assert run.specs == []
+    first, second = (trial for trial in trials(url) if trial.state != TrialState.WAITING)
+    assert (first.state, second.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert INTERRUPTED in first.user_attrs
+    assert lab.states() == []
 
 
 def test_a_trial_that_nobody_claims_is_ended_and_its_spec_is_tried(
     tmp_path: Path, url: str
 ) -> None:
     """Its worker died, or its connection, between beginning it and saying what it trains."""
-    import optuna
-
     lab = laboratory(tmp_path, url, "trials=5")
     study = optuna.load_study(study_name="demo", storage=connect(url, create=False))
     waiting = study.get_trials(states=(TrialState.WAITING,))[0]
@@ -216,7 +242,9 @@ def test_whose_turn_it_is_holds_on_every_machine(tmp_path: Path, url: str) -> No
     turns[0].release()
     assert turns[1].take()
     turns[1].release()
-    local = Turn(StudyLocks(Store(tmp_path / "a"), "demo").lock("ask"), None, is_for_all=True)
+    local = Turn(
+        StudyLocks(Store(tmp_path / "a"), "demo").lock("ask"), None, Patience(), is_for_all=True
+    )
     assert local.take()
     assert local.is_held()
     local.release()
