@@ -194,7 +194,7 @@ def test_a_search_on_a_disk_that_fails_ends_with_a_fix_and_goes_on_when_it_is_we
 ) -> None:
     """The writes of one command in turn: `python -m tests.support.disk_faults`, by hand."""
     disk = FaultyDisk(tmp_path / "block")
-    disk.watch(search.store.root)
+    disk.watch(search.store.root, kind)
     assert search.run("--workers", "2", **disk.environment)[0] == 0
     n = disk.n_changes
     disk.heal()
