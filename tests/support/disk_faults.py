@@ -1,9 +1,11 @@
 """Writes of a command fail in turn; run as a process of its own, started with a FaultyDisk.
 
-    python -m tests.support.disk_faults COMMAND KIND FOLDER            each place that writes once
+    python -m tests.support.disk_faults COMMAND KIND FOLDER            places, see `_sites`
     python -m tests.support.disk_faults COMMAND KIND FOLDER --every    every write
 
-KIND is `full`, `read-only` (both from that write on), `broken` (that write alone) or `all`. A line of JSON for each failure. The command runs in this process, in a fresh copy of its folder:
+KIND is `full`, `read-only` (both from that write on), `broken` (that write alone) or `all`.
+
+A line of JSON for each failure. The command runs in this process, in a fresh copy of its folder:
 first with the failure, where it must end with a problem and its fix (or as if nothing had been, if
 the write was of no importance); then everything in the folder must be whole; then the same command
 must find what it finds without any failure.
@@ -36,6 +38,7 @@ from tests.support.disk import ERRORS, FaultyDisk
 Found = Any  # what a command finds; compared with what it found without failures
 SAID = "\n  fix: "
 DATABASE = "optuna.db"
+CHANGES = r"(?<=-)[a-z0-9_]{8}(?=/|$)|[0-9a-f]{8,}|[0-9]+"  # in paths, from run to run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +49,15 @@ class Command:
         prepare: Makes the folder that it works in.
         run: Does it, there; an exit code.
         found: What it left.
+        only: Which writes fail, call and path; others are those of other commands.
+        is_slow: Whether each fails on one kind of disk only, the kinds taking turns.
     """
 
     prepare: Callable[[Path], object]
     run: Callable[[Path], int]
     found: Callable[[Path], Found]
+    only: str = ""
+    is_slow: bool = False
 
 
 # --- commands --------------------------------------------------------------------------------
@@ -197,8 +204,16 @@ REPORTS = [
 ]  # fmt: skip
 COMMANDS = {
     "search": Command(prepare=Path.mkdir, run=_stub_search, found=_trials),
-    "trial": Command(prepare=_desk, run=_real_search, found=_trials),
-    "report": Command(prepare=_student, run=_typed(*REPORTS), found=_files("out/**/*")),
+    "trial": Command(
+        prepare=_desk,
+        run=_real_search,
+        found=_trials,
+        only=r"^rename (?!.*/(workers|rungs)\b)|^write .*/(log\.jsonl|crops-|kdbench-evaluate-)",
+        is_slow=True,
+    ),
+    "report": Command(
+        prepare=_student, run=_typed(*REPORTS), found=_files("out/**/*"), is_slow=True
+    ),
     "export": Command(
         prepare=_student,
         run=_typed("export --study tiny --trial 0 --to out"),
@@ -271,7 +286,7 @@ def outcomes(
     disk.heal()
     assert code == 0, said
     expected, seen = command.found(here), disk.seen
-    for n in only or (range(1, len(seen) + 1) if every else _sites(here, seen)):
+    for n in only or (range(1, len(seen) + 1) if every else _sites(command, kind, here, seen)):
         _fresh(base, here)
         disk.arm(here, n, kind, stays=kind != "broken")
         code, said = _run(command, here)
@@ -344,20 +359,22 @@ def _run(command: Command, here: Path) -> tuple[int, str]:
     return code, said.getvalue()
 
 
-def _sites(here: Path, seen: Sequence[str]) -> list[int]:
+def _sites(command: Command, kind: str, here: Path, seen: Sequence[str]) -> list[int]:
     """The first write of each place, and the first to the database after each other file."""
     first: dict[tuple[str, ...], int] = {}
     file = ""
     for n, line in enumerate(seen, start=1):
         call, _, path = line.partition(" ")
-        # less what differs from one run to another, or from trial to trial
-        place = re.sub("[0-9a-f]{8,}|[0-9]+", "#", path.removeprefix(str(here)))
+        place = re.sub(CHANGES, "#", path.removeprefix(str(here)))
+        if not re.search(command.only, line):
+            continue
         first.setdefault((call, place), n)
         if DATABASE in place:
             first.setdefault((DATABASE, file), n)
         elif call != "fsync":
             file = place
-    return sorted(set(first.values()))
+    found = sorted({*first.values()})
+    return found[[*ERRORS].index(kind) :: len(ERRORS)] if command.is_slow else found
 
 
 if __name__ == "__main__":
