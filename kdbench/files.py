@@ -111,9 +111,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         raise damaged(path, str(err)) from None
 
 
-def write_json(path: Path, value: object, *, durable: bool = True) -> None:
+def write_json(
+    path: Path, value: object, *, durable: bool = True, elsewhere: str = ELSEWHERE
+) -> None:
     """Write a record, see `write_atomic`."""
-    write_atomic(path, _json(path, value), durable=durable)
+    write_atomic(path, _json(path, value), durable=durable, elsewhere=elsewhere)
 
 
 def write_once(path: Path, value: object) -> bool:
