@@ -24,6 +24,7 @@ from kdbench.seals import FIELD, BrokenSealError, seal, seal_json, unseal, unsea
 
 T = TypeVar("T")
 ELSEWHERE = "name a folder that can be written with `--root FOLDER` or KDBENCH_ROOT"
+TEMPORARY = "set TMPDIR to a folder on another disk"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REASONS = {
     **dict.fromkeys((errno.EACCES, errno.EPERM), "permission denied"),
@@ -192,7 +193,7 @@ def disk_errors() -> Iterator[None]:
         named = err.filename if isinstance(err.filename, str) else None
         path = Path(named or "a file")
         if path.is_relative_to(tempfile.gettempdir()):
-            raise _refused(path, err, elsewhere="set TMPDIR to a folder on another disk") from None
+            raise _refused(path, err, elsewhere=TEMPORARY) from None
         raise _refused(path, err) from None
 
 

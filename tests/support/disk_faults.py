@@ -232,6 +232,7 @@ COMMANDS = {
             "--latent 32"
         ),
         found=_files("teachers/mine.*"),
+        is_slow=True,
     ),
     "measure": Command(
         prepare=_student,
@@ -242,6 +243,7 @@ COMMANDS = {
         prepare=_student,
         run=_typed("bench jpeg --no-energy --images photos/evaluation"),
         found=_files("runs/cache/curve-*.json"),
+        is_slow=True,
     ),
 }
 
