@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or broken at every place where a command writes."""
+"""A disk that is full, read-only or broken at the places where a command writes."""
 
 import json
 import os
@@ -17,9 +17,9 @@ from tests.support.disk_faults import COMMANDS
 def test_a_command_whose_disk_fails_says_what_to_do_and_goes_on_when_it_is_well_again(
     command: str, tmp_path: Path
 ) -> None:
-    """Of writes at one place only the first fails; `disk_faults --every` lets each one fail.
+    """Places as `disk_faults` chooses them; with `--every` it lets each single write fail.
 
-    All kinds of failure in one process: they share what takes longest, its start.
+    All kinds of failure in one process: they share its start, which takes longest.
     """
     disk = FaultyDisk(tmp_path / "block")
     run = subprocess.run(
