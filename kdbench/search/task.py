@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from kdbench.config import StudyConfig
 from kdbench.errors import KdbenchError, QualityGapError, StoreError, TargetError
@@ -92,7 +94,7 @@ class Objective:
             TwinRuns: Another worker is at it.
             TurnLost: Somebody else may have asked at the same time.
             KeyboardInterrupt: Somebody wants us to stop.
-            StoreError: Nothing can be kept any more.
+            StoreError: Nothing can be kept any more; likewise what the database raises.
         """
         self.number = trial.number
         trial.set_user_attr(BY, who(self.worker, self.store))
@@ -194,7 +196,7 @@ class Objective:
         except TargetError as why:  # what it has trained waits in its checkpoint
             self._interrupted(trial, f"{why.problem}; {why.fix}")
             raise
-        except StoreError:
+        except (StoreError, SQLAlchemyError, StorageInternalError):  # no fault of this spec
             raise
         except Exception as why:  # a trial may break; the study must not
             self._without_result(trial, gate, why)
