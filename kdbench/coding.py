@@ -20,7 +20,7 @@ from kdbench.codecs.learned import LearnedCodec
 from kdbench.codecs.weights import load_codec
 from kdbench.data import UnusableError, read_rgb
 from kdbench.device import machine, one_thread, synchronise
-from kdbench.errors import CodecError, DataError, KdbenchError
+from kdbench.errors import CodecError, DataError
 from kdbench.files import write_atomic
 from kdbench.rd import psnr_db
 from kdbench.store import Store
@@ -114,7 +114,7 @@ def encode_file(
         KdbenchError: No such photo or codec, a quality outside 0 to 1, or `out` is there or cannot
             be written.
     """
-    _require_free(out, overwrite)
+    _require_no_folder(out)
     pixels = read_photo(photo)
     model, rd_lambdas = load_named(codec, store)
     n = model.architecture.n_levels
@@ -133,7 +133,7 @@ def encode_file(
         synchronise(device)
         seconds["encode"] = time.perf_counter() - began
         decoded, seconds["decode"] = _decoded(model, data, here, device)
-    _written(out, data)
+    _write(out, data, overwrite)
     psnr = psnr_db(pixels, decoded, peak=255)
     return _coded(out, codec, data, model=model, rd_lambdas=rd_lambdas, seconds=seconds, psnr=psnr)
 
@@ -168,7 +168,7 @@ def decode_file(
             f"{out} would not keep the decoded pixels as they are",
             fix=f"name a file that ends with {', '.join(LOSSLESS)}",
         )
-    _require_free(out, overwrite)
+    _require_no_folder(out)
     data = _read(file)
     model, rd_lambdas = load_named(codec, store)
     here = machine(device, threads=1)
@@ -188,7 +188,7 @@ def decode_file(
                 fix="name the photo that was encoded",
             )
         psnr = psnr_db(pixels, decoded, peak=255)
-    _save(out, decoded)
+    _write(out, _image_file(decoded, out.suffix.lower()), overwrite)
     took = {"decode": seconds}
     return _coded(out, codec, data, model=model, rd_lambdas=rd_lambdas, seconds=took, psnr=psnr)
 
@@ -273,23 +273,31 @@ def _read(file: Path) -> bytes:
         ) from None
 
 
-def _require_free(out: Path, overwrite: bool) -> None:
+def _require_no_folder(out: Path) -> None:
     if out.is_dir():
         raise DataError(f"{out} is a folder", fix="name a file in it")
-    if out.exists() and not overwrite:
+
+
+def _write(out: Path, data: bytes, overwrite: bool) -> None:
+    """Writes `data` whole.
+
+    A file that holds just that may be there: of the same command, whose disk failed at the very
+    last.
+    """
+    if out.exists() and not overwrite and not _holds(out, data):
         raise DataError(f"{out} is there already", fix="name another file, or add `--force`")
+    write_atomic(out, data, elsewhere="name a file in a folder that can be written")
 
 
-def _written(out: Path, data: bytes) -> None:
-    """Writes `data` whole; an error names this command's fix, not the store's."""
+def _holds(file: Path, data: bytes) -> bool:
     try:
-        write_atomic(out, data)
-    except KdbenchError as why:
-        raise DataError(why.problem, fix="name a file in a folder that can be written") from None
+        return file.is_file() and file.stat().st_size == len(data) and file.read_bytes() == data
+    except OSError:
+        return False
 
 
-def _save(out: Path, pixels: Image) -> None:
+def _image_file(pixels: Image, suffix: str) -> bytes:
     kinds = {".png": "PNG", ".ppm": "PPM", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
     buffer = io.BytesIO()
-    Pillow.fromarray(np.asarray(pixels)).save(buffer, kinds[out.suffix.lower()])
-    _written(out, buffer.getvalue())
+    Pillow.fromarray(np.asarray(pixels)).save(buffer, kinds[suffix])
+    return buffer.getvalue()

@@ -5,7 +5,7 @@
     this process                                  the decoder
     {"codec": PATH, "folder": PATH, "device": D}  -> loads the codec from its file
                                                      decodes each .kdb of the folder into an .rgb
-    {"sha": {NAME: SHA}, "seconds": {NAME: S}}    <- or {"problem": WHAT}
+    {"sha": {NAME: SHA}, "seconds": {NAME: S}}    <- or {"problem": WHAT}, with "fix" of its disk
 
 One decoder serves all codecs of a process, one after the other, since its start (interpreter,
 torch, CompressAI) takes more CPU seconds than the photos of a student; it holds half a gigabyte
@@ -37,7 +37,8 @@ from kdbench.codecs.base import Image
 from kdbench.codecs.bitfile import decode_image, lay_out
 from kdbench.codecs.weights import load_codec
 from kdbench.device import keep_freed_memory, resolve, return_freed_memory, synchronise
-from kdbench.errors import CodecError, KdbenchError
+from kdbench.errors import CodecError, KdbenchError, StoreError
+from kdbench.files import TEMPORARY, writing
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 RAW = ".rgb"  # a decoded image: its samples, row by row
@@ -115,9 +116,12 @@ class Decoder:
 
         Raises:
             CodecError: A file cannot be decoded, or the decoder broke; says why.
+            StoreError: `folder` cannot be written any more.
         """
         request = {"codec": str(codec.resolve()), "folder": str(folder), "device": device}
         reply = self._ask(request)
+        if "fix" in reply:
+            raise StoreError(reply["problem"], fix=reply["fix"])
         if "problem" in reply:
             raise CodecError(
                 f"decoding in a process of its own failed: {reply['problem']}",
@@ -210,6 +214,8 @@ def serve(requests: TextIO, replies: TextIO) -> None:
                 Path(request["codec"]), Path(request["folder"]), request["device"], parent
             )
             reply: dict[str, Any] = {"sha": found.sha, "seconds": found.seconds}
+        except StoreError as why:
+            reply = {"problem": why.problem, "fix": why.fix}
         except KdbenchError as why:
             reply = {"problem": why.problem}
         replies.write(json.dumps(reply) + "\n")
@@ -233,13 +239,9 @@ def _decode_folder(path: Path, folder: Path, device: str, parent: int) -> Decode
         if i > 0:
             seconds[file.name] = time.perf_counter() - began
         shas[file.name] = pixels_sha(pixels)
-        try:
-            file.with_suffix(RAW).write_bytes(pixels.tobytes())
-        except OSError as err:
-            raise CodecError(
-                f"a decoded image cannot be kept in {folder}: {str(err.strerror).lower()}",
-                fix="free some space there, or name another folder in TMPDIR",
-            ) from None
+        image = file.with_suffix(RAW)
+        with writing(image, elsewhere=TEMPORARY):
+            image.write_bytes(pixels.tobytes())
     return Decoded(folder=folder, sha=shas, seconds=seconds)
 
 

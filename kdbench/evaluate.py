@@ -33,6 +33,7 @@ from kdbench.data import ImageSet
 from kdbench.decoder import decoder, pixels_sha
 from kdbench.device import keep_freed_memory, one_thread, synchronise
 from kdbench.errors import CodecError
+from kdbench.files import TEMPORARY, writing
 from kdbench.metrics import BUILTIN, MS_SSIM_MIN_PX
 from kdbench.metrics import find as find_metric
 from kdbench.rd import joined, psnr_db
@@ -196,7 +197,8 @@ def evaluate_learned(
                         coding_s = time.perf_counter() - began
                         encode_s.append((analysis_s + coding_s) / image[..., 0].size * 1e6)
                         name = f"{level}-{i}.kdb"
-                        (Path(folder) / name).write_bytes(data)
+                        with writing(Path(folder) / name, elsewhere=TEMPORARY):
+                            (Path(folder) / name).write_bytes(data)
                         files.append((name, level, data, image))
                         if i < n_checked:
                             check.expect(name, data, expectation(model, analysed, level))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdbench import __version__
 from kdbench.errors import CodecError, DataError, KdbenchError
-from kdbench.files import write_atomic, write_json
+from kdbench.files import write_atomic, write_json, writing
 from kdbench.package import CARD, CODEC, FORMAT, KIND, README, SPEC
 from kdbench.rd import bd_rate
 from kdbench.records import SCHEMA, RDCurve, TrialResult, plain
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 Count = Callable[[int, int], None]
+ELSEWHERE = "name a folder that can be written with `--to`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +84,11 @@ def export(
             from kdbench.complexity import measure_complexity
 
             model, data = _rounded(model, trial)
-            write_atomic(inside / CODEC, data)
+            write_atomic(inside / CODEC, data, elsewhere=ELSEWHERE)
             curve, exact = _measured(inside / CODEC, store, study, result, on_progress)
             costs = measure_complexity(model)
         else:
-            write_atomic(inside / CODEC, data)
+            write_atomic(inside / CODEC, data, elsewhere=ELSEWHERE)
         onnx = _onnx(model, inside) if wanted.onnx else {}
         card = _card(found.anchor_name, study, trial, result, curve)
         card |= {
@@ -99,9 +100,10 @@ def export(
             "complexity": complexity_json(costs),
             "onnx": onnx,
         }
-        write_json(inside / CARD, card)
-        write_json(inside / SPEC, {"hash": trial.spec.hash, "spec": plain(trial.spec)})
-        write_atomic(inside / README, package_readme(card).encode())
+        write_json(inside / CARD, card, elsewhere=ELSEWHERE)
+        spec = {"hash": trial.spec.hash, "spec": plain(trial.spec)}
+        write_json(inside / SPEC, spec, elsewhere=ELSEWHERE)
+        write_atomic(inside / README, package_readme(card).encode(), elsewhere=ELSEWHERE)
     return card
 
 
@@ -153,15 +155,11 @@ def _whole(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` that takes its place when all went well."""
     inside = folder.absolute().with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        try:
+        with writing(folder, elsewhere=ELSEWHERE):
+            shutil.rmtree(inside, ignore_errors=True)  # of an earlier process of this number
             inside.mkdir(parents=True)
             yield inside
             inside.replace(folder)
-        except OSError as why:
-            raise DataError(
-                f"{folder} cannot be written: {(why.strerror or str(why)).lower()}",
-                fix="name a folder that can be written with `--to`",
-            ) from None
     finally:
         shutil.rmtree(inside, ignore_errors=True)
 

@@ -23,6 +23,8 @@ from kdbench.records import SCHEMA, plain
 from kdbench.seals import FIELD, BrokenSealError, seal, seal_json, unseal, unseal_json
 
 T = TypeVar("T")
+ELSEWHERE = "name a folder that can be written with `--root FOLDER` or KDBENCH_ROOT"
+TEMPORARY = "set TMPDIR to a folder on another disk"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REASONS = {
     **dict.fromkeys((errno.EACCES, errno.EPERM), "permission denied"),
@@ -31,29 +33,36 @@ _REASONS = {
 }
 
 
-def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
+def write_atomic(
+    path: Path, data: bytes, *, durable: bool = True, elsewhere: str = ELSEWHERE
+) -> None:
     """Write a file whole or not at all, its folder too if need be.
 
     Args:
         path: Replaced if it is there.
         data: Its content.
         durable: Whether it must survive a power cut; without, a crash of the process only.
+        elsewhere: The part of the fix that says how to choose another place.
 
     Raises:
         StoreError: The disk is full, or the folder cannot be written; says what to do.
     """
-    with _temporary(path, data, durable=durable) as temporary:
+    with _temporary(path, data, durable=durable, elsewhere=elsewhere) as temporary:
         temporary.replace(path)
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, *, elsewhere: str = ELSEWHERE) -> None:
     """Write and remove a small file in `folder`, which is made if need be.
+
+    Args:
+        folder: Where something shall be written later.
+        elsewhere: As for `write_atomic`.
 
     Raises:
         StoreError: The folder cannot be written, or its disk is full.
     """
     probe = folder / f".probe-{os.getpid()}"
-    with writing(folder):
+    with writing(folder, elsewhere=elsewhere):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             probe.write_bytes(b"kdbench\n")
@@ -103,9 +112,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         raise damaged(path, str(err)) from None
 
 
-def write_json(path: Path, value: object, *, durable: bool = True) -> None:
+def write_json(
+    path: Path, value: object, *, durable: bool = True, elsewhere: str = ELSEWHERE
+) -> None:
     """Write a record, see `write_atomic`."""
-    write_atomic(path, _json(path, value), durable=durable)
+    write_atomic(path, _json(path, value), durable=durable, elsewhere=elsewhere)
 
 
 def write_once(path: Path, value: object) -> bool:
@@ -130,10 +141,12 @@ def _json(path: Path, value: object) -> bytes:
 
 
 @contextmanager
-def _temporary(path: Path, data: bytes, *, durable: bool) -> Iterator[Path]:
+def _temporary(
+    path: Path, data: bytes, *, durable: bool, elsewhere: str = ELSEWHERE
+) -> Iterator[Path]:
     """A file beside `path` that holds `data`, to be moved there by the body."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-    with writing(path):
+    with writing(path, elsewhere=elsewhere):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as file:
@@ -157,12 +170,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, *, elsewhere: str = ELSEWHERE) -> Iterator[None]:
     """Turns an OSError of the block, which writes `path`, into a StoreError with its fix."""
     try:
         yield
     except OSError as err:
-        raise _refused(path, err) from None
+        raise _refused(path, err, elsewhere=elsewhere) from None
 
 
 @contextmanager
@@ -179,27 +192,21 @@ def disk_errors() -> Iterator[None]:
             raise
         named = err.filename if isinstance(err.filename, str) else None
         path = Path(named or "a file")
-        raise _refused(path, err, temporary=path.is_relative_to(tempfile.gettempdir())) from None
+        if path.is_relative_to(tempfile.gettempdir()):
+            raise _refused(path, err, elsewhere=TEMPORARY) from None
+        raise _refused(path, err) from None
 
 
-def _refused(path: Path, err: OSError, *, temporary: bool = False) -> StoreError:
+def _refused(path: Path, err: OSError, *, elsewhere: str = ELSEWHERE) -> StoreError:
     """Why a write failed, and what to do."""
     if err.errno in _FULL:
-        other = (
-            "set TMPDIR to a folder on another disk"
-            if temporary
-            else ("use another disk with `--root FOLDER`")
-        )
         return StoreError(
             f"{path} cannot be written: the disk is full",
             fix="free some space and run the same command again, what is finished is kept; "
-            f"or {other}",
+            f"or {elsewhere}",
         )
     reason = _REASONS.get(err.errno or 0, str(err.strerror or err).lower())
-    return StoreError(
-        f"{path} cannot be written: {reason}",
-        fix="name a folder that can be written with `--root FOLDER` or KDBENCH_ROOT",
-    )
+    return StoreError(f"{path} cannot be written: {reason}", fix=elsewhere)
 
 
 @cache

@@ -16,7 +16,7 @@ from kdbench.codecs.succeed import succeed
 from kdbench.codecs.weights import codec_bytes, round_kernels
 from kdbench.data import ImageSet, Role, disjoint, joined, load_images, sample_batch
 from kdbench.device import supports_bf16
-from kdbench.errors import CodecError, ConfigError, StoreError
+from kdbench.errors import CodecError, ConfigError
 from kdbench.files import require_writable, write_atomic
 from kdbench.records import (
     Architecture,
@@ -32,6 +32,7 @@ from kdbench.teacher import Teacher, load_teacher, teacher_architecture
 from kdbench.train import Batch, TrainingLog, levels_of_step, step_rng, to_tensor, train
 
 N_START_CROPS = 64
+ELSEWHERE = "name a file that can be written with `--out`"
 
 
 def load_training_photos(sources: Sequence[str], crop_px: int) -> ImageSet:
@@ -116,7 +117,7 @@ def teach(
         TrainingError: The loss became NaN, or the checkpoint is of another training.
     """
     _check(training)
-    _require_writable(out.parent)  # better now than after hours
+    require_writable(out.parent, elsewhere=ELSEWHERE)  # better now than after hours
     checkpoint = out.with_suffix(".checkpoint")
     torch.manual_seed(seed)
     model = Hyperprior(architecture)
@@ -183,13 +184,6 @@ def command_line(
     return shlex.join(map(str, words))
 
 
-def _require_writable(folder: Path) -> None:
-    try:
-        require_writable(folder)
-    except StoreError as why:
-        raise StoreError(why.problem, fix="name a file that can be written with `--out`") from None
-
-
 def _check(training: Training) -> None:
     if training.crop_px % DOWNSAMPLING:
         raise ConfigError(
@@ -227,7 +221,7 @@ def _finish(
         "final_loss": log.last("rd_loss"),
         "torch": torch.__version__,
     }
-    write_atomic(out, codec_bytes(model, full, half=True, summed=True))
+    write_atomic(out, codec_bytes(model, full, half=True, summed=True), elsewhere=ELSEWHERE)
     evaluation = evaluate_learned(out, load_images("builtin", "evaluation"))
     full["rd"] = [plain(point) for point in evaluation.curve.points]
-    write_atomic(out, codec_bytes(model, full, half=True, summed=True))
+    write_atomic(out, codec_bytes(model, full, half=True, summed=True), elsewhere=ELSEWHERE)

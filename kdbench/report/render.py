@@ -151,9 +151,6 @@ def write(about: Subject, kind: str, out: Path | None, width: int) -> list[Path]
         files = {path: printed(about, kind, width).encode()}
     else:
         files = {(out or home) / name: data for name, data in folder(about, kind).items()}
-    try:
-        for path, data in files.items():
-            write_atomic(path, data, durable=False)
-    except StoreError as why:
-        raise StoreError(why.problem, fix="name another place with `--out`") from None
+    for path, data in files.items():
+        write_atomic(path, data, durable=False, elsewhere="name another place with `--out`")
     return list(files)

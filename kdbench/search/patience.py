@@ -9,6 +9,7 @@ the same; a trial told twice is recognised below; a trial begun twice is one tha
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -181,12 +182,12 @@ class PatientStorage(RDBStorage):
         return self.patience.call(tell)
 
     def record_heartbeat(self, trial_id: int) -> None:
-        """As Optuna's; one that fails is made up for by the next: the thread must not end."""
-        try:
+        """As Optuna's; one that fails is made up for by the next: the thread must not end.
+
+        What keeps failing is told to the thread that trains, by the next question of its own.
+        """
+        with suppress(SQLAlchemyError, StorageInternalError):
             super().record_heartbeat(trial_id)
-        except (SQLAlchemyError, StorageInternalError) as why:
-            if not self.patience.bears(why):
-                raise
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
         """None while the database is hardly back: nobody could say that he is alive."""

@@ -310,7 +310,7 @@ def _failed(url: URL, err: BaseException) -> StoreError:
         fix = "a process died while it wrote: `kdbench search` makes the file whole when it begins"
     elif url.get_backend_name() == "sqlite":
         folder = Path(url.database or "").absolute().parent
-        fix = f"see that {folder} is a folder that can be written; {fix}"
+        fix = f"see that {folder} is a folder that can be written, on a disk with space; {fix}"
     return StoreError(f"the database {shown(url)} fails: {_scrubbed(url, first)}", fix=fix)
 
 

@@ -3,12 +3,15 @@
 import math
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from kdbench.config import StudyConfig
 from kdbench.errors import KdbenchError, QualityGapError, StoreError, TargetError
@@ -93,7 +96,7 @@ class Objective:
             TwinRuns: Another worker is at it.
             TurnLost: Others asked at the same time, and the budget is spent.
             KeyboardInterrupt: Somebody wants us to stop.
-            StoreError: Nothing can be kept any more.
+            StoreError: Nothing can be kept any more; likewise what the database raises.
         """
         self.number = trial.number
         trial.set_user_attr(BY, who(self.worker, self.store))
@@ -212,7 +215,9 @@ class Objective:
         except TargetError as why:  # what it has trained waits in its checkpoint
             self._interrupted(trial, f"{why.problem}; {why.fix}")
             raise
-        except StoreError:
+        except (StoreError, SQLAlchemyError, StorageInternalError):  # no fault of this spec
+            with suppress(StoreError):  # a disk that is full may not hold even that
+                self._save_failure("failed", INTERRUPTED, AGAIN, {})
             raise
         except Exception as why:  # a trial may break; the study must not
             self._without_result(trial, gate, why)

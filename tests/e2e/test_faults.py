@@ -194,9 +194,9 @@ def test_a_worker_of_another_version_is_refused_with_both_versions(search: Searc
 def test_a_search_on_a_disk_that_fails_ends_with_a_fix_and_goes_on_when_it_is_well_again(
     kind: str, share: float, search: Search, tmp_path: Path
 ) -> None:
-    """The writes of one command in turn: `python -m tests.support.disk_faults`, by hand."""
+    """Here several processes meet it; one that meets it at each place in turn: `test_disk`."""
     disk = FaultyDisk(tmp_path / "block")
-    disk.watch(search.store.root)
+    disk.watch(search.store.root, kind)
     assert search.run("--workers", "2", **disk.environment)[0] == 0
     n = disk.n_changes
     disk.heal()

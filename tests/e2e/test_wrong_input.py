@@ -66,7 +66,8 @@ IN_A_PROCESS = (  # of their own, as a user would type them
 )
 FULL = (
     "cannot be written: the disk is full\n  fix: free some space and run the same command again, "
-    "what is finished is kept; or use another disk with `--root FOLDER`\n"
+    "what is finished is kept; or name a folder that can be written with `--root FOLDER` or "
+    "KDBENCH_ROOT\n"
 )
 DATABASE_FULL = (
     "the database sqlite:///HERE/disk/quick/optuna.db fails: database or disk is full\n"

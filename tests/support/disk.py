@@ -64,11 +64,11 @@ class FaultyDisk:
         """
         return {"LD_PRELOAD": str(_built()), BLOCK: str(self._file)}
 
-    def watch(self, folder: Path) -> None:
-        """Count and list changes below `folder`; none fails."""
+    def watch(self, folder: Path, kind: str) -> None:
+        """Count and list changes below `folder` that such a disk could refuse; none fails."""
         self._trace.unlink(missing_ok=True)
         self._block.traced = 1
-        self.arm(folder, 0, "full")
+        self.arm(folder, 0, kind)
 
     @property
     def seen(self) -> list[str]:

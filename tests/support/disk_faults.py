@@ -1,7 +1,9 @@
-"""Every write of a command fails in turn; run as a process of its own, started with a FaultyDisk.
+"""Writes of a command fail in turn; run as a process of its own, started with a FaultyDisk.
 
-    python -m tests.support.disk_faults COMMAND KIND FOLDER            each place that writes
+    python -m tests.support.disk_faults COMMAND KIND FOLDER            places, see `_sites`
     python -m tests.support.disk_faults COMMAND KIND FOLDER --every    every write
+
+KIND is `full`, `read-only` (both from that write on), `broken` (that write alone) or `all`.
 
 A line of JSON for each failure. The command runs in this process, in a fresh copy of its folder:
 first with the failure, where it must end with a problem and its fix (or as if nothing had been, if
@@ -35,6 +37,8 @@ from tests.support.disk import ERRORS, FaultyDisk
 
 Found = Any  # what a command finds; compared with what it found without failures
 SAID = "\n  fix: "
+DATABASE = "optuna.db"
+CHANGES = r"(?<=-)[a-z0-9_]{8}(?=/|$)|[0-9a-f]{8,}|[0-9]+"  # in paths, from run to run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +49,15 @@ class Command:
         prepare: Makes the folder that it works in.
         run: Does it, there; an exit code.
         found: What it left.
+        only: Which writes fail, call and path; others are those of other commands.
+        is_slow: Whether each fails on one kind of disk only, the kinds taking turns.
     """
 
     prepare: Callable[[Path], object]
     run: Callable[[Path], int]
     found: Callable[[Path], Found]
+    only: str = ""
+    is_slow: bool = False
 
 
 # --- commands --------------------------------------------------------------------------------
@@ -115,15 +123,23 @@ def _real_search(folder: Path) -> int:
 
 
 def _trials(folder: Path) -> Found:
-    """Results of a search: specs, and hashes of what was trained or what it is worth."""
+    """What a search kept, by spec, and what it told its database."""
+    import optuna
+
+    from kdbench.search.attributes import SPEC_HASH
     from kdbench.store import Store
 
     store = Store(folder / "runs")
     (study,) = store.studies()
     done = [trial for trial in store.trials(study) if trial.result is not None]
-    assert all(trial.rungs for trial in done)
-    found = [(t.spec.hash, dict(t.result.hashes), t.result.bd_rate) for t in done if t.result]
-    return sorted(map(repr, found))
+    kept = [
+        (t.spec.hash, [rung.step for rung in t.rungs], dict(t.result.hashes), t.result.bd_rate)
+        for t in done
+        if t.result
+    ]
+    known = optuna.load_study(study_name=study, storage=store.database_url(study)).get_trials()
+    told = {(t.state.name, t.user_attrs.get(SPEC_HASH)) for t in known if t.state.name != "FAIL"}
+    return {"kept": sorted(map(repr, kept)), "told": sorted(map(repr, told))}
 
 
 def _files(*names: str) -> Callable[[Path], Found]:
@@ -145,8 +161,14 @@ def _desk(folder: Path) -> None:
         make_desk(folder)
 
 
-def _desk_with_file(folder: Path) -> None:
-    _desk(folder)
+def _student(folder: Path) -> None:
+    from tests.support.students import make_study_with_student
+
+    make_study_with_student(folder)
+
+
+def _student_and_file(folder: Path) -> None:
+    _student(folder)
     with contextlib.chdir(folder):
         assert cli.main(shlex.split(ENCODE)) == 0
 
@@ -172,7 +194,7 @@ def _small_evaluations() -> None:
     vars(teach)["load_images"] = few
 
 
-ENCODE = "encode photos/evaluation/0.png photo.kdb --codec teacher:default --quality 0.5"
+ENCODE = "encode photos/evaluation/0.png photo.kdb --codec trial:tiny/0"
 REPORTS = [
     f"report --study tiny --format {kind} --out out/{name}"
     for kind, name in (
@@ -182,36 +204,46 @@ REPORTS = [
 ]  # fmt: skip
 COMMANDS = {
     "search": Command(prepare=Path.mkdir, run=_stub_search, found=_trials),
-    "trial": Command(prepare=_desk, run=_real_search, found=_trials),
-    "report": Command(prepare=_desk, run=_typed(*REPORTS), found=_files("out/**/*")),
-    "export": Command(
+    "trial": Command(
         prepare=_desk,
+        run=_real_search,
+        found=_trials,
+        only=r"^rename (?!.*/(workers|rungs)\b)|^write .*/(log\.jsonl|crops-|kdbench-evaluate-)",
+        is_slow=True,
+    ),
+    "report": Command(
+        prepare=_student, run=_typed(*REPORTS), found=_files("out/**/*"), is_slow=True
+    ),
+    "export": Command(
+        prepare=_student,
         run=_typed("export --study tiny --trial 0 --to out"),
         found=_files("out/*"),
     ),
-    "encode": Command(prepare=_desk, run=_typed(ENCODE), found=_files("photo.kdb")),
+    "encode": Command(prepare=_student, run=_typed(ENCODE), found=_files("photo.kdb")),
     "decode": Command(
-        prepare=_desk_with_file,
-        run=_typed("decode photo.kdb out.png --codec teacher:default"),
+        prepare=_student_and_file,
+        run=_typed("decode photo.kdb out.png --codec trial:tiny/0"),
         found=_files("out.png"),
     ),
     "teach": Command(
-        prepare=_desk,
+        prepare=_student,
         run=_typed(
             "teach mine --images photos/train --steps 2 --crop 64 --batch 2 --width 16 --hyper 16 "
             "--latent 32"
         ),
         found=_files("teachers/mine.*"),
+        is_slow=True,
     ),
     "measure": Command(
-        prepare=_desk,
+        prepare=_student,
         run=_typed("measure --study tiny --trial 0"),
-        found=_files("runs/tiny/trials/0/measured-*.json"),
+        found=_files("runs/tiny/trials/0/measured-0.json"),  # what was not synced may stay, too
     ),
     "bench": Command(
-        prepare=_desk,
+        prepare=_student,
         run=_typed("bench jpeg --no-energy --images photos/evaluation"),
         found=_files("runs/cache/curve-*.json"),
+        is_slow=True,
     ),
 }
 
@@ -222,18 +254,18 @@ COMMANDS = {
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("command", choices=sorted(COMMANDS))
-    parser.add_argument("kind", choices=sorted(ERRORS))
+    parser.add_argument("kind", choices=[*ERRORS, "all"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--every", action="store_true")
     parser.add_argument("--only", type=int, nargs="*", help="these writes, by their number")
     args = parser.parse_args()
     _without_meters()
     _small_evaluations()
-    tried = outcomes(
-        COMMANDS[args.command], args.kind, args.folder, every=args.every, only=args.only
-    )
-    for outcome in tried:
-        print(json.dumps(outcome), flush=True)
+    command, kinds = COMMANDS[args.command], ERRORS if args.kind == "all" else (args.kind,)
+    command.prepare(args.folder / "base")
+    for kind in kinds:
+        for outcome in outcomes(command, kind, args.folder, every=args.every, only=args.only):
+            print(json.dumps(outcome), flush=True)
 
 
 def outcomes(
@@ -244,18 +276,19 @@ def outcomes(
     every: bool,
     only: Sequence[int] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """What came of each failure: `n`, `what`, `problem` (None: all as it should be)."""
+    """What came of each failure: `n`, `what`, `problem` (None: all as it should be).
+
+    The command's folder is copied from `folder`/base.
+    """
     disk = FaultyDisk.here()
     base, here = folder / "base", folder / "here"
-    command.prepare(base)
     _fresh(base, here)
-    disk.watch(here)
+    disk.watch(here, kind)
     code, said = _run(command, here)
     disk.heal()
     assert code == 0, said
     expected, seen = command.found(here), disk.seen
-    sites = {_site(here, line): n for n, line in reversed([*enumerate(seen, start=1)])}
-    for n in only or (range(1, len(seen) + 1) if every else sorted(sites.values())):
+    for n in only or (range(1, len(seen) + 1) if every else _sites(command, kind, here, seen)):
         _fresh(base, here)
         disk.arm(here, n, kind, stays=kind != "broken")
         code, said = _run(command, here)
@@ -278,7 +311,8 @@ def outcomes(
                 problem = f"the same command ends with {again}: {said_then}"
             elif (found := command.found(here)) != expected:
                 problem = f"the same command finds {found}, not {expected}"
-        yield {"n": n, "of": len(seen), "what": what, "code": code, "problem": problem}
+        counted = {"kind": kind, "n": n, "of": len(seen), "what": what}
+        yield {**counted, "code": code, "said": said, "problem": problem}
 
 
 def damage(folder: Path, *, codecs: bool = True) -> str | None:
@@ -327,11 +361,22 @@ def _run(command: Command, here: Path) -> tuple[int, str]:
     return code, said.getvalue()
 
 
-def _site(here: Path, line: str) -> str:
-    """The call and its path, less what differs from one run to another, or from trial to trial."""
-    call, _, path = line.partition(" ")
-    name = path.removeprefix(str(here))
-    return f"{call} {re.sub('[0-9a-f]{8,}|[0-9]+', '#', name)}"
+def _sites(command: Command, kind: str, here: Path, seen: Sequence[str]) -> list[int]:
+    """The first write of each place, and the first to the database after each other file."""
+    first: dict[tuple[str, ...], int] = {}
+    file = ""
+    for n, line in enumerate(seen, start=1):
+        call, _, path = line.partition(" ")
+        place = re.sub(CHANGES, "#", path.removeprefix(str(here)))
+        if not re.search(command.only, line):
+            continue
+        first.setdefault((call, place), n)
+        if DATABASE in place:
+            first.setdefault((DATABASE, file), n)
+        elif call != "fsync":
+            file = place
+    found = sorted({*first.values()})
+    return found[[*ERRORS].index(kind) :: len(ERRORS)] if command.is_slow else found
 
 
 if __name__ == "__main__":

@@ -162,6 +162,18 @@ def test_a_file_that_is_there_is_replaced_only_with_force(here: Path, capsys: Ca
     assert "is a folder" in refused(capsys, "encode", "photo.png", "folder.kdb", *CODEC, "--force")
 
 
+def test_a_file_that_holds_the_very_same_is_in_nobody_s_way(here: Path, capsys: Capture) -> None:
+    """As after a disk that failed when all was written."""
+    for command in (("encode", "photo.png", "out.kdb"), ("decode", "out.kdb", "out.png")):
+        run(capsys, *command, *CODEC)
+        wrote = Path(command[2]).read_bytes()
+        run(capsys, *command, *CODEC)
+        assert Path(command[2]).read_bytes() == wrote
+    assert "--force" in refused(
+        capsys, "encode", "photo.png", "out.kdb", *CODEC, "--quality", "0.6"
+    )
+
+
 def test_what_cannot_be_written_is_refused(here: Path, capsys: Capture) -> None:
     said = refused(capsys, "encode", "photo.png", "photo.png/out.kdb", *CODEC)
     assert "a file is where a folder should be" in said

@@ -14,7 +14,7 @@ from kdbench.codecs.bitfile import decode_image, encode_image
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.weights import codec_bytes
 from kdbench.decoder import Decoder, decoder, pixels_sha
-from kdbench.errors import CodecError
+from kdbench.errors import CodecError, StoreError
 from tests.support.codecs import architecture, crops, trained
 
 
@@ -70,6 +70,15 @@ def test_one_process_decodes_what_several_codecs_coded(
     with pytest.raises(CodecError, match="its own failed: there is no codec file"):
         process.decode(first, tmp_path / "0" / "coded", "cpu")
     assert decoder() is process  # it said no and goes on
+    module.stop()
+
+
+def test_a_full_disk_is_no_fault_of_the_codec(models: list[Hyperprior], tmp_path: Path) -> None:
+    """A trial would be told as failed, and never tried again."""
+    path, _ = folder_of(models[0], tmp_path)
+    (tmp_path / "coded" / "0.rgb").symlink_to("/dev/full")  # the kernel's own full disk
+    with pytest.raises(StoreError, match=r"(?s)0\.rgb cannot be written: the disk is full.*TMPDIR"):
+        decoder().decode(path, tmp_path / "coded", "cpu")
     module.stop()
 
 

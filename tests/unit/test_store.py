@@ -339,7 +339,8 @@ def test_nan_is_no_result(store: Store) -> None:
 
 FULL = (
     "cannot be written: the disk is full\n  fix: free some space and run the same command again, "
-    "what is finished is kept; or use another disk with `--root FOLDER`"
+    "what is finished is kept; or name a folder that can be written with `--root FOLDER` or "
+    "KDBENCH_ROOT"
 )
 ELSEWHERE = "fix: name a folder that can be written with `--root FOLDER` or KDBENCH_ROOT"
 OS_ERRORS = {

@@ -132,7 +132,8 @@ ROWS = {
     "a database in a folder that is not there": storage(
         "sqlite:///nowhere/optuna.db",
         "the database sqlite:///nowhere/optuna.db fails: unable to open database file\n"
-        f"  fix: see that HERE/nowhere is a folder that can be written; {OR_CORRECT}",
+        "  fix: see that HERE/nowhere is a folder that can be written, on a disk with space; "
+        f"{OR_CORRECT}",
     ),
     "a file that is no database": Row(
         broken=data("runs/quick/optuna.db", b"this is no database" * 100),
