@@ -154,7 +154,12 @@ def storage(tmp_path: Path) -> PatientStorage:
     return made
 
 
-def breaking(monkeypatch: pytest.MonkeyPatch, name: str, *, after: bool) -> list[str]:
+FULL = OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+
+
+def breaking(
+    monkeypatch: pytest.MonkeyPatch, name: str, *, after: bool, why: Exception | None = None
+) -> list[str]:
     """The first call of Optuna's own loses its connection before or after it did its work."""
     plain, calls = getattr(RDBStorage, name), []
 
@@ -164,7 +169,7 @@ def breaking(monkeypatch: pytest.MonkeyPatch, name: str, *, after: bool) -> list
             return plain(self, *args, **kwargs)
         if after:
             plain(self, *args, **kwargs)
-        raise wrapped(error(SHUT_DOWN))
+        raise why or wrapped(error(SHUT_DOWN))
 
     monkeypatch.setattr(RDBStorage, name, call)
     return calls
@@ -193,12 +198,13 @@ def test_a_trial_that_another_one_ended_meanwhile_is_not_told(
         storage.set_trial_state_values(trial, TrialState.COMPLETE, [1.0])
 
 
+@pytest.mark.parametrize("why", [None, FULL])
 def test_a_heartbeat_that_fails_is_left_to_the_next_one(
-    storage: PatientStorage, monkeypatch: pytest.MonkeyPatch
+    storage: PatientStorage, monkeypatch: pytest.MonkeyPatch, why: Exception | None
 ) -> None:
     study = storage.create_new_study([StudyDirection.MINIMIZE], "demo")
     trial = storage.create_new_trial(study)
-    calls = breaking(monkeypatch, "record_heartbeat", after=False)
+    calls = breaking(monkeypatch, "record_heartbeat", after=False, why=why)
     storage.record_heartbeat(trial)
     storage.record_heartbeat(trial)
     assert len(calls) == 2

@@ -206,6 +206,7 @@ def test_a_full_disk_ends_the_worker_and_queues_its_spec_again(lab: Lab) -> None
     found = study.get_trials()
     assert names(found)[:2] == ["COMPLETE", "FAIL"]
     assert found[-1].state == TrialState.WAITING
+    assert (lab.states()[1], lab.store.load_trial("demo", 1).reason) == ("failed", "interrupted")
     assert lab.work() == "complete"
 
 
