@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from scipy.stats import t
 
@@ -53,7 +54,8 @@ class Pair:
 
 def trained(spec: TrialSpec, precision: str, root: Path, n_crops: int) -> tuple[TrialResult, float]:
     """The student of `spec`, and the CPU seconds of its training and what surrounds it."""
-    bench = replace(bench_in(root / "cache", n_crops), anchor="jpeg", precision=precision)
+    kept: Any = {"anchor": "jpeg", "precision": precision}
+    bench = replace(bench_in(root / "cache", n_crops), **kept)
     folder = root / f"{spec.encoder.width}-{spec.seed}-{precision}"
     began = time.process_time()
     result = run_trial(spec, bench, lambda _: True, folder)

@@ -59,8 +59,7 @@ def test_one_process_decodes_what_several_codecs_coded(
         path, expected = folder_of(model, tmp_path / str(i))
         decoded = process.decode(path, path.parent / "coded", "cpu")
         assert decoded.sha == expected
-        first, *others = sorted(expected)
-        assert [*decoded.seconds] == (others or [first])
+        assert [*decoded.seconds] == (sorted(expected)[1:] or [*expected])
         assert all(seconds > 0 for seconds in decoded.seconds.values())
     first, second = (tmp_path / name / "codec.safetensors" for name in "01")
     first.write_bytes(second.read_bytes())
