@@ -727,7 +727,7 @@ class Bench:
         anchor: Codec whose curve BD-rate is measured against, e.g. `teacher:default`.
         device: `cpu` or `cuda` (`cuda:1`).
         precision: Of the transforms in training: `fp32`, `bf16`, or `auto` (bf16 where the device
-            multiplies it in hardware). Evaluation is fp32 always.
+            multiplies it in hardware). The end of a training and evaluations are fp32 always.
         cache: Folder for what trials share: teacher outputs, anchor curves, measured energies.
         rungs: Training steps after which a trial asks whether to go on.
         start: Codec that students start as slices of where they can, `teacher:NAME` or `file:PATH`;

@@ -228,6 +228,12 @@ def test_the_typical_step_is_the_median_of_blocks_without_the_first() -> None:
     assert setting.typical_ms(seconds[:20]) == pytest.approx(2.0)  # the slow tenth step counts
 
 
+def test_a_step_of_ours_is_what_a_whole_training_takes_a_step() -> None:
+    bf16, fp32 = [0.002] * 9 + [0.012], [0.004] * 9 + [0.014]
+    seconds = [9.0] * 10 + 6 * bf16 + 3 * fp32  # the last 3 of 10
+    assert step.ours_ms(seconds) == pytest.approx(0.7 * 3.0 + 0.3 * 5.0)
+
+
 def naive_loop(*, gradients: bool) -> tuple[step.NaiveLoop, Teacher]:
     plan = architecture()
     teacher = Teacher(

@@ -82,6 +82,7 @@ def _run(
     on_progress: Callable[[Progress], None] = lambda _: None,
     rungs: Sequence[int] = (),
     at_rung: Callable[[int], object] = lambda _: None,
+    precision: str = "fp32",
 ) -> TrainingLog:
     return train(
         model,
@@ -90,7 +91,7 @@ def _run(
         distiller=distiller,
         seed=seed,
         device="cpu",
-        precision="fp32",
+        precision=precision,
         checkpoint=checkpoint,
         on_progress=on_progress,
         rungs=rungs,
@@ -119,6 +120,14 @@ def _stop_after(n_steps: int) -> Callable[[Progress], None]:
 
 
 # --- training ----------------------------------------------------------------------------------
+
+
+def test_transforms_train_in_bf16_but_for_the_last_steps() -> None:
+    model, seen = started(architecture()), []
+    model.g_s[1].register_forward_hook(lambda *found: seen.append(found[-1].dtype))
+    _run(model, _training(steps=10), precision="bf16")
+    assert seen == [torch.bfloat16] * 7 + [torch.float32] * 3
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_training_lowers_the_loss_and_leaves_a_codec_that_codes() -> None:
