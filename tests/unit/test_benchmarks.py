@@ -17,6 +17,7 @@ from PIL import Image
 
 from benchmarks import (
     check_front,
+    context,
     decoders,
     distillation,
     evaluation,
@@ -334,6 +335,56 @@ def test_a_start_is_compared_with_the_klt_of_its_seed() -> None:
 def test_students_are_named_by_the_widths_of_encoder_and_decoder() -> None:
     assert inherit.student("64/16") == (64, 16)
     assert inherit.student("32") == (32, 32)
+
+
+# --- context -------------------------------------------------------------------------------------
+
+
+def some_coded(n_levels: int = 2) -> context.Coded:
+    symbols = torch.randn(2, 3, 6, 8).mul(3).round()
+    return context.Coded(symbols, torch.rand(2, 3, 6, 8) + 0.5, torch.arange(2) % n_levels, 0.0)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in context.HEADS if kind != "full"])
+def test_a_context_head_starts_as_the_codec_is(kind: str) -> None:
+    given = some_coded()
+    own = context.bits(given.symbols, torch.zeros(()), given.scales)
+    second = own * (1 - context.anchors(6, 8))
+    found = context.second_half_bits(context.Head(kind, 3, 2), given)
+    torch.testing.assert_close(found, second)
+
+
+@pytest.mark.parametrize("kind", context.HEADS)
+def test_the_second_half_is_predicted_from_nothing_that_is_decoded_after_it(kind: str) -> None:
+    given, is_first = some_coded(), context.anchors(6, 8)
+    head = context.Head(kind, 3, 2)
+    with torch.no_grad():
+        for values in head.parameters():
+            values.add_(0.1 * torch.randn_like(values))
+        other = given.symbols + (1 - is_first) * 5
+        means, _ = head(given.symbols * is_first, given.scales, given.levels)
+        again, _ = head(other * is_first, given.scales, given.levels)
+    assert torch.equal(means, again)
+    assert bool((means != 0).any()) == (kind != "refit")
+
+
+def test_bits_are_those_of_the_bin_whatever_the_mean() -> None:
+    symbols = torch.arange(-30.0, 31.0)
+    for mean in (0.0, 0.4):
+        found = context.bits(symbols, torch.tensor(mean), torch.tensor(2.0))
+        assert float((2**-found).sum()) == pytest.approx(1.0, abs=1e-5)
+    assert float(context.bits(torch.zeros(1), torch.zeros(1), torch.tensor(0.1))) < 1e-5
+
+
+def test_a_head_learns_what_a_neighbour_tells() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(32, 1, 1, 8).mul(4).round().expand(32, 2, 8, 8)  # all of a column alike
+    given = context.Coded(rows, torch.full_like(rows, 4.0), torch.zeros(32).long(), 100.0)
+    head = context.trained("depthwise", [given], 80, 0)
+    (row,) = context.saved(head, [[given]])
+    assert row["second_half_pct"] > 20
+    assert row["y_pct"] == pytest.approx(row["second_half_pct"] / 2, rel=0.05)
+    assert 0 < row["file_pct"] < row["y_pct"]
 
 
 # --- halves -------------------------------------------------------------------------------------
