@@ -1,14 +1,15 @@
-"""Students whose transforms train in bf16 against the same in fp32: what is lost, what is won.
+"""Students whose transforms train in bf16 (but for the end) against fp32: what is lost and won.
 
     python -m benchmarks.precision                     about an hour on a free core
-    python -m benchmarks.precision --widths 16 --steps 4 --seeds 2 --crops 16        a smoke test
+    python -m benchmarks.precision --widths 16 --steps 100 --seeds 2 --crops 32       a smoke test
 
 Uniform students of the default study's plan: seed, crops, batches and start are one pair's, the
 precision differs. Both code the built-in evaluation photos into real files; BD-rate [%] of bf16's
 curve against fp32's, positive: bf16 needs more bits. Trainings that round differently part as those
 of two seeds do, so a pair says little: the table has the mean over pairs and its 95 % interval (t).
 The two of a pair train one after the other, whichever begins in turn; CPU seconds are the trial's.
-Pairs are kept in `--root`, and the same command goes on from there.
+The teacher's cache is filled before. Pairs are kept in `--root`, and the same command goes on from
+there.
 """
 
 import argparse
@@ -25,8 +26,10 @@ from scipy.stats import t
 
 from benchmarks.publish import add_out, markdown, publish
 from benchmarks.setting import bench_in, spec_of
+from kdbench.data import CropList
 from kdbench.device import keep_freed_memory, supports_bf16
 from kdbench.files import write_atomic
+from kdbench.lesson import Lesson, study_crops, study_photos
 from kdbench.rd import bd_rate
 from kdbench.records import Distillation, TrialResult, TrialSpec
 from kdbench.trial import run_trial
@@ -53,13 +56,21 @@ class Pair:
 
 
 def trained(spec: TrialSpec, precision: str, root: Path, n_crops: int) -> tuple[TrialResult, float]:
-    """The student of `spec`, and the CPU seconds of its training and what surrounds it."""
+    """The student of `spec`, and the CPU seconds of its trial."""
     kept: Any = {"anchor": "jpeg", "precision": precision}
     bench = replace(bench_in(root / "cache", n_crops), **kept)
-    folder = root / f"{spec.encoder.width}-{spec.seed}-{precision}"
+    Lesson.open(spec, bench, crops_of(spec, n_crops), lambda _: None)
     began = time.process_time()
-    result = run_trial(spec, bench, lambda _: True, folder)
+    result = run_trial(
+        spec, bench, lambda _: True, root / f"{spec.encoder.width}-{spec.seed}-{precision}"
+    )
     return result, time.process_time() - began
+
+
+def crops_of(spec: TrialSpec, n_crops: int) -> CropList:
+    """What all train on."""
+    side = spec.training.crop_px
+    return study_crops(study_photos("builtin", "builtin", "builtin", side)["train"], n_crops, side)
 
 
 def pair(spec: TrialSpec, root: Path, n_crops: int) -> Pair:
