@@ -23,7 +23,7 @@ from tests.support import processes
 from tests.support.slurm import MAX_ARRAY, Cluster, needs_slurm, slurm_of_one_node
 from tests.support.stub_kdbench import COMMAND
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm, needs_slurm]
+pytestmark = [pytest.mark.slurm, needs_slurm]
 PATIENCE_S = 300.0  # seconds on an idle machine; others may be at work
 
 
@@ -160,6 +160,7 @@ def test_a_study_runs_through_slurm_and_its_url_is_in_no_script(search: Search) 
     )
 
 
+@pytest.mark.slow
 def test_no_more_workers_are_asked_for_than_trials_are_left(search: Search) -> None:
     search.go()
     code, printed = search.run("--workers", "16", "--set", "trials=2")
@@ -167,6 +168,7 @@ def test_no_more_workers_are_asked_for_than_trials_are_left(search: Search) -> N
     assert "Slurm has 2 workers" in printed
 
 
+@pytest.mark.slow
 def test_a_cancelled_worker_leaves_its_spec_to_the_others(search: Search) -> None:
     process = search.start("--workers", "2", "--set", "trials=6")
     until(lambda: len(search.at_work()) == 2)
@@ -181,6 +183,7 @@ def test_a_cancelled_worker_leaves_its_spec_to_the_others(search: Search) -> Non
     search.require_whole(6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["requeue", "time is up"])
 def test_a_worker_that_must_leave_does_so_cleanly_and_joins_again(search: Search, how: str) -> None:
     process = search.start("--workers", "1", "--set", "trials=4")
@@ -217,6 +220,7 @@ def test_a_study_outlives_the_time_limit_of_its_workers(search: Search) -> None:
     assert len({t.user_attrs["by"]["pid"] for t in done} - {pid}) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_started_again_and_its_trial_too(search: Search) -> None:
     process = search.start("--workers", "2", "--set", "trials=6")
     until(lambda: len(search.at_work()) == 2)
@@ -231,6 +235,7 @@ def test_a_killed_worker_is_started_again_and_its_trial_too(search: Search) -> N
     search.require_whole(6)
 
 
+@pytest.mark.slow
 def test_ctrl_c_cancels_the_workers_and_the_same_command_goes_on(search: Search) -> None:
     process = search.start("--workers", "2", "--set", "trials=5")
     until(lambda: len(search.at_work()) == 2)
@@ -247,6 +252,7 @@ def test_ctrl_c_cancels_the_workers_and_the_same_command_goes_on(search: Search)
     search.require_whole(5)
 
 
+@pytest.mark.slow
 def test_workers_outlive_their_search_and_another_one_takes_them_up(search: Search) -> None:
     process = search.start("--workers", "2", "--set", "trials=8")
     until(lambda: len(search.at_work()) == 2)
@@ -263,6 +269,7 @@ def test_workers_outlive_their_search_and_another_one_takes_them_up(search: Sear
     search.require_whole(8)
 
 
+@pytest.mark.slow
 def test_a_detached_study_needs_nobody_and_its_status_tells_how_it_is(search: Search) -> None:
     code, printed = search.run("--workers", "2", "--set", "trials=6", "--detach")
     assert code == 0
@@ -281,6 +288,7 @@ def test_a_detached_study_needs_nobody_and_its_status_tells_how_it_is(search: Se
     assert (done["slurm"], done["pace"]["left_s"]) == ([], 0)
 
 
+@pytest.mark.slow
 def test_each_worker_has_a_gpu_of_its_own(search: Search, tmp_path: Path) -> None:
     tells = tmp_path / "gpus"
     process = search.start(
@@ -293,6 +301,7 @@ def test_each_worker_has_a_gpu_of_its_own(search: Search, tmp_path: Path) -> Non
     assert sorted(tells.read_text().split()[1::2]) == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_what_slurm_cannot_do_is_told_with_the_fix(search: Search) -> None:
     two = ("--workers", "2")
     said = {
@@ -322,6 +331,7 @@ def test_what_slurm_cannot_do_is_told_with_the_fix(search: Search) -> None:
     assert "see whether `sinfo` answers" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_study_stands_on_what_a_node_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Login nodes have no GPU, other processors, other meters."""
