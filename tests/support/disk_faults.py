@@ -262,7 +262,8 @@ def main() -> None:
     _without_meters()
     _small_evaluations()
     command, kinds = COMMANDS[args.command], ERRORS if args.kind == "all" else (args.kind,)
-    command.prepare(args.folder / "base")
+    with contextlib.redirect_stdout(io.StringIO()):
+        command.prepare(args.folder / "base")
     for kind in kinds:
         for outcome in outcomes(command, kind, args.folder, every=args.every, only=args.only):
             print(json.dumps(outcome), flush=True)
