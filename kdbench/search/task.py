@@ -207,6 +207,8 @@ class Objective:
         try:
             with self.interrupt.allowed(), disk_errors():
                 result = self.run(spec, self._bench, gate, folder.path, self.report)
+            if gate.rungs and not load_rungs(folder):  # all were an earlier attempt's
+                gate.keep(gate.rungs)
             values = objective_values(self.cfg.objectives, result)
             content_hash([values, result])  # refuses NaN and infinity
         except KeyboardInterrupt:

@@ -108,8 +108,13 @@ def test_a_worker_that_was_paused_beyond_the_grace_period_does_no_harm_when_it_w
 # --- started twice -------------------------------------------------------------------------------
 
 
-def test_of_coordinators_that_are_started_at_once_one_searches(search: Search) -> None:
-    processes = [search.start("--workers", "1", STUB_SECONDS="1") for _ in range(3)]
+def test_of_coordinators_that_are_started_at_once_one_searches(
+    search: Search, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    processes = [search.start("--workers", "1", STUB_UNTIL=str(go)) for _ in range(3)]
+    until(lambda: sum(process.poll() is not None for process in processes) == 2)
+    go.touch()
     ended = [finish(process) for process in processes]
     codes = sorted(code for code, _ in ended)
     assert codes == [0, 1, 1], ended

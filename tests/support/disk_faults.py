@@ -25,6 +25,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def _real_search(folder: Path) -> int:
     return _whole_search(folder, cfg, lambda: survey(cfg, Store(folder / "runs")), None)
 
 
-def _trials(folder: Path) -> Found:
+def _trials(folder: Path, study: str) -> Found:
     """What a search kept, by spec, and what it told its database."""
     import optuna
 
@@ -130,7 +131,6 @@ def _trials(folder: Path) -> Found:
     from kdbench.store import Store
 
     store = Store(folder / "runs")
-    (study,) = store.studies()
     done = [trial for trial in store.trials(study) if trial.result is not None]
     kept = [
         (t.spec.hash, [rung.step for rung in t.rungs], dict(t.result.hashes), t.result.bd_rate)
@@ -147,6 +147,7 @@ def _files(*names: str) -> Callable[[Path], Found]:
 
     def found(folder: Path) -> Found:
         paths = [p for name in names for p in sorted(folder.glob(name)) if p.is_file()]
+        paths = [p for p in paths if not p.name.startswith(".")]  # a disk that kept what is removed
         assert paths
         return [(str(p.relative_to(folder)), p.stat().st_size > 0) for p in paths]
 
@@ -203,16 +204,22 @@ REPORTS = [
     )
 ]  # fmt: skip
 COMMANDS = {
-    "search": Command(prepare=Path.mkdir, run=_stub_search, found=_trials),
+    "search": Command(
+        prepare=Path.mkdir, run=_stub_search, found=partial(_trials, study="demo"), is_slow=True
+    ),
     "trial": Command(
         prepare=_desk,
         run=_real_search,
-        found=_trials,
+        found=partial(_trials, study="quick"),
         only=r"^rename (?!.*/(workers|rungs)\b)|^write .*/(log\.jsonl|crops-|kdbench-evaluate-)",
         is_slow=True,
     ),
     "report": Command(
-        prepare=_student, run=_typed(*REPORTS), found=_files("out/**/*"), is_slow=True
+        prepare=_student,
+        run=_typed(*REPORTS),
+        found=_files("out/**/*"),
+        only=r"/(\.?)(report\.|README|rd-psnr)",  # all figures are written alike
+        is_slow=True,
     ),
     "export": Command(
         prepare=_student,

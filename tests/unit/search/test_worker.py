@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from kdbench.errors import KdbenchError, QualityGapError, StoreError, TrainingError
 from kdbench.records import Bench, Progress, TrialResult, TrialSpec
-from kdbench.search.attributes import COSTS
+from kdbench.search.attributes import COSTS, RUNGS
 from kdbench.search.dead import enqueue_again
 from kdbench.store import TrialFolder
 from tests.support import search as stub
@@ -208,6 +208,35 @@ def test_a_full_disk_ends_the_worker_and_queues_its_spec_again(lab: Lab) -> None
     assert found[-1].state == TrialState.WAITING
     assert (lab.states()[1], lab.store.load_trial("demo", 1).reason) == ("failed", "interrupted")
     assert lab.work() == "complete"
+
+
+def test_what_an_earlier_attempt_showed_at_its_rungs_belongs_to_the_one_that_ends(
+    lab: Lab,
+) -> None:
+    """A training that was whole when its worker died asks at no rung again."""
+    study = lab.begin("trials=5", "ladder={rungs: [0.2, 0.5], stop: false}")
+    attempts: list[TrialSpec] = []
+
+    def run(
+        spec: TrialSpec, bench: Bench, gate: Gate, folder: Path, on_progress: Report
+    ) -> TrialResult:
+        attempts.append(spec)
+        if attempts.count(spec) > 1:
+            return stub.result(spec)
+        result = stub.run(spec, bench, gate, folder, on_progress)
+        if len(attempts) == 1:
+            raise StoreError("x cannot be written: the disk is full", fix="free some")
+        return result
+
+    with pytest.raises(StoreError):
+        lab.work(run)
+    assert lab.work(run) == "complete"
+    first, *others = lab.store.trials("demo")
+    (second,) = (trial for trial in others if trial.spec == first.spec)
+    assert (first.state, second.state) == ("failed", "complete")
+    assert [rung.step for rung in second.rungs] == [2, 5]
+    assert second.rungs == first.rungs
+    assert [*study.get_trials()[second.number].user_attrs[RUNGS]] == ["2", "5"]
 
 
 def test_a_database_that_goes_away_ends_the_worker_and_loses_no_result(lab: Lab) -> None:
