@@ -4,7 +4,7 @@ CompressAI hands its coder lists, and makes those of the tables anew for each ca
 integers, most of them zeros behind the end of their row. Here rows end where their table does, and
 the lists are kept until a table changes. Scale indexes are looked up by half of a float's bits and
 compared once, in place of 63 comparisons. A photo of 768x512 px, 192 channels, one thread, 28
-November 2026: coded in 17 ms for 23, decoded in 26 for 37, indexes in 1.6 for 24.
+November 2026: coded in 17 ms for 23, decoded in 26 for 37, indexes (the day after) in 1.6 for 24.
 """
 
 from collections.abc import Sequence

@@ -32,6 +32,8 @@ GONE_CLASSES = ("08", "40")  # connection; rolled back for another one's sake
 PASSWORD = ("password authentication failed", "no password supplied")
 REFUSED = ("pg_hba.conf", "does not exist", "not permitted to log in")  # not later, too
 
+DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)  # what Optuna's storage raises
+
 T = TypeVar("T")
 
 
@@ -105,7 +107,7 @@ class Patience:
         while True:
             try:
                 found = function()
-            except (SQLAlchemyError, StorageInternalError) as why:
+            except DATABASE_ERRORS as why:
                 now = time.monotonic()
                 began = now if n == 0 else began
                 self._is_over = self._is_over or now - began >= self._total_s
@@ -186,7 +188,7 @@ class PatientStorage(RDBStorage):
 
         What keeps failing is told to the thread that trains, by the next question of its own.
         """
-        with suppress(SQLAlchemyError, StorageInternalError):
+        with suppress(*DATABASE_ERRORS):
             super().record_heartbeat(trial_id)
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:

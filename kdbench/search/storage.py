@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from kdbench.errors import StoreError
 from kdbench.search import postgres, shelf
 from kdbench.search.attributes import BY, DUPLICATE_OF, INTERRUPTED, PROBLEM
-from kdbench.search.patience import Patience, PatientStorage, driver_error
+from kdbench.search.patience import DATABASE_ERRORS, Patience, PatientStorage, driver_error
 
 HEARTBEAT_S = 60
 GRACE_S = 300  # a worker paused for longer is given up; optuna#5470: waking up, it may not tell
@@ -198,7 +198,7 @@ def storage_errors(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError) as err:
+    except DATABASE_ERRORS as err:
         raise _failed(parse(url), err) from None
 
 

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 import optuna
-from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from kdbench.config import StudyConfig
 from kdbench.errors import KdbenchError, QualityGapError, StoreError, TargetError
@@ -33,6 +31,7 @@ from kdbench.search.ground import Ground, bench
 from kdbench.search.interrupt import Interrupt
 from kdbench.search.objectives import HOPELESS, costs_of, objective_values, violations
 from kdbench.search.others import found_by_others, shown_by_others, twins_of
+from kdbench.search.patience import DATABASE_ERRORS
 from kdbench.search.prospects import Hopeless
 from kdbench.search.reporter import Reporter
 from kdbench.search.turn import Turn, TurnLost
@@ -217,7 +216,7 @@ class Objective:
         except TargetError as why:  # what it has trained waits in its checkpoint
             self._interrupted(trial, f"{why.problem}; {why.fix}")
             raise
-        except (StoreError, SQLAlchemyError, StorageInternalError):  # no fault of this spec
+        except (StoreError, *DATABASE_ERRORS):  # no fault of this spec
             with suppress(StoreError):  # a disk that is full may not hold even that
                 self._save_failure("failed", INTERRUPTED, AGAIN, {})
             raise
