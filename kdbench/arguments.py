@@ -185,7 +185,12 @@ def _search(command: argparse.ArgumentParser) -> None:
 
 def _worker(command: argparse.ArgumentParser) -> None:
     _study(command)
-    command.add_argument("--index", type=int, metavar="I", help="the lowest free one by default")
+    command.add_argument(
+        "--index",
+        type=int,
+        metavar="I",
+        help="its number, if it is free; the lowest free one by default",
+    )
     command.add_argument("--storage", metavar="URL", help="database (KDBENCH_STORAGE)")
     command.add_argument(
         "--upload",

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from kdbench.errors import StoreError
@@ -90,16 +91,25 @@ class StudyLocks:
         return [index for index in sorted(indexes) if self.is_alive(index)]
 
     @contextmanager
-    def worker(self, index: int, *, patience_s: float = 0.0) -> Iterator[None]:
-        """Held while a worker lives.
+    def worker(self, wished: int | None, *, patience_s: float = 0.0) -> Iterator[int]:
+        """The index of a worker, held while it lives.
 
-        Raises:
-            StoreError: There is a worker of this index.
+        Chosen and taken in one step: of two that begin at once, each has its own.
+
+        Args:
+            wished: Taken if it is free within the patience: a predecessor may just be ending.
+                Otherwise, and for None, the lowest free one.
+            patience_s: See there.
         """
-        with self._held(
-            index, patience_s, f"worker {index} of study {self._study!r} runs", "worker"
-        ):
-            yield
+        lock = None if wished is None else self._taken(wished, patience_s)
+        index = wished
+        while lock is None or index is None:
+            index = next(each for each in count() if not self.is_alive(each))
+            lock = self._taken(index, 0.0)
+        try:
+            yield index
+        finally:
+            lock.release()
 
     @contextmanager
     def coordinator(self) -> Iterator[None]:
@@ -108,20 +118,23 @@ class StudyLocks:
         Raises:
             StoreError: This study is being searched.
         """
-        with self._held(COORDINATOR, 0.0, f"study {self._study!r} is being searched", "search"):
-            yield
-
-    @contextmanager
-    def _held(self, name: str | int, patience_s: float, problem: str, noun: str) -> Iterator[None]:
-        lock, end = self.lock(name), time.monotonic() + patience_s
-        while not lock.take():
-            if time.monotonic() > end:
-                raise StoreError(
-                    f"{problem} already, by process {lock.holder}",
-                    fix=f"wait until that {noun} ends, or stop it with `kill -INT {lock.holder}`",
-                )
-            time.sleep(POLL_S)
+        lock = self._taken(COORDINATOR, 0.0)
+        if lock is None:
+            holder = self.lock(COORDINATOR).holder
+            raise StoreError(
+                f"study {self._study!r} is being searched already, by process {holder}",
+                fix=f"wait until that search ends, or stop it with `kill -INT {holder}`",
+            )
         try:
             yield
         finally:
             lock.release()
+
+    def _taken(self, name: str | int, patience_s: float) -> Lock | None:
+        """A lock that is held now; None if another process held it all the while."""
+        lock, end = self.lock(name), time.monotonic() + patience_s
+        while not lock.take():
+            if time.monotonic() > end:
+                return None
+            time.sleep(POLL_S)
+        return lock

@@ -77,10 +77,11 @@ def enter(study: optuna.Study, ground: Ground, store: Store, *, upload: bool) ->
     if token is None:  # begun before there were tokens: on one machine
         store.load_study(name)
         return False
-    mark = store.root_mark(name)
-    if mark is None and upload and name not in store.studies():
+    if upload and name not in store.studies():
         store.require_writable()
-        mark = store.mark_root(name, RootMark(token=token, is_copy=True))
+        mark: RootMark | None = store.mark_root(name, RootMark(token=token, is_copy=True))
+    else:  # marked before the study is in it, so never seen between the two
+        mark = store.root_mark(name)
     folder = store.study_folder(name)
     if mark is None:
         raise StoreError(f"{folder} is not the folder in which study {name!r} began", fix=BOTH)

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
-from itertools import count
 from typing import cast
 
 import optuna
@@ -65,7 +64,8 @@ def work(
     Args:
         name: The study.
         store: Where its folders are.
-        index: Of this worker; None takes the lowest that is free in this root.
+        index: Of this worker, if no other one has it; otherwise the lowest that is free in this
+            root.
         storage: URL of its database; None: the file in its folder.
         upload: Whether to work where the study's own root is not at hand: all goes to the database.
         run: Runs one trial; None: `trial.run_trial`.
@@ -93,10 +93,10 @@ def work(
         require_same_protocol(store.load_study(name))
         if run is None:
             require_same_device(cfg, ground)
-        if index is None:
-            index = next(i for i in count() if not locks.is_alive(i))
         elsewhere = asking(cfg, ground, database, url)
-        with locks.worker(index, patience_s=PATIENCE_S):
+        with locks.worker(index, patience_s=PATIENCE_S) as own:
+            if index not in (None, own):
+                _say(f"another process is worker {index}; this one is worker {own}")
             uploader = None
             if holds_copies:
                 shelf = Shelf(database)
@@ -108,10 +108,10 @@ def work(
                 ground=ground,
                 store=store,
                 run=_run_trial(run, elsewhere),
-                worker=index,
+                worker=own,
                 interrupt=interrupt,
                 asking=turn_of(name, locks, database),
-                report=Reporter(store, name, index),
+                report=Reporter(store, name, own),
                 uploader=uploader,
                 fetch=partial(fetch, study, store, database),
             )

@@ -20,9 +20,11 @@ def finished(process: subprocess.Popen[str], patience_s: float) -> tuple[int, st
 
 
 def end(processes: Iterable[subprocess.Popen[str]]) -> None:
-    """Kills what still runs."""
+    """Kills what still runs; what they printed is shown where the test has failed."""
     for process in processes:
+        code = process.poll()
         process.kill()
         process.wait()
-        if process.stdout:
+        if process.stdout and not process.stdout.closed:
+            print(f"process {process.pid}, {code}: {process.args!r}\n{process.stdout.read()}")
             process.stdout.close()

@@ -49,6 +49,36 @@ def test_another_root_is_refused_and_nothing_is_written_to_it(lab: Lab, tmp_path
     assert not (tmp_path / "other").exists()
 
 
+def test_two_workers_that_enter_a_root_for_copies_at_once_both_do(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, copies, looks = lab.begin(), Store(tmp_path / "other"), Store.studies
+
+    def entered_by_another_after_the_look(store: Store) -> tuple[str, ...]:
+        known = looks(store)
+        monkeypatch.setattr(Store, "studies", looks)
+        assert entered(study, copies.root, upload=True) is True
+        return known
+
+    monkeypatch.setattr(Store, "studies", entered_by_another_after_the_look)
+    assert entered(study, copies.root, upload=True) is True
+
+
+def test_two_workers_whose_looks_at_a_root_for_copies_differ_both_enter(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, copies, looks = lab.begin(), Store(tmp_path / "other"), Store.root_mark
+
+    def entered_by_another_after_the_look(store: Store, name: str) -> RootMark | None:
+        mark = looks(store, name)
+        monkeypatch.setattr(Store, "root_mark", looks)
+        assert entered(study, copies.root, upload=True) is True
+        return mark
+
+    monkeypatch.setattr(Store, "root_mark", entered_by_another_after_the_look)
+    assert entered(study, copies.root, upload=True) is True
+
+
 def test_a_root_for_copies_gets_the_study_and_is_no_root_to_begin_in(
     lab: Lab, tmp_path: Path
 ) -> None:

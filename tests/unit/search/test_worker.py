@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from kdbench.errors import KdbenchError, QualityGapError, StoreError, TrainingError
 from kdbench.records import Bench, Progress, TrialResult, TrialSpec
-from kdbench.search.attributes import COSTS, RUNGS
+from kdbench.search.attributes import BY, COSTS, RUNGS
 from kdbench.search.dead import enqueue_again
 from kdbench.store import TrialFolder
 from tests.support import search as stub
@@ -427,19 +427,22 @@ def test_a_worker_says_what_it_does_at_most_four_times_a_second(lab: Lab) -> Non
     assert lab.store.workers("demo")[0].progress.stage == "done"
 
 
-def test_two_workers_of_one_index_do_not_run_at_once(lab: Lab) -> None:
-    lab.begin("trials=1")
-    problems = []
+def test_a_worker_whose_index_is_taken_is_the_lowest_that_is_free(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = lab.begin("trials=2")
+    second = raising(KeyboardInterrupt())
 
-    def first(spec: TrialSpec) -> None:
-        with pytest.raises(StoreError, match="worker 0 of study 'demo' runs already") as caught:
-            lab.work()
-        problems.append(caught.value.fix)
+    def first(_: TrialSpec) -> None:
+        if not second.specs:
+            with pytest.raises(KeyboardInterrupt):
+                lab.work(second)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kdbench.search.worker.PATIENCE_S", 0.1)
         lab.work(Recorded(first))
-    assert len(problems) == 1
+    assert [trial.user_attrs[BY]["worker"] for trial in study.get_trials()[:2]] == [0, 1]
+    assert capsys.readouterr().err == "another process is worker 0; this one is worker 1\n"
 
 
 def test_a_life_after_the_first_draws_other_specs(lab: Lab) -> None:
