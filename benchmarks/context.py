@@ -12,6 +12,8 @@ from the rounded mean. Heads, on the live channels (C, those that are ever coded
 
     refit       no context: an offset for each level and channel, and a factor for log sigma.
                 What a better fit of the frozen codec is worth; all others have it
+    linear      what a codec with `hyper.context: checkerboard` has (`codecs.context`): two 5x5
+                kernels a channel, neighbours to the mean, |.| of them to sigma
     depthwise   two 5x5 kernels a channel: neighbours to the mean, log(1 + |.|) of them to log sigma
     mixed       besides, these two and log sigma through 1x1 layers, 3 C to `HIDDEN` to 2 C
     full        CompressAI's: 5x5 from C to 2 C, and 1x1 from 3 C to C to 2 C
@@ -35,13 +37,14 @@ from torch import Tensor, nn
 
 from benchmarks.publish import add_out, markdown, publish
 from kdbench.codecs.bitfile import to_tensor
+from kdbench.codecs.context import Context
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.regression import in_chunks
 from kdbench.lesson import study_crops, study_photos
 from kdbench.teacher import load_teacher
 
 TEACHER = "teacher:default"
-HEADS = ("refit", "depthwise", "mixed", "full")
+HEADS = ("refit", "linear", "depthwise", "mixed", "full")
 HIDDEN = 64
 KERNEL = 5
 CODED = 1e-4  # share of a live channel's symbols that are not 0, at the highest level
@@ -97,6 +100,9 @@ class Head(nn.Module):
     def __init__(self, kind: str, channels: int, n_levels: int) -> None:
         super().__init__()
         C, self.kind = channels, kind
+        if kind == "linear":
+            self.linear = Context(C)
+            return
         self.offset = nn.Parameter(torch.zeros(n_levels, C))
         self.factor = nn.Parameter(torch.ones(C))
         if kind in ("depthwise", "mixed"):
@@ -135,6 +141,9 @@ class Head(nn.Module):
             scales: The codec's.
             levels: (B,).
         """
+        if self.kind == "linear":
+            scales, means = self.linear(first, scales, torch.zeros_like(scales))
+            return means, scales
         logs = scales.log()
         change = (self.factor[:, None, None] - 1) * logs + self.offset[levels][..., None, None]
         means = torch.zeros_like(logs)

@@ -42,8 +42,11 @@ def teacher_coordinates() -> dict[str, Coordinates]:
     for name, path in list_teachers().items():
         architecture = _architecture(path)
         if architecture is not None:
+            hyper = architecture["hyper"]
+            compares = hyper.get("context", "none") == "none"
             found[f"teacher:{name}"] = Coordinates(
-                int(architecture["latent"]["channels"]), architecture["hyper"].get("prior", "scale")
+                int(architecture["latent"]["channels"]),
+                hyper.get("prior", "scale") if compares else None,
             )
     return found
 

@@ -77,8 +77,8 @@ def measure_complexity(model: nn.Module) -> Complexity:
     """Parameters, kMAC per pixel of each part and peak memory of a decode, at 768x512.
 
     `model` is a `Hyperprior`, CompressAI's `ScaleHyperprior` or a codec of a family, and is left as
-    it was. The entropy model's share is the factorised prior of z: 33 MAC a value for each end of
-    its rounding step. Nobody knows the memory of a family's decode.
+    it was. A context counts as h_s. The entropy model's share is the factorised prior of z: 33 MAC
+    a value for each end of its rounding step. Nobody knows the memory of a family's decode.
 
     Raises:
         CountError: A part has an operation that nobody counts.
@@ -93,7 +93,7 @@ def measure_complexity(model: nn.Module) -> Complexity:
         params=sum(parameter.numel() for parameter in model.parameters()),
         g_a=kmac_per_px["g_a"],
         h_a=kmac_per_px["h_a"],
-        h_s=kmac_per_px["h_s"],
+        h_s=kmac_per_px["h_s"] + kmac_per_px.get("context", 0.0),
         g_s=kmac_per_px["g_s"],
         entropy_model=kmac_per_px["entropy_bottleneck"] + kmac_per_px["gaussian_conditional"],
         peak_memory_bytes=peak_decode_bytes(codec, shapes),
@@ -157,6 +157,8 @@ def part_inputs(codec: nn.Module) -> Mapping[str, Shapes]:
         "entropy_bottleneck": [z],
         "gaussian_conditional": [y, y],  # values and scales
     }
+    if "context" in parts:
+        inputs["context"] = [y, y, y]  # values, scales and means
     return {name: [tuple(t.shape) for t in tensors] for name, tensors in inputs.items()}
 
 
@@ -191,7 +193,7 @@ def _require_counted(analysis: FlopCountAnalysis, name: str) -> Mapping[str, int
 def peak_decode_bytes(codec: nn.Module, shapes: Mapping[str, Shapes]) -> int:
     """Largest sum of live fp32 tensors in h_s, then g_s [byte], weights of the decoder included.
 
-        z, weights | h_s ... sigma | y_hat | g_s ... x_hat
+        z, weights | h_s ... sigma | (context) | y_hat | g_s ... x_hat
                      every tensor from the operation that makes it until Python lets it go
 
     The decoder holds every parameter but those of g_a and h_a. Counted on tensors without storage,
@@ -201,7 +203,9 @@ def peak_decode_bytes(codec: nn.Module, shapes: Mapping[str, Shapes]) -> int:
     decoder = {name: _on_meta(p) for name, p in codec.named_children() if name not in _ENCODER}
     live = _LiveBytes(p for part in decoder.values() for p in part.parameters())
     with live:
-        decoder["h_s"](torch.empty(*shapes["h_s"][0], device="meta"))
+        for name in ("h_s", "context"):
+            if name in shapes:
+                decoder[name](*(torch.empty(*shape, device="meta") for shape in shapes[name]))
         decoder["g_s"](torch.empty(*shapes["g_s"][0], device="meta"))
     return live.peak_bytes
 

@@ -170,7 +170,8 @@ def _card(path: Path) -> str:
     a = model.architecture
     parts = [
         f"N={a.encoder.width}/{a.decoder.width}, M={a.latent.channels}, {a.n_levels} levels, "
-        f"prior {a.hyper.prior}",
+        f"prior {a.hyper.prior}"
+        + (f", context {a.hyper.context}" if a.hyper.context != "none" else ""),
         f"{path.stat().st_size / 1e6:.1f} MB",
     ]
     training, photos = card.get("training", {}), card.get("photos", {})

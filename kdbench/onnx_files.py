@@ -2,11 +2,13 @@
 
     encoder.onnx        x (1, 3, H, W) in [0, 1], level () -> y gained (1, M, h, w), z
     hyper_decoder.onnx  z_hat -> sigma, or sigma and mu, of the gained latent
+    context.onnx        symbols coded first (others 0), sigma, mu -> sigma, mu; where there is one
     decoder.onnx        y_hat gained, level () -> x_hat, not clamped
 
 H and W are free, multiples of 64. A codec of one level has no input `level`. Rounding, tables and
-range coder are not in them: `kdbench.load` has these. An integer h_s must come out the same to the
-last bit; a float one need not, which is why files of a float h_s stay on machines of one kind.
+range coder are not in them: `kdbench.load` has these. An integer h_s and its context must come out
+the same to the last bit; float ones need not, which is why files of a float h_s stay on machines of
+one kind.
 """
 
 import warnings
@@ -21,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.codecs.bitfile import Image, to_tensor
-from kdbench.codecs.hyperprior import Hyperprior
+from kdbench.codecs.context import coded_first
+from kdbench.codecs.hyperprior import Hyperprior, quantised
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.errors import CodecError
 
@@ -115,7 +118,7 @@ def require_runtime() -> None:
 
 @torch.no_grad()
 def write_onnx(model: LearnedCodec, folder: Path, image: Image) -> tuple[Checked, ...]:
-    """Writes the three files into `folder` and compares each with torch on `image`.
+    """Writes the files into `folder` and compares each with torch on `image`.
 
     Args:
         model: Finalised, on the CPU, fp32.
@@ -135,16 +138,19 @@ def write_onnx(model: LearnedCodec, folder: Path, image: Image) -> tuple[Checked
     n = model.architecture.n_levels
     levels = [torch.tensor(i / 2) for i in range(2 * n - 1)] if n > 1 else [None]
     x = to_tensor(image)
-    seen: dict[str, list[Sequence[Tensor | None]]] = {"encoder": [], "hyper_decoder": []}
-    seen["decoder"] = []
+    names = ("encoder", "hyper_decoder", "context", "decoder")
+    seen: dict[str, list[Sequence[Tensor | None]]] = {name: [] for name in names}
     for level in levels:
         y, z = Encoder(model)(x, level)
-        gaussians = model.gaussians(model.rounded_hyper_latent(z))
-        means = 0 if gaussians.means is None else gaussians.means
+        z_hat = model.rounded_hyper_latent(z)
+        said, coding = model.gaussians(z_hat), model.coding_gaussians(y, z_hat)
         seen["encoder"].append((x, level))
-        seen["hyper_decoder"].append((model.rounded_hyper_latent(z),))
-        seen["decoder"].append(((y - means).round() + means, level))
-    parts: Mapping[str, tuple[nn.Module, list[str], list[str]]] = {
+        seen["hyper_decoder"].append((z_hat,))
+        means = torch.zeros_like(y) if said.means is None else said.means
+        first = (y - means).round() * coded_first(y)
+        seen["context"].append((first, said.scales, means))
+        seen["decoder"].append((quantised(y, coding.means), level))
+    parts: dict[str, tuple[nn.Module, list[str], list[str]]] = {
         "encoder": (Encoder(model), ["x", "level"], ["y", "z"]),
         "hyper_decoder": (
             HyperDecoder(model),
@@ -153,6 +159,10 @@ def write_onnx(model: LearnedCodec, folder: Path, image: Image) -> tuple[Checked
         ),
         "decoder": (Decoder(model), ["y_hat", "level"], ["x_hat"]),
     }
+    if model.context is not None:
+        outputs = ["scales", "means"]
+        inputs = ["symbols", *(f"{name}_before" for name in outputs)]
+        parts["context"] = (model.context, inputs, outputs)
     return tuple(
         _checked(
             part,
@@ -160,7 +170,7 @@ def write_onnx(model: LearnedCodec, folder: Path, image: Image) -> tuple[Checked
             inputs,
             outputs,
             seen[name],
-            exact=name == "hyper_decoder" and model.has_integer_prior,
+            exact=name in ("hyper_decoder", "context") and model.has_integer_prior,
         )
         for name, (part, inputs, outputs) in parts.items()
     )

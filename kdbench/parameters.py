@@ -272,6 +272,7 @@ _layers = Reader(int, lambda n: n in {2, 4}, "2 or 4")
 _stride = Reader(int, lambda s: s in {2, 4, 8}, "2, 4 or 8")
 _taper = Reader(int, lambda t: t in {1, 2}, "1 or 2")
 _prior = Reader(str, lambda name: name in {"scale", "mean_scale"}, "scale or mean_scale")
+_context = Reader(str, lambda name: name in {"none", "checkerboard"}, "none or checkerboard")
 _channels = Reader(str, lambda name: name in {"equal", "by_bits"}, "equal or by_bits")
 _schedule = Reader(
     str,
@@ -309,6 +310,7 @@ Layers = Annotated[Choice[Literal[2, 4]], PlainValidator(_layers), _write]
 Stride = Annotated[Choice[Literal[2, 4, 8]], PlainValidator(_stride), _write]
 Taper = Annotated[Choice[Literal[1, 2]], PlainValidator(_taper), _write]
 PriorName = Annotated[Choice[Literal["scale", "mean_scale"]], PlainValidator(_prior), _write]
+ContextName = Annotated[Choice[Literal["none", "checkerboard"]], PlainValidator(_context), _write]
 ChannelWeightsName = Annotated[
     Choice[Literal["equal", "by_bits"]], PlainValidator(_channels), _write
 ]

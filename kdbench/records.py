@@ -33,6 +33,7 @@ Source = Literal["counter", "sampled", "model", "replay"]
 Activation = Literal["gdn", "relu"]
 Convolution = Literal["full", "separable"]
 Prior = Literal["scale", "mean_scale"]
+ContextName = Literal["none", "checkerboard"]
 Arithmetic = Literal["float", "integer"]
 Operation = Literal["encode", "decode"]
 MeterUnit = Literal["joules", "watts"]
@@ -134,18 +135,26 @@ class Hyper:
         prior: What h_s predicts of each latent: its scale (Balle et al. 2018), or its mean, too
             (Minnen et al. 2018).
         channels: Of z, where it is not as wide as h_a and h_s.
-        arithmetic: Of h_s; `integer` gives the same on every machine (see `codecs.integer`).
+        arithmetic: Of h_s and the context; `integer` gives the same on every machine (see
+            `codecs.integer`).
+        context: Whether half of the latent is coded by what its neighbours are (`codecs.context`).
     """
 
     width: int
     prior: Prior = "scale"
     channels: int | None = later(None)
     arithmetic: Arithmetic = later("float")
+    context: ContextName = later("none")
 
     @property
     def z_channels(self) -> int:
         """Of the hyper-latent."""
         return self.width if self.channels is None else self.channels
+
+    @property
+    def comparable_prior(self) -> Prior | None:
+        """The prior; None with a context, whose Gaussians are no other codec's."""
+        return self.prior if self.context == "none" else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +168,8 @@ class Coordinates(NamedTuple):
     """What two codecs must share for their entropy models to be compared channel by channel.
 
     Attributes:
-        prior: None where a teacher has no Gaussians that one student could share: a factorised
-            prior, or one model a rate, each with latents of its own.
+        prior: None where there are no Gaussians that another codec could share: a factorised
+            prior, a context, or one model a rate, each with latents of its own.
         has_hyper: Whether it has a hyper-latent.
     """
 
@@ -187,7 +196,7 @@ class Architecture:
     @property
     def coordinates(self) -> Coordinates:
         """Of its latent."""
-        return Coordinates(self.latent.channels, self.hyper.prior)
+        return Coordinates(self.latent.channels, self.hyper.comparable_prior)
 
     @property
     def offer(self) -> "Offer":
@@ -195,7 +204,7 @@ class Architecture:
         return Offer(
             channels=self.latent.channels,
             hyper_width=self.hyper.z_channels,
-            prior=self.hyper.prior,
+            prior=self.hyper.comparable_prior,
         )
 
 

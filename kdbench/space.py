@@ -17,6 +17,7 @@ from kdbench.parameters import (
     ActivationName,
     ChannelWeightsName,
     Choice,
+    ContextName,
     ConvolutionName,
     FixedBoolean,
     FloatRange,
@@ -56,6 +57,7 @@ from kdbench.yamlfile import Key, Recipe, nearest_first, read, show
 N_DIAGONAL = 5  # more would spend a default study before its sampler has a say
 _NONE = Choice(values=(NO_TEACHER,))
 _SCALE: PriorName = Choice(values=("scale",))
+_NO_CONTEXT: ContextName = Choice(values=("none",))
 _FULL: ConvolutionName = Choice(values=("full",))
 _FOUR: Layers = Choice(values=(4,))
 _UNIFORM: Taper = Choice(values=(1,))
@@ -118,6 +120,7 @@ class HyperSpace:
     width: Width
     prior: PriorName = _SCALE
     channels: OwnWidth = None
+    context: ContextName = _NO_CONTEXT
 
     def sample(self, trial: Suggests) -> Hyper:
         """One hyperprior; z is as wide as its layers unless `channels` says otherwise."""
@@ -125,6 +128,7 @@ class HyperSpace:
         return Hyper(
             width=self.width.sample("hyper.width", trial),
             prior=self.prior.sample("hyper.prior", trial),
+            context=self.context.sample("hyper.context", trial),
             channels=None if own is None else own.sample("hyper.channels", trial),
         )
 
@@ -461,7 +465,7 @@ class SearchSpace:
         hyper = self.hyper.sample(trial)
         latent = Latent(channels=self.latent.channels.sample("latent.channels", trial))
         parts = {"encoder": encoder, "decoder": decoder, "hyper": hyper, "latent": latent}
-        return parts, Coordinates(latent.channels, hyper.prior)
+        return parts, Coordinates(latent.channels, hyper.comparable_prior)
 
     def unusable(self, teacher_coordinates: Mapping[str, Coordinates]) -> list[tuple[str, str]]:
         """What no trial of this space could use: dotted key and broken rule.
@@ -570,12 +574,18 @@ class SearchSpace:
             problems.append(("distillation.hyper_latent", rule))
         if self.codec is not None:
             return problems + self._unserved_family(self.codec, theirs)
+        compares = self.distillation.entropy != OFF and not self.distillation.paper_compat.values[0]
+        if compares and "none" not in self.hyper.context.values:
+            rule = (
+                "needs hyper.context none: Gaussians that neighbours correct cannot be compared "
+                "with a teacher's, so set it to 0"
+            )
+            return [*problems, ("distillation.entropy", rule)]
         own = {
             Coordinates(channels, prior)
             for channels in self.latent.channels.values
             for prior in self.hyper.prior.values
         }
-        compares = self.distillation.entropy != OFF and not self.distillation.paper_compat.values[0]
         if compares and not theirs & own:
             with_gaussians = sorted(each for each in theirs if each.prior is not None)
             needed = (f"{each.channels} with hyper.prior {each.prior}" for each in with_gaussians)

@@ -198,9 +198,11 @@ def teacher_outputs(
     for level in levels:
         gained = y * model.gain(level)
         z = model.hyper_latent(gained)
-        scales, means = model.gaussians(model.rounded_hyper_latent(z))
+        scales, means = model.coding_gaussians(gained, model.rounded_hyper_latent(z))
         x_hat = model.g_s(quantised(gained, means) * model.inverse_gain(level))
-        found = {"z": z, "scales": scales} | ({} if means is None else {"means": means})
+        found = {"z": z}
+        if model.architecture.offer.prior is not None:
+            found |= {"scales": scales} | ({} if means is None else {"means": means})
         by_level.append({name: values.half() for name, values in found.items()})
         by_level[-1]["x_hat"] = x_hat.clamp(0, 1).mul(255).round().to(torch.uint8)
         by_level[-1]["y"] = y.half()
@@ -336,11 +338,15 @@ class TeacherCache:
         )
         if not with_rounded:
             return targets
-        targets = targets._replace(y_hat=quantised(targets.y, targets.means))
         if targets.z is None:
-            return targets
-        z_hat = self._teacher.rounded_hyper_latent(targets.z.cpu())
-        return targets._replace(z_hat=z_hat.to(device))
+            return targets._replace(y_hat=quantised(targets.y, targets.means))
+        z_hat, means = self._teacher.rounded_hyper_latent(targets.z.cpu()), targets.means
+        if isinstance(self._teacher, Teacher) and self._teacher.model.has_context:
+            with torch.no_grad():
+                said = self._teacher.model.coding_gaussians(targets.y.cpu(), z_hat)
+            assert said.means is not None
+            means = said.means.to(device)
+        return targets._replace(y_hat=quantised(targets.y, means), z_hat=z_hat.to(device))
 
     @torch.no_grad()
     def channel_bits(self, model: Hyperprior, n: int) -> Tensor:
@@ -350,14 +356,10 @@ class TeacherCache:
         """
         y, prior = self.latents(n), model.gaussian_conditional
         bits = torch.zeros(y.shape[1])
-        for at, level in enumerate(self.levels):
-            scales, means = (
-                torch.from_numpy(np.array(self._arrays[name][at, :n])).float()
-                if name in self._arrays
-                else None
-                for name in ("scales", "means")
-            )
-            _, likelihoods = prior(y * model.gain(level), scales, means)
+        for level in self.levels:
+            gained = y * model.gain(level)
+            z_hat = model.rounded_hyper_latent(model.hyper_latent(gained))
+            _, likelihoods = prior(gained, *model.coding_gaussians(gained, z_hat))
             bits -= likelihoods.log2().sum((2, 3)).mean(0)
         return bits / len(self.levels)
 

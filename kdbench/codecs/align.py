@@ -8,9 +8,9 @@ some hundred crops, with ridge regression:
     last of g_a     its own features -> the teacher's y          (all taps of the kernel)
     first of g_s    the teacher's decoded y -> the KLT features that the rest of g_s inverts
 
-The gains are the teacher's, and so is its hyperprior (`codecs.inherit`), for it reads and predicts
-the same latents. A student of one rate has no gains: its two layers take the teacher's of that
-level. A student with fewer latents takes the teacher's strongest channels.
+The gains are the teacher's, and so are its hyperprior (`codecs.inherit`) and its context, for they
+read and predict the same latents. A student of one rate has no gains: its two layers take the
+teacher's of that level. A student with fewer latents takes the teacher's strongest channels.
 Nothing of this is distillation: a student whose weights are all 0 starts here too.
 """
 
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from kdbench.codecs.context import Context
 from kdbench.codecs.fitting import fit_synthesis, is_written, solve
 from kdbench.codecs.hyperprior import Hyperprior, quantised
 from kdbench.codecs.inherit import can_inherit, inherit_hyperprior
@@ -77,6 +78,8 @@ def align(
     if can_inherit(student.architecture.hyper, teacher.architecture.hyper):
         gained = torch.cat([y * teacher.gain(level) for level in levels])
         inherit_hyperprior(student, teacher, gained, channels)
+    if isinstance(student.context, Context) and isinstance(teacher.context, Context):
+        student.context.take(teacher.context, channels)
 
 
 def _slice(
@@ -156,7 +159,8 @@ def _decoded(teacher: Hyperprior, y: Tensor, level: int) -> Tensor:
     """What the teacher's g_s is given for latents `y` at `level`."""
     gained = y * teacher.gain(level)
     z_hat = teacher.rounded_hyper_latent(teacher.hyper_latent(gained))
-    return quantised(gained, teacher.gaussians(z_hat).means) * teacher.inverse_gain(level)
+    means = teacher.coding_gaussians(gained, z_hat).means
+    return quantised(gained, means) * teacher.inverse_gain(level)
 
 
 def _log(teacher: Hyperprior, name: str, rows: Tensor) -> Tensor:

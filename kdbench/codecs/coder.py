@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from compressai.ans import RansDecoder
 from compressai.entropy_models import EntropyBottleneck, EntropyModel
 from torch import Tensor
 
@@ -88,20 +89,12 @@ class _Coding(EntropyModel):  # type: ignore[misc]  # CompressAI has no types
             raise ValueError(
                 f"means {tuple(means.shape)} do not belong to indexes {tuple(indexes.shape)}"
             )
-        lists = self._up_to_date()
-        values = [
-            np.fromiter(
-                self.entropy_coder.decode_with_indexes(
-                    string, _flat(index), lists.cdfs, lists.lengths, lists.offsets
-                ),
-                np.int32,
-                index.numel(),
-            )
-            for string, index in zip(strings, indexes, strict=True)
-        ]
-        symbols = torch.from_numpy(np.stack(values)).reshape(indexes.shape)
-        decoded: Tensor = self.dequantize(symbols.to(self._quantized_cdf.device), means, dtype)
+        decoded: Tensor = self.dequantize(self.reader(strings).read(indexes), means, dtype)
         return decoded
+
+    def reader(self, strings: list[bytes]) -> "Reader":
+        """Of strings whose later symbols have indexes that depend on the earlier ones."""
+        return Reader(strings, self._up_to_date(), self._quantized_cdf.device)
 
     def _up_to_date(self) -> _Lists:
         """The lists of the tables as they are now; comparing them takes 0.1 ms, making them 3."""
@@ -121,6 +114,35 @@ class _Coding(EntropyModel):  # type: ignore[misc]  # CompressAI has no types
         state: dict[str, Any] = super().__getstate__()
         state.pop("_lists", None)  # a copy makes its own
         return state
+
+
+class Reader:
+    """Reads the symbols of some strings in turns; see `_Coding.reader`.
+
+    Args:
+        strings: One a sample.
+        lists: Of the tables.
+        device: Where symbols go.
+    """
+
+    def __init__(self, strings: list[bytes], lists: _Lists, device: torch.device) -> None:
+        self._lists, self._device = lists, device
+        self._decoders = [RansDecoder() for _ in strings]
+        for decoder, string in zip(self._decoders, strings, strict=True):
+            decoder.set_stream(string)
+
+    def read(self, indexes: Tensor) -> Tensor:
+        """The next symbols, int32, of the shape of `indexes` (B, ...)."""
+        lists = self._lists
+        values = [
+            np.fromiter(
+                decoder.decode_stream(_flat(index), lists.cdfs, lists.lengths, lists.offsets),
+                np.int32,
+                index.numel(),
+            )
+            for decoder, index in zip(self._decoders, indexes, strict=True)
+        ]
+        return torch.from_numpy(np.stack(values)).reshape(indexes.shape).to(self._device)
 
 
 class FactorisedPrior(NoisyFactorised, _Coding):

@@ -1,4 +1,4 @@
-"""A trained codec whose files decode on every machine: its h_s rounded to integers."""
+"""A trained codec whose files decode on every machine: h_s and context rounded to integers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from kdbench.codecs.bitfile import Image, to_tensor
+from kdbench.codecs.context import Context
 from kdbench.codecs.hyperprior import Hyperprior
-from kdbench.codecs.integer import IntegerSynthesis, fill
+from kdbench.codecs.integer import IntegerContext, IntegerSynthesis, fill, fill_context
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.errors import CodecError
 
 
 def with_integer_prior(model: LearnedCodec, images: Sequence[Image]) -> Hyperprior:
-    """A copy of `model` with an integer h_s; all else is the same, its tables too.
+    """A copy of `model` with an integer h_s and context; all else is the same, its tables too.
 
     Args:
         model: Finalised, on the CPU.
@@ -39,8 +40,12 @@ def with_integer_prior(model: LearnedCodec, images: Sequence[Image]) -> Hyperpri
     target = exact.h_s
     assert isinstance(target, IntegerSynthesis)
     fill(target, model.h_s, _hyper_latents(model, images))
-    kept = {k: v for k, v in model.state_dict().items() if not k.startswith("h_s.")}
-    exact.load_state_dict(kept | {f"h_s.{k}": v for k, v in target.state_dict().items()})
+    if isinstance(model.context, Context) and isinstance(exact.context, IntegerContext):
+        fill_context(exact.context, model.context)
+    rounded = ("h_s.", "context.")
+    kept = {k: v for k, v in model.state_dict().items() if not k.startswith(rounded)}
+    made = {k: v for k, v in exact.state_dict().items() if k.startswith(rounded)}
+    exact.load_state_dict(kept | made)
     exact.eval()
     for parameter in exact.parameters():
         parameter.requires_grad_(False)

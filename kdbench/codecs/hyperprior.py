@@ -23,20 +23,26 @@ one cannot: it would need two ReLUs for each magnitude, and has H for M of them.
 that saw y alone stood at +53.4 % BD-rate to bmshj2018-hyperprior after 21,000 steps, the same one
 with |y| at +51.2 % after 8,000 (Kodak, November 2026).
 
+With a context (`codecs.context`) half of the positions of y are coded first, and correct sigma and
+mu of the other half before those are; y_hat = mu + Q(y - mu) there with either prior.
+
 With one level there are no gains, and with the prior `scale` the class equals CompressAI's
 `ScaleHyperprior`: same state-dict names, same outputs. Shapes are named in `codecs.base`.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.codecs.coder import FactorisedPrior, GaussianPrior
-from kdbench.codecs.integer import IntegerSynthesis
+from kdbench.codecs.context import Context, halves
+from kdbench.codecs.integer import IntegerContext, IntegerSynthesis
 from kdbench.codecs.layers import conv, deconv
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.codecs.transforms import analysis, synthesis
+from kdbench.families import Part
 from kdbench.records import Architecture
 
 
@@ -59,7 +65,11 @@ class _Round(torch.autograd.Function):
 
 
 class Gaussians(NamedTuple):
-    """What h_s predicts of the gained latent, each (B, M, h, w); without means if `scale`."""
+    """What is predicted of the gained latent, each (B, M, h, w).
+
+    Attributes:
+        means: None if they are 0: with the prior `scale`, unless there is a context.
+    """
 
     scales: Tensor
     means: Tensor | None
@@ -78,6 +88,7 @@ class Hyperprior(LearnedCodec):
     """
 
     architecture: Architecture
+    parts: Mapping[str, Part] = {**LearnedCodec.parts, "context": "h_s"}
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -96,6 +107,9 @@ class Hyperprior(LearnedCodec):
             conv(H, Z),
         )
         self.h_s = self._hyper_synthesis(Z, H, 2 * M if self.has_means else M)
+        self.context: Context | IntegerContext | None = None
+        if self.has_context:
+            self.context = IntegerContext(M) if self.has_integer_prior else Context(M)
         self.make_gains(architecture.n_levels, M)
 
     def _hyper_synthesis(self, Z: int, H: int, n_out: int) -> nn.Sequential:
@@ -117,6 +131,11 @@ class Hyperprior(LearnedCodec):
         """Whether h_s computes in integers (see `codecs.integer`)."""
         return self.architecture.hyper.arithmetic == "integer"
 
+    @property
+    def has_context(self) -> bool:
+        """Whether half of the latent is coded by what its neighbours are."""
+        return self.architecture.hyper.context == "checkerboard"
+
     def hyper_latent(self, y: Tensor) -> Tensor:
         """The z of a gained latent, before rounding, (B, H, h / 4, w / 4) fp32."""
         z: Tensor = self.h_a(self.hyper_input(y)).float()
@@ -131,6 +150,23 @@ class Hyperprior(LearnedCodec):
         """What a decoded hyper-latent says of the gained latent, fp32."""
         predicted = self.h_s(z_hat).float()
         return Gaussians(*predicted.chunk(2, 1)) if self.has_means else Gaussians(predicted, None)
+
+    def coding_gaussians(self, y: Tensor, z_hat: Tensor) -> Gaussians:
+        """What a gained latent is coded by: `gaussians`, corrected where there is a context.
+
+        Gradients reach `y` as if it were not rounded.
+        """
+        said = self.gaussians(z_hat)
+        if self.context is None:
+            return said
+        return self._corrected(rounded(y if said.means is None else y - said.means), said)
+
+    def _corrected(self, residuals: Tensor, said: Gaussians) -> Gaussians:
+        """What the `residuals` that are coded first make of what `gaussians` said."""
+        assert self.context is not None
+        means = torch.zeros_like(said.scales) if said.means is None else said.means
+        with torch.autocast(residuals.device.type, enabled=False):
+            return Gaussians(*self.context(residuals, said.scales, means))
 
     def rounded_hyper_latent(self, z: Tensor) -> Tensor:
         """z_hat as the decoder sees it; the gradient is the identity's."""
@@ -163,7 +199,7 @@ class Hyperprior(LearnedCodec):
         z_hat, z_likelihoods = self.entropy_bottleneck(z)
         if self.training:
             z_hat = self.rounded_hyper_latent(z)
-        scales, means = self.gaussians(z_hat)
+        scales, means = self.coding_gaussians(y, z_hat)
         y_hat, y_likelihoods = self.gaussian_conditional(y, scales, means)
         if self.training:
             y_hat = quantised(y, means)
@@ -192,25 +228,43 @@ class Hyperprior(LearnedCodec):
         z = self.hyper_latent(y)
         z_strings = self.entropy_bottleneck.compress(z)
         z_hat = self.entropy_bottleneck.decompress(z_strings, z.shape[-2:])
-        scales, means = self.gaussians(z_hat)
+        scales, means = self.coding_gaussians(y, z_hat)
         prior = self.gaussian_conditional
-        indexes = prior.build_indexes(scales)
+        symbols, indexes = prior.quantize(y, "symbols", means), prior.build_indexes(scales)
+        coded = prior.compress(self._in_turn(symbols), self._in_turn(indexes))
         return {
-            "strings": [prior.compress(y, indexes, means), z_strings],
+            "strings": [coded, z_strings],
             "shape": tuple(z.shape[-2:]),
-            "symbols": prior.quantize(y, "symbols", means),
+            "symbols": symbols,
             "indexes": indexes,
         }
+
+    def _in_turn(self, values: Tensor) -> Tensor:
+        """(B, M, h, w) in the order in which they are coded, (B, M, h, w) or (B, M h w)."""
+        if not self.has_context:
+            return values
+        flat = values.flatten(2)
+        return torch.cat([flat[:, :, half].flatten(1) for half in halves(values)], 1)
 
     def decompress(
         self, strings: list[list[bytes]], shape: tuple[int, int], level: float = 0
     ) -> dict[str, Tensor]:
         """Reconstruction `x_hat` clamped to [0, 1], with `symbols` and `indexes` as decoded."""
         z_hat = self.entropy_bottleneck.decompress(strings[1], shape)
-        scales, means = self.gaussians(z_hat)
-        indexes = self.gaussian_conditional.build_indexes(scales)
-        symbols = self.gaussian_conditional.decompress(strings[0], indexes, z_hat.dtype)
-        y_hat = symbols if means is None else symbols + means
+        said, prior = self.gaussians(z_hat), self.gaussian_conditional
+        indexes = prior.build_indexes(said.scales)
+        if self.has_context:
+            coded = prior.reader(strings[0])
+            first, second = halves(indexes)
+            symbols = torch.zeros_like(said.scales).flatten(2)
+            symbols[:, :, first] = coded.read(indexes.flatten(2)[:, :, first]).float()
+            said = self._corrected(symbols.view(indexes.shape), said)
+            indexes = prior.build_indexes(said.scales)
+            symbols[:, :, second] = coded.read(indexes.flatten(2)[:, :, second]).float()
+            symbols = symbols.view(indexes.shape)
+        else:
+            symbols = prior.decompress(strings[0], indexes, z_hat.dtype)
+        y_hat = symbols if said.means is None else symbols + said.means
         x_hat = self.g_s(y_hat * self.inverse_gain(level)).clamp(0, 1)
         return {"x_hat": x_hat, "symbols": symbols, "indexes": indexes}
 

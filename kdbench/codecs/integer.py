@@ -20,6 +20,8 @@ Each layer is a 3x3 convolution: a transposed one of 5x5 and stride 2 is the 3x3
 four phases as channels. They are products of matrices (of the nine shifted maps), since ONNX
 Runtime has no convolution of doubles.
 
+A checkerboard context (`codecs.context`) is such a layer, too: what is decoded are integers anyway.
+
 A trained float h_s is rounded, not trained again as in that paper: with weights of 16 bits and
 activations of 22 there is nothing to win back (docs/method.md has the measured cost).
 """
@@ -31,11 +33,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdbench.codecs.context import KERNEL, Context, coded_first
 from kdbench.errors import CodecError
 
 WEIGHT_BITS, ACTIVATION_BITS = 16, 22
 OUTPUT_BITS, OUTPUT_FRACTION_BITS = 24, 14  # sigma below 1024 (512 with mu), in steps of 2^-14
 HEADROOM = 16.0  # activations beyond so many times the largest one of the photos are clamped
+CONTEXT_BITS = 12  # by which a context's weights are finer than sigma and mu
+LARGEST_RESIDUAL = 2.0**12  # that a context sees; larger ones are clamped
 LARGEST_SUM = 2.0**52  # with a half added still exact in 53 bits
 
 
@@ -124,6 +129,75 @@ class IntegerSynthesis(nn.Sequential):
             layer.require_exact(2.0**ACTIVATION_BITS)
 
 
+class IntegerContext(nn.Module):
+    """`Context` in integers: residuals, sigma and mu (B, M, h, w) float32 -> sigma and mu.
+
+    Args:
+        channels: M.
+
+    Attributes:
+        factor: Of sigma, (M,), in steps of 2^-`CONTEXT_BITS`; all are int64.
+        to_scale: Of each tap that counts, (M, 12), in steps of 2^-(14 + `CONTEXT_BITS`).
+        to_mean: Likewise.
+        offset: Likewise, (M,).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        n_taps = len(_context_taps())
+        self.factor, self.offset = (_integers(channels, kind=torch.int64) for _ in range(2))
+        self.to_scale, self.to_mean = (
+            _integers(channels, n_taps, kind=torch.int64) for _ in range(2)
+        )
+
+    def forward(self, residuals: Tensor, scales: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+        """As the float context, rounded."""
+        unit, finer = 2.0**OUTPUT_FRACTION_BITS, 2.0**-CONTEXT_BITS
+        first = coded_first(residuals).double()
+        seen = (residuals.double() * first).clamp(-LARGEST_RESIDUAL, LARGEST_RESIDUAL)
+        sigma, mu = scales.double() * unit, means.double() * unit
+        factor, offset = (each.double()[:, None, None] for each in (self.factor, self.offset))
+        sums = factor * sigma + _around(seen.abs(), self.to_scale) + offset
+        corrected = torch.floor(sums * finer + 0.5).clamp(0.0, 2.0**OUTPUT_BITS - 1)
+        shift = torch.floor(_around(seen, self.to_mean) * finer + 0.5)
+        largest = 2.0 ** (OUTPUT_BITS - 1) - 1
+        moved = (mu + shift).clamp(-largest, largest)
+        sigma, mu = (
+            first * before + (1 - first) * after
+            for before, after in ((sigma, corrected), (mu, moved))
+        )
+        return (sigma / unit).float(), (mu / unit).float()
+
+    def require_exact(self) -> None:
+        """Raises CodecError where any input could make a sum inexact."""
+        taps = [each.double().abs().sum(1) for each in (self.to_scale, self.to_mean)]
+        factor, offset = self.factor.double().abs(), self.offset.double().abs()
+        sums = torch.maximum(*taps) * LARGEST_RESIDUAL + factor * 2.0**OUTPUT_BITS + offset
+        if not float(sums.max()) < LARGEST_SUM:
+            raise CodecError(
+                "the integer context could reach sums that a double does not hold exactly",
+                fix="take the original file again; `kdbench export --deterministic` writes none "
+                "such",
+            )
+
+
+def _context_taps() -> list[tuple[int, int]]:
+    """Row and column of the taps that count."""
+    places = [(row, column) for row in range(KERNEL) for column in range(KERNEL)]
+    return [(row, column) for row, column in places if (row + column) % 2]
+
+
+def _around(x: Tensor, weights: Tensor) -> Tensor:
+    """Each channel's own weighted sum of the taps that count, (B, M, h, w) double."""
+    height, width = x.shape[-2:]
+    padded = functional.pad(x, (KERNEL // 2,) * 4)
+    shifted = [
+        padded[:, :, row : row + height, column : column + width] for row, column in _context_taps()
+    ]
+    columns = torch.stack(shifted, 2).flatten(3)
+    return torch.matmul(weights.double()[:, None], columns).reshape(x.shape)
+
+
 def _integers(*shape: int, kind: torch.dtype) -> nn.Parameter:
     return nn.Parameter(torch.zeros(shape, dtype=kind), requires_grad=False)
 
@@ -157,6 +231,23 @@ def fill(target: IntegerSynthesis, h_s: nn.Sequential, z_hats: Iterable[Tensor])
         integer.weight.copy_((kernels * 2.0**w_bits).round().flatten(1))
         integer.bias.copy_((bias * 2.0 ** (w_bits + f_in)).round())
         integer.scale.fill_(2.0 ** (f_out - f_in - w_bits))
+    target.require_exact()
+
+
+@torch.no_grad()
+def fill_context(target: IntegerContext, context: Context) -> None:
+    """Sets `target` to what `context` computes, rounded, in place.
+
+    Raises:
+        CodecError: Its weights are such that sums could not be exact.
+    """
+    finest = 2.0 ** (OUTPUT_FRACTION_BITS + CONTEXT_BITS)
+    taps = torch.tensor(_context_taps())
+    target.factor.copy_((context.factor.double() * 2.0**CONTEXT_BITS).round())
+    target.offset.copy_((context.to_scale.bias.double() * finest).round())
+    for name in ("to_scale", "to_mean"):
+        kernels = getattr(context, name).weight[:, 0].double()
+        getattr(target, name).copy_((kernels[:, taps[:, 0], taps[:, 1]] * finest).round())
     target.require_exact()
 
 

@@ -2,8 +2,9 @@
 
 Transforms, gains and, where the widths allow it, the hyperprior are taken over. A hyperprior with
 means can follow one without: its h_a takes the kernels of the magnitudes and sees no signs at
-first, its h_s takes those of the scales and predicts means of 0. It then codes what the other one
-codes, with the same bits, and learns on from there.
+first, its h_s takes those of the scales and predicts means of 0. A context may be added, which
+corrects nothing at first. It then codes what the other one codes, with the same bits, and learns on
+from there.
 """
 
 import torch
@@ -18,7 +19,8 @@ def succeed(model: Hyperprior, earlier: Hyperprior) -> None:
     """Sets the weights of `model` in place to those of `earlier`.
 
     Raises:
-        CodecError: They differ in more than the prior, or `earlier` has means and `model` none.
+        CodecError: They differ in more than prior and context, or `earlier` has means or a context
+            and `model` has none.
     """
     own = dict(model.named_parameters())
     for name, value in _taken(model, earlier).items():
@@ -26,7 +28,7 @@ def succeed(model: Hyperprior, earlier: Hyperprior) -> None:
             raise CodecError(
                 f"a codec of {_sizes(model)} cannot start from one of {_sizes(earlier)}",
                 fix="give it the same widths, latents and number of levels; a prior `scale` "
-                "may become `mean_scale`",
+                "may become `mean_scale`, and a context may be added",
             )
         own[name].copy_(value)
 

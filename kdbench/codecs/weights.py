@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from kdbench.codecs.building import build
-from kdbench.codecs.integer import IntegerSynthesis
+from kdbench.codecs.integer import IntegerContext, IntegerSynthesis
 from kdbench.codecs.learned import LearnedCodec
 from kdbench.errors import CodecError
 from kdbench.records import AnyArchitecture, Architecture, FamilyArchitecture, canonical_json
@@ -118,7 +118,7 @@ def load_codec(path: Path) -> tuple[LearnedCodec, dict[str, Any]]:
             fix="take the original file again; header and weights must come from one save",
         ) from None
     for part in model.modules():
-        if isinstance(part, IntegerSynthesis):
+        if isinstance(part, IntegerSynthesis | IntegerContext):
             part.require_exact()
     model.eval()
     for parameter in model.parameters():

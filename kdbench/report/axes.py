@@ -112,6 +112,7 @@ def architecture_text(trial: StoredTrial) -> str:
         text += f", tapered by {side.taper}" if side.taper > 1 else ""
         sides.append(text)
     hyper = f"hyper {spec.hyper.width}, {spec.hyper.prior}"
+    hyper += f", context {spec.hyper.context}" if spec.hyper.context != "none" else ""
     return "; ".join([*sides, hyper, f"latent {spec.latent.channels}"])
 
 

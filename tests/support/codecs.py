@@ -14,7 +14,16 @@ from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.codecs.start import klt_start, scale_start
 from kdbench.codecs.weights import codec_bytes
 from kdbench.data import ImageSet, draw_crops, load_images
-from kdbench.records import Activation, Architecture, Hyper, Latent, Prior, Training, Transform
+from kdbench.records import (
+    Activation,
+    Architecture,
+    ContextName,
+    Hyper,
+    Latent,
+    Prior,
+    Training,
+    Transform,
+)
 from kdbench.train import Batch, levels_of_step, step_rng, to_tensor, train
 
 RD_LAMBDAS = (0.0018, 0.025)
@@ -31,6 +40,7 @@ def architecture(
     kernel: int = 5,
     activation: Activation = "gdn",
     prior: Prior = "scale",
+    context: ContextName = "none",
 ) -> Architecture:
     """A tiny codec; the decoder is as wide as the encoder unless told otherwise."""
 
@@ -40,7 +50,7 @@ def architecture(
     return Architecture(
         encoder=side(encoder),
         decoder=side(decoder or encoder),
-        hyper=Hyper(width=hyper, prior=prior),
+        hyper=Hyper(width=hyper, prior=prior, context=context),
         latent=Latent(channels=latent),
         n_levels=n_levels,
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kdbench.errors import ConfigError
 from kdbench.parameters import Choice, FloatRange, IntRange
-from kdbench.records import Coordinates, Distillation, TrialSpec
+from kdbench.records import Coordinates, Distillation, TrialSpec, canonical_json
 from kdbench.space import SearchSpace, TrainingPlan, load_space
 
 PLAN = TrainingPlan(steps=10, batch=4, crop_px=64, rd_lambdas=(0.01, 0.02, 0.03, 0.04, 0.05))
@@ -277,6 +277,28 @@ def test_no_entropy_term_between_codecs_with_and_without_means(tmp_path: Path) -
     ]
 
 
+def test_no_entropy_term_where_neighbours_correct_the_gaussians(tmp_path: Path) -> None:
+    both = FIXED.replace("hyper: {width: 32}", "hyper: {width: 32, context: CONTEXT}")
+    text = f"{both}distillation: {{teacher: teacher:default, entropy: 0.5}}\n"
+    space = written(tmp_path, text.replace("CONTEXT", "[none, checkerboard]"))
+    found = {}
+    for context in ("none", "checkerboard"):
+        spec = sample(space, Dice(0, **{"hyper.context": context}))
+        found[spec.hyper.context] = spec.distillation.entropy
+    assert found == {"none": 0.5, "checkerboard": 0.0}
+    assert space.unusable(TEACHERS) == []
+    ((key, rule),) = written(tmp_path, text.replace("CONTEXT", "checkerboard")).unusable(TEACHERS)
+    assert key == "distillation.entropy"
+    assert rule.startswith("needs hyper.context none")
+
+
+def test_a_context_that_is_none_leaves_hashes_as_they_were(tmp_path: Path) -> None:
+    told = FIXED.replace("hyper: {width: 32}", "hyper: {width: 32, context: none}")
+    plain, none = (sample(written(tmp_path, text), Dice(0)) for text in (FIXED, told))
+    assert plain.hash == none.hash
+    assert "context" not in canonical_json(plain.hyper)
+
+
 def test_channels_are_weighted_by_the_bits_of_a_codec_of_ours_alone(tmp_path: Path) -> None:
     text = FIXED + "distillation: {teacher: TEACHER, latent: 0.5, channel_weights: by_bits}\n"
     assert written(tmp_path, text.replace("TEACHER", "teacher:default")).unusable(TEACHERS) == []
@@ -396,6 +418,7 @@ WRONG = {
     "decoder.layers: 3": "got 3; must be 2 or 4",
     "decoder.stride: 16": "got 16; must be 2, 4 or 8",
     "decoder.taper: [1, 3]": "got [1, 3]; every value must be 1 or 2",
+    "hyper.context: chequerboard": 'got "chequerboard"; must be none or checkerboard',
     "decoder.convolution: depthwise": 'got "depthwise"; must be full or separable',
     "encoder.kernel: {low: 3, high: 5}": 'got {"low": 3, "high": 5}; every value of the range '
     "must be 3 or 5",
@@ -437,7 +460,7 @@ def test_each_wrong_parameter_is_told_with_place_value_and_rule(
     part, _, name = key.partition(".")
     lines = [row for row in FIXED.splitlines() if not row.startswith(part)]
     side = "width: 32, kernel: 5, activation: gdn"
-    rest = {"encoder": side, "decoder": side, "hyper": "", "distillation": ""}
+    rest = {"encoder": side, "decoder": side, "hyper": "width: 32", "distillation": ""}
     others = [item for item in rest[part].split(", ") if item and not item.startswith(name)]
     lines.append(f"{part}: {{{', '.join([*others, f'{name}: {value}'])}}}")
     with pytest.raises(ConfigError) as caught:

@@ -12,7 +12,6 @@ from kdbench.codecs.fileform import CRC_AT, HEADER, read_header
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.data import load_images
 from kdbench.errors import CodecError
-from kdbench.records import Prior
 from tests.support.codecs import architecture, trained
 
 N_FLIPS = 10_000
@@ -24,10 +23,13 @@ def photo() -> Image:
     return load_images("builtin", "validation").image(0)[100:164, 200:328]
 
 
-@pytest.fixture(scope="module", params=["scale", "mean_scale", "integer"])
+@pytest.fixture(scope="module", params=["scale", "mean_scale", "context", "integer"])
 def model(request: pytest.FixtureRequest, photo: Image) -> Hyperprior:
-    prior: Prior = "scale" if request.param == "integer" else request.param
-    made = trained(architecture(prior=prior), 20)
+    if request.param == "mean_scale":
+        return trained(architecture(prior="mean_scale"), 20)
+    if request.param == "scale":
+        return trained(architecture(), 20)
+    made = trained(architecture(context="checkerboard"), 20)
     return with_integer_prior(made, [photo]) if request.param == "integer" else made
 
 

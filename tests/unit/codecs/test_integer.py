@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -19,18 +19,24 @@ from kdbench.codecs.bitfile import (
     encode_image,
     expectation,
 )
+from kdbench.codecs.context import Context
 from kdbench.codecs.deterministic import with_integer_prior
 from kdbench.codecs.hyperprior import Hyperprior
-from kdbench.codecs.integer import IntegerLayer, IntegerSynthesis
+from kdbench.codecs.integer import IntegerContext, IntegerLayer, IntegerSynthesis, fill_context
 from kdbench.codecs.weights import codec_bytes, codec_identity, load_codec
 from kdbench.data import load_images
 from kdbench.errors import CodecError
 from kdbench.onnx_files import HyperDecoder, run_onnx, write_onnx
-from kdbench.records import Prior
+from kdbench.records import ContextName, Prior
 from kdbench.teacher import load_teacher
 from tests.support.codecs import architecture, trained
 
-PRIORS: tuple[Prior, ...] = ("scale", "mean_scale")
+CODECS: Mapping[str, tuple[Prior, ContextName]] = {
+    "scale": ("scale", "none"),
+    "mean_scale": ("mean_scale", "none"),
+    "context": ("scale", "checkerboard"),
+    "mean_scale, context": ("mean_scale", "checkerboard"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +44,10 @@ def photo() -> Image:
     return load_images("builtin", "validation").image(0)[:192, :256]
 
 
-@pytest.fixture(scope="module", params=PRIORS)
+@pytest.fixture(scope="module", params=CODECS)
 def plain(request: pytest.FixtureRequest) -> Hyperprior:
-    return trained(architecture(prior=request.param, hyper=16), 40)
+    prior, context = CODECS[request.param]
+    return trained(architecture(prior=prior, context=context, hyper=16), 40)
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +153,7 @@ def test_onnx_runtime_gives_the_same_integers_and_indexes(
     checked = {each.name: each for each in write_onnx(exact, tmp_path, photo)}
     assert checked["hyper_decoder.onnx"].max_abs_difference == 0
     assert checked["hyper_decoder.onnx"].largest > 0
+    assert ("context.onnx" in checked) == exact.has_context
     with torch.no_grad():
         wanted = HyperDecoder(exact)(z_hat)
     found = run_onnx(tmp_path / "hyper_decoder.onnx", {"z_hat": z_hat.numpy()})
@@ -155,6 +163,19 @@ def test_onnx_runtime_gives_the_same_integers_and_indexes(
     indexes = prior.build_indexes(torch.from_numpy(found[0]))
     assert torch.equal(indexes, prior.build_indexes(wanted[0]))
     assert len(set(indexes.flatten().tolist())) > 1  # else there was nothing to agree on
+
+
+class ContextByOnnx(nn.Module):
+    """A context, computed by ONNX Runtime."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def forward(self, residuals: Tensor, scales: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+        values = {"symbols": residuals, "scales_before": scales, "means_before": means}
+        found = run_onnx(self.path, {name: each.numpy() for name, each in values.items()})
+        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
 
 class ByOnnx(nn.Module):
@@ -170,10 +191,13 @@ class ByOnnx(nn.Module):
 
 
 def elsewhere(model: Hyperprior, path: Path) -> Hyperprior:
-    """`model` with its h_s in ONNX Runtime."""
+    """`model` with its h_s, and context if it has one, in ONNX Runtime."""
     other = copy.deepcopy(model)
     del other.h_s
     other.add_module("h_s", ByOnnx(path, model.has_means))
+    if model.has_context:
+        del other.context
+        other.add_module("context", ContextByOnnx(path.with_name("context.onnx")))
     return other
 
 
@@ -184,6 +208,56 @@ def test_files_of_an_integer_h_s_decode_elsewhere(
     data = encode_image(exact, photo, 1)
     decoded = decode_image(elsewhere(exact, tmp_path / "hyper_decoder.onnx"), data)
     np.testing.assert_array_equal(decoded, decode_image(exact, data))
+
+
+@torch.no_grad()
+def test_an_integer_context_is_the_float_one_rounded(
+    plain: Hyperprior, exact: Hyperprior, photo: Image
+) -> None:
+    if plain.context is None:
+        assert exact.context is None
+        return
+    assert isinstance(exact.context, IntegerContext)
+    y = analyse_image(plain, photo).latent * plain.gain(1)
+    torch.manual_seed(0)
+    residuals, scales, means = y.round(), torch.rand_like(y) * 50, torch.randn_like(y)
+    scales, means = ((each * 2**14).round() / 2**14 for each in (scales, means))
+    wanted = plain.context(residuals, scales, means)
+    found = exact.context(residuals, scales, means)
+    assert not torch.equal(found[0], scales)  # else nothing was learned
+    torch.testing.assert_close(found[0], wanted[0].clamp_min(0), atol=0.02, rtol=2**-12)
+    torch.testing.assert_close(found[1], wanted[1], atol=1e-3, rtol=0)
+
+
+@torch.no_grad()
+def test_an_integer_context_is_what_whole_numbers_of_python_give() -> None:
+    """One scale and one mean by hand; the middle of 5x5 is coded second."""
+    context = IntegerContext(1)
+    torch.manual_seed(0)
+    for weights in (context.to_scale, context.to_mean):
+        weights.copy_(torch.randint(-(2**28), 2**28, weights.shape))
+    context.factor.fill_(3333)
+    context.offset.fill_(-(2**29) - 1)
+    r = torch.randint(-40, 40, (1, 1, 5, 5)).float()
+    sigma, mu = 12345678, -4321
+    scales, means = (torch.full((1, 1, 5, 5), each / 2**14) for each in (sigma, mu))
+    around = [int(r[0, 0, y, x]) for y in range(5) for x in range(5) if (y + x) % 2]
+    to_scale, to_mean = (each[0].tolist() for each in (context.to_scale, context.to_mean))
+    near = sum(w * abs(v) for w, v in zip(to_scale, around, strict=True))
+    shift = sum(w * v for w, v in zip(to_mean, around, strict=True))
+    by_hand = (3333 * sigma + near - (2**29) - 1 + (1 << 11)) >> 12
+    found = context(r, scales, means)
+    assert float(found[0][0, 0, 2, 2]) == min(max(by_hand, 0), 2**24 - 1) / 2**14
+    assert float(found[1][0, 0, 2, 2]) == (mu + ((shift + (1 << 11)) >> 12)) / 2**14
+    assert found[0][0, 0, 2, 1] == scales[0, 0, 2, 1]
+
+
+def test_a_context_whose_sums_could_be_inexact_is_refused() -> None:
+    context = Context(2)
+    with torch.no_grad():
+        context.to_mean.weight[1].fill_(2e4)
+    with pytest.raises(CodecError, match="the integer context could reach sums"):
+        fill_context(IntegerContext(2), context)
 
 
 def test_a_float_h_s_whose_scale_falls_to_the_other_side_of_a_border_is_noticed(
@@ -211,8 +285,8 @@ def test_a_float_h_s_whose_scale_falls_to_the_other_side_of_a_border_is_noticed(
 
 @torch.no_grad()
 def _scales(model: Hyperprior, photo: Image) -> Tensor:
-    z = model.hyper_latent(analyse_image(model, photo).latent * model.gain(1))
-    return model.gaussians(model.rounded_hyper_latent(z)).scales
+    y = analyse_image(model, photo).latent * model.gain(1)
+    return model.coding_gaussians(y, model.rounded_hyper_latent(model.hyper_latent(y))).scales
 
 
 def _named_as(model: Hyperprior, original: Hyperprior) -> Hyperprior:
