@@ -363,6 +363,11 @@ def _teach(command: argparse.ArgumentParser) -> None:
         "--prior", choices=("scale", "mean_scale"), help="what h_s predicts (scale)"
     )
     command.add_argument(
+        "--context",
+        choices=("none", "checkerboard"),
+        help="what corrects it of half of the latent (none)",
+    )
+    command.add_argument(
         "--rd-lambdas",
         type=_positive,
         nargs="+",

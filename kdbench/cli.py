@@ -509,6 +509,7 @@ def teach(arguments: Namespace) -> int:
                 latent=arguments.latent,
                 hyper=arguments.hyper,
                 prior=arguments.prior,
+                context=arguments.context,
             ),
             Training(
                 steps=arguments.steps,

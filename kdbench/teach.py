@@ -20,6 +20,7 @@ from kdbench.errors import CodecError, ConfigError
 from kdbench.files import require_writable, write_atomic
 from kdbench.records import (
     Architecture,
+    ContextName,
     Hyper,
     Latent,
     Prior,
@@ -56,6 +57,7 @@ def planned(
     latent: int | None = None,
     hyper: int | None = None,
     prior: Prior | None = None,
+    context: ContextName | None = None,
 ) -> Architecture:
     """What is to be trained: as told, and where nothing is told as `start` is.
 
@@ -77,7 +79,12 @@ def planned(
     return Architecture(
         encoder=replace(plan.encoder, width=width or plan.encoder.width),
         decoder=replace(plan.decoder, width=width or plan.decoder.width),
-        hyper=replace(plan.hyper, width=hyper or plan.hyper.width, prior=prior or plan.hyper.prior),
+        hyper=replace(
+            plan.hyper,
+            width=hyper or plan.hyper.width,
+            prior=prior or plan.hyper.prior,
+            context=context or plan.hyper.context,
+        ),
         latent=Latent(channels=latent or plan.latent.channels),
         n_levels=n_levels,
     )
@@ -176,6 +183,8 @@ def command_line(
         words += ["--width", architecture.encoder.width, "--latent", architecture.latent.channels]
         words += ["--hyper", architecture.hyper.width]
     words += ["--prior", architecture.hyper.prior]
+    if architecture.hyper.context != "none":
+        words += ["--context", architecture.hyper.context]
     words += ["--rd-lambdas", *training.rd_lambdas]
     words += ["--steps", training.steps, "--batch", training.batch, "--crop", training.crop_px]
     words += ["--learning-rate", training.learning_rate, "--seed", seed]
