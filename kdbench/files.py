@@ -70,9 +70,9 @@ def require_writable(folder: Path, *, elsewhere: str = ELSEWHERE) -> None:
             probe.unlink(missing_ok=True)
 
 
-def write_sealed(path: Path, data: bytes) -> None:
+def write_sealed(path: Path, data: bytes, *, elsewhere: str = ELSEWHERE) -> None:
     """Write data with their checksum, see `write_atomic` and `read_sealed`."""
-    write_atomic(path, seal(data))
+    write_atomic(path, seal(data), elsewhere=elsewhere)
 
 
 def read_sealed(path: Path) -> bytes:

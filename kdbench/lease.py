@@ -11,7 +11,7 @@ from time import monotonic, sleep
 import psutil
 
 from kdbench.device import synchronise
-from kdbench.errors import DeviceError
+from kdbench.errors import DeviceError, StoreError
 
 POLL_S = 0.05  # how often who waits for the lease looks again
 PATIENCE_S = 3600.0  # a trainer's, while others measure
@@ -161,7 +161,7 @@ class _Lock:
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise DeviceError(
+            raise StoreError(  # no fault of who would train or measure
                 f"cannot open the lock {self._path}: {error.strerror}",
                 fix=f"make {self._path.parent} a folder of yours, or set TMPDIR to another one",
             ) from None

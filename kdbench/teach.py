@@ -154,6 +154,7 @@ def teach(
         device=device,
         precision=precision,
         checkpoint=checkpoint,
+        elsewhere=ELSEWHERE,
         on_progress=on_progress,
         log_every=100,
     )

@@ -39,7 +39,7 @@ from kdbench.distill import (
 )
 from kdbench.errors import StoreError, TrainingError
 from kdbench.features import Tap, listening
-from kdbench.files import read_sealed, write_sealed
+from kdbench.files import ELSEWHERE, read_sealed, write_sealed
 from kdbench.gradients import gradient_shares, parts_of
 from kdbench.levels import Guided, LevelDistiller
 from kdbench.metrics import find as find_metric
@@ -127,6 +127,7 @@ def train(
     device: str,
     precision: str,
     checkpoint: Path | None = None,
+    elsewhere: str = ELSEWHERE,
     on_progress: Callable[[Progress], None] = lambda _: None,
     between_steps: Callable[[], object] = lambda: None,
     rungs: Sequence[int] = (),
@@ -148,6 +149,7 @@ def train(
             between two steps and at the end, so that a finished training costs no step again; the
             caller removes it once the codec is kept. A resumed training may have another number of
             steps; nothing else may differ.
+        elsewhere: How a user chooses another place for it, see `files.write_atomic`.
         on_progress: Called after each step.
         between_steps: Called after each step; lets a measurer in.
         rungs: Numbers of steps after which a checkpoint is written and `at_rung` is called.
@@ -189,18 +191,18 @@ def train(
                 log.seconds = earlier_s + time.monotonic() - began
                 is_rung = done in rungs
                 if checkpoint is not None and (is_rung or time.monotonic() - saved > CHECKPOINT_S):
-                    _save(checkpoint, done, trainee, log)
+                    _save(checkpoint, done, trainee, log, elsewhere)
                     saved, kept = time.monotonic(), done
                 if is_rung:
                     trainee.show(at_rung, done)
     except KeyboardInterrupt:
         if checkpoint is not None and done > kept:
             log.seconds = earlier_s + time.monotonic() - began
-            _save(checkpoint, done, trainee, log)
+            _save(checkpoint, done, trainee, log, elsewhere)
         raise
     trainee.require_finite()
     if checkpoint is not None and first_step < training.steps:
-        _save(checkpoint, training.steps, trainee, log)
+        _save(checkpoint, training.steps, trainee, log, elsewhere)
     model.to("cpu", memory_format=torch.contiguous_format)
     model.finalise()
     return log
@@ -301,7 +303,7 @@ def _autocast(device: str, precision: str) -> AbstractContextManager[Any]:
     return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16)
 
 
-def _save(path: Path, step: int, trainee: _Trainee, log: TrainingLog) -> None:
+def _save(path: Path, step: int, trainee: _Trainee, log: TrainingLog, elsewhere: str) -> None:
     state = {
         "step": step,
         "model": trainee.modules.state_dict(),
@@ -316,7 +318,7 @@ def _save(path: Path, step: int, trainee: _Trainee, log: TrainingLog) -> None:
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_sealed(path, buffer.getvalue())
+    write_sealed(path, buffer.getvalue(), elsewhere=elsewhere)
 
 
 def damage(checkpoint: Path) -> TrainingError | None:

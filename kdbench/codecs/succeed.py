@@ -46,7 +46,8 @@ def _taken(model: Hyperprior, earlier: Hyperprior) -> dict[str, Tensor]:
 
 def _sizes(model: Hyperprior) -> str:
     a = model.architecture
+    hyper = ", ".join([a.hyper.prior, *(["checkerboard"] if model.has_context else [])])
     return (
-        f"widths {a.encoder.width}, {a.decoder.width}, {a.hyper.width} ({a.hyper.prior}), "
+        f"widths {a.encoder.width}, {a.decoder.width}, {a.hyper.width} ({hyper}), "
         f"{a.latent.channels} latents and {a.n_levels} levels"
     )

@@ -112,13 +112,13 @@ def _stub_search(folder: Path) -> int:
     return _whole_search(folder, cfg, lambda: stub.GROUND, stub.run)
 
 
-def _real_search(folder: Path) -> int:
+def _real_search(folder: Path, *settings: str) -> int:
     from kdbench.config import load_study
     from kdbench.search.ground import survey
     from kdbench.store import Store
 
     listed = "sampler={name: listed, points: [{encoder.width: 24}]}"
-    small = ("trials=1", "training.steps=4", "data.crops=16", listed, LADDER)
+    small = ("trials=1", "training.steps=4", "data.crops=16", listed, LADDER, *settings)
     cfg = load_study("quick", small)
     return _whole_search(folder, cfg, lambda: survey(cfg, Store(folder / "runs")), None)
 
@@ -212,6 +212,13 @@ COMMANDS = {
         run=_real_search,
         found=partial(_trials, study="quick"),
         only=r"^rename (?!.*/(workers|rungs)\b)|^write .*/(log\.jsonl|crops-|kdbench-evaluate-)",
+        is_slow=True,
+    ),
+    "cache": Command(
+        prepare=_desk,
+        run=lambda folder: _real_search(folder, "space.distillation.teacher=teacher:default"),
+        found=partial(_trials, study="quick"),
+        only=r"/cache/teacher-",
         is_slow=True,
     ),
     "report": Command(

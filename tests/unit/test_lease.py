@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kdbench.errors import DeviceError
+from kdbench.errors import DeviceError, StoreError
 from kdbench.lease import Lease, host_lease
 
 REPOSITORY = Path(__file__).parents[2]
@@ -250,7 +250,7 @@ def test_one_process_does_not_wait_for_itself(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(DeviceError, match=r"(?s)cannot open the lock .*file/lease.*fix: make"),
+        pytest.raises(StoreError, match=r"(?s)cannot open the lock .*file/lease.*fix: make"),
         Lease(tmp_path / "file/lease").shared(),
     ):
         pass

@@ -1,5 +1,7 @@
 """Teaching: a card that says how, checks before hours are spent."""
 
+import errno
+import os
 import shlex
 import shutil
 from dataclasses import replace
@@ -11,7 +13,7 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
-from kdbench import evaluate, train
+from kdbench import evaluate, files, train
 from kdbench.arguments import parse
 from kdbench.codecs.hyperprior import Hyperprior, images_bits
 from kdbench.codecs.succeed import succeed
@@ -194,6 +196,7 @@ def test_a_student_goes_on_as_what_it_is(photos: ImageSet, tmp_path: Path) -> No
     plan = planned(start, len(RD_LAMBDAS))
     assert plan == tapered
     assert planned(start, 2, prior="mean_scale").hyper == Hyper(width=8, prior="mean_scale")
+    assert planned(start, 2, context="checkerboard").hyper == Hyper(width=8, context="checkerboard")
     assert planned(None, 2, width=32).encoder == Transform(width=32)
     then = teach(
         plan,
@@ -213,6 +216,51 @@ def test_a_student_goes_on_as_what_it_is(photos: ImageSet, tmp_path: Path) -> No
     told = parse(shlex.split(card["command"])[1:])
     assert (told.width, told.latent, told.hyper) == (None, None, None)
     assert planned(told.start, len(told.rd_lambdas), prior=told.prior) == tapered
+
+
+def test_one_with_a_context_begins_with_the_bits_of_the_one_without(
+    photos: ImageSet, tmp_path: Path
+) -> None:
+    earlier = save_teacher(tmp_path / "earlier.safetensors", architecture())
+    plan = planned(f"file:{earlier}", len(RD_LAMBDAS), context="checkerboard")
+    then = teach(
+        plan,
+        _training(learning_rate=1e-9),
+        photos,
+        out=tmp_path / "then.safetensors",
+        seed=0,
+        device="cpu",
+        card=CARD,
+        start=f"file:{earlier}",
+    )
+    (model, card), (was, _) = load_codec(then), load_codec(earlier)
+    assert model.architecture == plan == architecture(context="checkerboard")
+    told = parse(shlex.split(card["command"])[1:])
+    assert planned(told.start, 2, prior=told.prior, context=told.context) == plan
+    x = as_tensor(crops(4))
+    with torch.no_grad():
+        bits = [float(images_bits(codec(x, 1)["likelihoods"]).sum()) for codec in (model, was)]
+    assert bits[0] == pytest.approx(bits[1], rel=0.01)
+
+
+def test_a_checkpoint_that_a_disk_refuses_is_an_error_that_names_the_flag(
+    photos: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes = files.write_atomic
+
+    def full(path: Path, *args: Any, **kwargs: Any) -> None:
+        if path.suffix == ".checkpoint":
+            monkeypatch.setattr(os, "replace", refuse)
+        writes(path, *args, **kwargs)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "write_atomic", full)
+    with pytest.raises(StoreError, match=r"checkpoint cannot be written: the disk is full") as why:
+        _teach(photos, tmp_path / "new.safetensors")
+    assert "`--out`" in why.value.fix
+    assert "--root" not in why.value.fix
 
 
 @torch.no_grad()
