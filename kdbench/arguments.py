@@ -365,7 +365,7 @@ def _teach(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--context",
         choices=("none", "checkerboard"),
-        help="what corrects it of half of the latent (none)",
+        help="whether one half of the latent corrects scales and means of the other (none)",
     )
     command.add_argument(
         "--rd-lambdas",

@@ -379,14 +379,16 @@ def _require_served(plan: Distillation, student: AnyArchitecture, teacher: Offer
         )
     if plan.entropy > 0 and student.offer.prior is None:
         raise TrainingError(
-            "the entropy term compares the Gaussians of the latents, and the student's family "
-            "offers none",
+            "the entropy term compares the Gaussians of the latents, and the student offers none: "
+            "it has a context, or is of a family without",
             fix="set `distillation.entropy` to 0",
         )
     if plan.entropy > 0 and teacher.prior is None:
         raise TrainingError(
-            "the entropy term needs the Gaussians of the latents, and the teacher predicts none",
-            fix="set `distillation.entropy` to 0, or take a teacher with a hyperprior",
+            "the entropy term needs the Gaussians of the latents, and the teacher offers none: it "
+            "has no hyperprior, or a context",
+            fix="set `distillation.entropy` to 0, or take a teacher with a hyperprior and no "
+            "context",
         )
     own, theirs = student.coordinates, teacher.coordinates
     if plan.entropy > 0 and own != theirs:

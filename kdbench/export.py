@@ -36,7 +36,7 @@ class Wanted:
     Attributes:
         licence: Of the weights; None: nobody states one.
         onnx: Whether its transforms go with it.
-        deterministic: Whether h_s is rounded to integers.
+        deterministic: Whether h_s and a context are rounded to integers.
     """
 
     licence: str | None = None

@@ -17,17 +17,18 @@ from torch import Tensor, nn
 
 @contextmanager
 def without_rate(model: nn.Module) -> Iterator[None]:
-    """Inside, no gradient of the bits reaches g_a: h_a and the Gaussians see y detached.
+    """Inside, no gradient of the bits reaches g_a: h_a, Gaussians and context see y detached.
 
-    `model` has CompressAI's names, `h_a` and `gaussian_conditional`. What the loss is does not
-    change, nor does what the model computes.
+    `model` has CompressAI's names, `h_a` and `gaussian_conditional`, and may have a `context`. What
+    the loss is does not change, nor does what the model computes.
     """
 
     def detached(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         y: Tensor = args[0]
         return (y.detach(), *args[1:])
 
-    parts: list[nn.Module] = [model.h_a, model.gaussian_conditional]  # type: ignore[list-item]
+    named = dict(model.named_children())
+    parts = [named[name] for name in ("h_a", "gaussian_conditional", "context") if name in named]
     hooks = [part.register_forward_pre_hook(detached) for part in parts]
     try:
         yield

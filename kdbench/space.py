@@ -593,7 +593,7 @@ class SearchSpace:
                 f"needs a latent.channels of {' or '.join(needed)}, the teacher's"
                 if with_gaussians
                 else "needs a teacher of Gaussians that a student can share; a factorised prior "
-                "has none, and models of several rates each have their own"
+                "has none, a context corrects them, and models of several rates each have their own"
             )
             problems.append(("distillation.entropy", rule))
         return problems

@@ -10,8 +10,8 @@ is decoded around them, through one 5x5 kernel a channel for each, of which ever
 
 So an image is decoded in two calls of the range decoder, whatever its size, for 0.04 kMAC/px with
 192 latents; the heads of published codecs, which mix channels, cost 4 and need a large codec to pay
-for it (`benchmarks/context.py`). Both sides of each line scale with the gain, so that the levels
-share the context. It starts as none at all: a = 1, all else 0.
+for it (`benchmarks/context.py`). But for b both sides of each line scale with the gain, so that the
+levels share the context. It starts as none at all: a = 1, all else 0.
 """
 
 import torch

@@ -26,8 +26,9 @@ with |y| at +51.2 % after 8,000 (Kodak, November 2026).
 With a context (`codecs.context`) half of the positions of y are coded first, and correct sigma and
 mu of the other half before those are; y_hat = mu + Q(y - mu) there with either prior.
 
-With one level there are no gains, and with the prior `scale` the class equals CompressAI's
-`ScaleHyperprior`: same state-dict names, same outputs. Shapes are named in `codecs.base`.
+With one level there are no gains, and with the prior `scale` and no context the class equals
+CompressAI's `ScaleHyperprior`: same state-dict names, same outputs. Shapes are named in
+`codecs.base`.
 """
 
 from collections.abc import Mapping
@@ -252,17 +253,17 @@ class Hyperprior(LearnedCodec):
         """Reconstruction `x_hat` clamped to [0, 1], with `symbols` and `indexes` as decoded."""
         z_hat = self.entropy_bottleneck.decompress(strings[1], shape)
         said, prior = self.gaussians(z_hat), self.gaussian_conditional
-        indexes = prior.build_indexes(said.scales)
         if self.has_context:
-            coded = prior.reader(strings[0])
-            first, second = halves(indexes)
+            coded, (first, second) = prior.reader(strings[0]), halves(said.scales)
             symbols = torch.zeros_like(said.scales).flatten(2)
-            symbols[:, :, first] = coded.read(indexes.flatten(2)[:, :, first]).float()
-            said = self._corrected(symbols.view(indexes.shape), said)
+            known = prior.build_indexes(said.scales.flatten(2)[:, :, first])
+            symbols[:, :, first] = coded.read(known).float()
+            said = self._corrected(symbols.view(said.scales.shape), said)
             indexes = prior.build_indexes(said.scales)
             symbols[:, :, second] = coded.read(indexes.flatten(2)[:, :, second]).float()
             symbols = symbols.view(indexes.shape)
         else:
+            indexes = prior.build_indexes(said.scales)
             symbols = prior.decompress(strings[0], indexes, z_hat.dtype)
         y_hat = symbols if said.means is None else symbols + said.means
         x_hat = self.g_s(y_hat * self.inverse_gain(level)).clamp(0, 1)

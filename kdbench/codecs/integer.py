@@ -40,6 +40,7 @@ WEIGHT_BITS, ACTIVATION_BITS = 16, 22
 OUTPUT_BITS, OUTPUT_FRACTION_BITS = 24, 14  # sigma below 1024 (512 with mu), in steps of 2^-14
 HEADROOM = 16.0  # activations beyond so many times the largest one of the photos are clamped
 CONTEXT_BITS = 12  # by which a context's weights are finer than sigma and mu
+CONTEXT_CHUNK = 16  # channels that it looks at together
 LARGEST_RESIDUAL = 2.0**12  # that a context sees; larger ones are clamped
 LARGEST_SUM = 2.0**52  # with a half added still exact in 53 bits
 
@@ -151,22 +152,13 @@ class IntegerContext(nn.Module):
         )
 
     def forward(self, residuals: Tensor, scales: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-        """As the float context, rounded."""
-        unit, finer = 2.0**OUTPUT_FRACTION_BITS, 2.0**-CONTEXT_BITS
-        first = coded_first(residuals).double()
-        seen = (residuals.double() * first).clamp(-LARGEST_RESIDUAL, LARGEST_RESIDUAL)
-        sigma, mu = scales.double() * unit, means.double() * unit
-        factor, offset = (each.double()[:, None, None] for each in (self.factor, self.offset))
-        sums = factor * sigma + _around(seen.abs(), self.to_scale) + offset
-        corrected = torch.floor(sums * finer + 0.5).clamp(0.0, 2.0**OUTPUT_BITS - 1)
-        shift = torch.floor(_around(seen, self.to_mean) * finer + 0.5)
-        largest = 2.0 ** (OUTPUT_BITS - 1) - 1
-        moved = (mu + shift).clamp(-largest, largest)
-        sigma, mu = (
-            first * before + (1 - first) * after
-            for before, after in ((sigma, corrected), (mu, moved))
-        )
-        return (sigma / unit).float(), (mu / unit).float()
+        """As the float context, rounded; some channels at a time, for doubles take room."""
+        maps = (torch.split(each, CONTEXT_CHUNK, 1) for each in (residuals, scales, means))
+        weights = (self.factor, self.offset, self.to_scale, self.to_mean)
+        own = (torch.split(each, CONTEXT_CHUNK) for each in weights)
+        found = list(map(_corrected, zip(*maps, strict=True), zip(*own, strict=True)))
+        sigmas, mus = zip(*found, strict=True)
+        return torch.cat(sigmas, 1), torch.cat(mus, 1)
 
     def require_exact(self) -> None:
         """Raises CodecError where any input could make a sum inexact."""
@@ -185,6 +177,23 @@ def _context_taps() -> list[tuple[int, int]]:
     """Row and column of the taps that count."""
     places = [(row, column) for row in range(KERNEL) for column in range(KERNEL)]
     return [(row, column) for row, column in places if (row + column) % 2]
+
+
+def _corrected(maps: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Scales and means of some channels, from residuals, scales and means."""
+    residuals, scales, means = maps
+    factor, offset, to_scale, to_mean = weights
+    unit, finer = 2.0**OUTPUT_FRACTION_BITS, 2.0**-CONTEXT_BITS
+    first = coded_first(residuals).double()
+    seen = (residuals.double() * first).clamp(-LARGEST_RESIDUAL, LARGEST_RESIDUAL)
+    sigma, mu = scales.double() * unit, means.double() * unit
+    sums = factor.double()[:, None, None] * sigma + offset.double()[:, None, None]
+    corrected = torch.floor((sums + _around(seen.abs(), to_scale)) * finer + 0.5)
+    shift = torch.floor(_around(seen, to_mean) * finer + 0.5)
+    largest = 2.0 ** (OUTPUT_BITS - 1) - 1
+    sigma = first * sigma + (1 - first) * corrected.clamp(0.0, 2.0**OUTPUT_BITS - 1)
+    mu = first * mu + (1 - first) * (mu + shift).clamp(-largest, largest)
+    return (sigma / unit).float(), (mu / unit).float()
 
 
 def _around(x: Tensor, weights: Tensor) -> Tensor:

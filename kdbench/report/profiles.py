@@ -167,6 +167,7 @@ def _choices(trial: StoredTrial) -> dict[str, float | str]:
                 f"{name} convolution": side.convolution,
             }
         found |= {"hyper width": spec.hyper.width, "prior": spec.hyper.prior}
+        found["context"] = spec.hyper.context
         found["latent channels"] = spec.latent.channels
     found["teacher"] = plan.teacher or "none"
     found |= {f"{name} term": weight for name, weight in plan.weights.items()}

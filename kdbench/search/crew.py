@@ -31,6 +31,7 @@ class Member(ABC):
     """One worker: a process (`ProcessMember`) or a task of Slurm (`slurm_crew`).
 
     Attributes:
+        index: That it was given; where another worker has it already, its log says which it took.
         log: Where its output goes.
         code: How it ended; None while it runs or waits. Negative: what killed it.
     """

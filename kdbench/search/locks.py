@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 from kdbench.errors import StoreError
@@ -17,6 +17,7 @@ FRONT = "front"
 UPLOAD = "upload"
 COORDINATOR = "coordinator"
 POLL_S = 0.02
+LOOK_S = 0.1  # who only looks whether a worker lives has let go of its lock by then
 
 
 class Lock:
@@ -101,15 +102,14 @@ class StudyLocks:
                 Otherwise, and for None, the lowest free one.
             patience_s: See there.
         """
-        lock = None if wished is None else self._taken(wished, patience_s)
-        index = wished
-        while lock is None or index is None:
-            index = next(each for each in count() if not self.is_alive(each))
-            lock = self._taken(index, 0.0)
-        try:
-            yield index
-        finally:
-            lock.release()
+        wishes = [] if wished is None else [(wished, patience_s)]
+        for index, patience in chain(wishes, ((each, LOOK_S) for each in count())):
+            if lock := self._taken(index, patience):
+                try:
+                    yield index
+                finally:
+                    lock.release()
+                return
 
     @contextmanager
     def coordinator(self) -> Iterator[None]:

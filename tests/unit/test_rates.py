@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kdbench import hybrid
+from kdbench.codecs.context import Context
 from kdbench.codecs.hyperprior import Hyperprior
 from kdbench.data import CropList, draw_crops
 from kdbench.distill import rate_distortion
@@ -167,10 +168,16 @@ def test_z_may_be_wider_than_the_layers_around() -> None:
 # --- auto-encoders ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("context", ["none", "checkerboard"])
 @pytest.mark.parametrize("prior", ["scale", "mean_scale"])
-def test_without_rate_no_bit_reaches_the_analysis_and_nothing_else_changes(prior: Any) -> None:
+def test_without_rate_no_bit_reaches_the_analysis_and_nothing_else_changes(
+    prior: Any, context: Any
+) -> None:
     torch.manual_seed(0)
-    model = Hyperprior(architecture(8, hyper=4, latent=16, prior=prior)).train()
+    model = Hyperprior(architecture(8, hyper=4, latent=16, prior=prior, context=context)).train()
+    if isinstance(model.context, Context):  # one that corrects something
+        for layer in (model.context.to_scale, model.context.to_mean):
+            torch.nn.init.uniform_(layer.weight, 0.0, 0.1)
     x = torch.rand(2, 3, 64, 64)
 
     def bits_reach(part: str) -> bool:

@@ -111,7 +111,7 @@ ROWS = {
     "an entropy term with a teacher a rate": checked(
         "teacher: zoo:mbt2018-mean/1-4, entropy: 0.1",
         "entropy: needs a teacher of Gaussians that a student can share; a factorised prior has "
-        "none, and models of several rates each have their own",
+        "none, a context corrects them, and models of several rates each have their own",
     ),
     "a hyper-latent term with a teacher that has none": checked(
         "teacher: zoo:bmshj2018-factorized/3, hyper_latent: 0.1",

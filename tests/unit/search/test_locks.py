@@ -1,10 +1,11 @@
 """Who is alive on a host: one index for each worker, also where several begin at once."""
 
+import threading
 from contextlib import ExitStack
 
 import pytest
 
-from kdbench.search.locks import StudyLocks
+from kdbench.search.locks import Lock, StudyLocks
 from kdbench.store import Store
 from tests.unit.search.lab import Lab
 
@@ -21,14 +22,23 @@ def test_workers_have_the_lowest_indexes_that_are_free(lab: Lab) -> None:
 def test_an_index_that_another_worker_takes_at_the_same_moment_is_not_given_twice(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks_free, other = StudyLocks.is_alive, StudyLocks(Store(lab.store.root), "demo").lock(0)
+    takes, other = Lock.take, StudyLocks(Store(lab.store.root), "demo").lock(0)
 
-    def taken_after_the_look(locks: StudyLocks, index: int) -> bool:
-        alive = looks_free(locks, index)
-        other.take()
-        return alive
+    def taken_just_before(lock: Lock) -> bool:
+        monkeypatch.setattr(Lock, "take", takes)
+        assert other.take()
+        return lock.take()
 
-    monkeypatch.setattr(StudyLocks, "is_alive", taken_after_the_look)
+    monkeypatch.setattr(Lock, "take", taken_just_before)
     with StudyLocks(lab.store, "demo").worker(None) as index:
         assert index == 1
     other.release()
+
+
+def test_who_looks_whether_a_worker_lives_takes_no_index_from_one_that_begins(lab: Lab) -> None:
+    locks = StudyLocks(lab.store, "demo")
+    looker = locks.lock(0)
+    assert looker.take()
+    threading.Timer(0.03, looker.release).start()
+    with locks.worker(None) as index:
+        assert index == 0
