@@ -13,6 +13,7 @@ trial. The kinds differ in one lever each:
     + start           the script's loop, kdbench's start
     + start, cache    both: kdbench without a ladder
     kdbench, eta n    and with one
+    kdbench, diagonal     without one, uniform widths first, as the study `kd_pareto` begins
     grid              the paper's: uniform widths, each once, narrowest first, in the script's way;
     grid, ours        in kdbench's
 
@@ -127,15 +128,20 @@ def trace(search: Search, rows: Sequence[Found], volume: Volume) -> Trace:
     return found
 
 
-def grid(rows: Sequence[Found], table: Table, volume: Volume) -> Trace:
-    """Uniform widths, narrowest first; of each the first learning rate in the table."""
-    uniform: dict[float, int] = {}
+def uniform(rows: Sequence[Found]) -> list[int]:
+    """Places of uniform widths, narrowest first; of each the first learning rate in the table."""
+    first: dict[float, int] = {}
     for i, row in enumerate(rows):
         encoder, decoder, _ = row["params_of"]
         if encoder == decoder:
-            uniform.setdefault(encoder, i)
+            first.setdefault(encoder, i)
+    return [i for _, i in sorted(first.items())]
+
+
+def grid(rows: Sequence[Found], table: Table, volume: Volume) -> Trace:
+    """`uniform` and nothing else."""
     clock, had, found = table.setup_s, [], []
-    for _, i in sorted(uniform.items()):
+    for i in uniform(rows):
         clock += table.rows[i].seconds
         had.append(rows[i])
         found.append((clock, volume.share(had)))
@@ -172,6 +178,7 @@ def kinds(
         "+ cache": (noise, cached, tpe),
         "+ start": (ours, started, tpe),
         "+ start, cache": (ours, both, tpe),
+        "kdbench, diagonal": (ours, both, Policy(sampler="tpe", first=tuple(uniform(ours)))),
         **ladders,
         "random, start, cache": (ours, both, Policy(sampler="random")),
     }
@@ -195,6 +202,7 @@ def figures(
             known = "grid" if rows is noise else "grid, ours"
             trial_s[known] = trial_s[name]
             traces[known] = [grid(rows, table, volume)]
+    (own_grid,) = traces["grid, ours"]
     goal = fmean(found[-1][1] for found in traces["script, TPE"])
     goal_s = median(found[-1][0] for found in traces["script, TPE"])
     rows_out = []
@@ -210,9 +218,15 @@ def figures(
                 "goal_s": goal_s,
                 "seconds_to_goal": finite(median(reached)),
                 "interval": [finite(x) for x in interval(reached)],
+                "never_below_grid": never_below(found, own_grid),
             }
         )
     return rows_out
+
+
+def never_below(ours: Sequence[Trace], grid: Trace) -> bool:
+    """Whether each search has, whenever the grid gains, as much as the grid."""
+    return all(seconds_to(share, one) <= at + 1e-9 for at, share in grid for one in ours)
 
 
 def finite(value: float) -> float | None:
@@ -230,6 +244,7 @@ def table(found: Sequence[Found]) -> str:
             f"{at['end_share']:.3f}",
             "" if not at["goal"] else "never" if at["seconds_to_goal"] is None else spread(at),
             "" if not (at["goal"] and at["seconds_to_goal"]) else times_earlier(at),
+            "yes" if at["never_below_grid"] else "no",
         ]
         for at in found
     ]
@@ -240,6 +255,7 @@ def table(found: Sequence[Found]) -> str:
         "hypervolume then",
         "s to what the script has at its end",
         "times earlier",
+        "never below the grid, ours",
     ]
     return markdown(heads, rows)
 

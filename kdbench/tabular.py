@@ -187,12 +187,14 @@ class Policy:
         eta: Of the ladder, see `search.ladder`; None: every trial runs to its end.
         shares: The rungs where a trial may be stopped; None: all that the table has.
         cost_first: Whether costs may refuse a trial, see `search.prospects`.
+        first: Places of rows that are tried before the sampler is asked, as a study's diagonal is.
     """
 
     sampler: str
     eta: int | None = None
     shares: tuple[float, ...] | None = None
     cost_first: bool = False
+    first: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:

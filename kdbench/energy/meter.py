@@ -16,7 +16,7 @@ QUICK_S = 5.0  # GPU counters refresh every 20 to 100 ms: under 1 % doubt from h
 TOLERATED = 0.05  # relative: half width of the 95 % interval, drift of the idle draw
 WARM_UP_CALLS = 3
 WARM_UP_S = 2.0  # clocks and caches settle; a model of CPU time has neither
-ATTEMPTS = 3
+MARGINS = (1.05, 1.1, 1.25, 1.5, 2.0)  # of a window, at each attempt to make all long enough
 
 
 class EnergyMeter(Protocol):
@@ -193,11 +193,10 @@ def _enough_windows(
     """Calls per window, and windows that all last long enough.
 
     A machine that was busy during the warm-up may code faster now: then the number of calls is
-    raised and the windows begin anew.
+    raised and the windows begin anew, each time with more to spare.
     """
-    n_calls = ceil(1.05 * plan.window_s / call_s)
-    for _ in range(ATTEMPTS):
-        windows: list[Window] = []
+    for margin in MARGINS:
+        n_calls, windows = ceil(margin * plan.window_s / call_s), list[Window]()
         while len(windows) < plan.windows:
             windows.append(_window(work, meter, n_calls))
             if windows[-1].work_s < plan.window_s:
@@ -205,9 +204,9 @@ def _enough_windows(
         else:
             return n_calls, windows
         short_s = windows[-1].work_s
-        n_calls = ceil(1.1 * n_calls * plan.window_s / short_s)
+        call_s = short_s / n_calls
     raise MeterError(
-        f"after {ATTEMPTS} attempts a window still lasts {short_s:.3f} s,"
+        f"after {len(MARGINS)} attempts a window still lasts {short_s:.3f} s,"
         f" less than `energy.window_s` = {plan.window_s:g} s: the work gets faster each time",
         fix="stop what else runs on this machine and measure again",
     )

@@ -168,6 +168,7 @@ class _Simulation:
 
     def run(self, budget_s: float) -> Search:
         table, clock = self.table, self.table.setup_s
+        attributes: dict[str, Any] = {}
         steps: list[tuple[float, float]] = []
         begun: list[int] = []
         ended_s: list[float] = []
@@ -175,8 +176,11 @@ class _Simulation:
         stopped: list[int] = []
         refused: list[int] = []
         while self.left:
-            suggested, attributes = self._suggestion()
-            i = self.places.nearest(suggested, self.left)
+            if len(begun) < len(self.policy.first):
+                i, attributes = self.policy.first[len(begun)], {}
+            else:
+                suggested, attributes = self._suggestion()
+                i = self.places.nearest(suggested, self.left)
             row = table.rows[i]
             why = self._refuses(row, finished)
             at = None if why else self._stops(row)

@@ -173,9 +173,15 @@ def test_work_that_gets_faster_is_calibrated_anew(clock: Clock) -> None:
     assert reading.gross_j_per_mpx == pytest.approx((3.0, 3.0, 3.0))
 
 
+def test_a_machine_that_calms_down_slowly_is_measured_in_the_end(clock: Clock) -> None:
+    seconds = (0.1 * 0.995 ** min(n, 200) for n in count())
+    reading = measure("decode", coder(clock, call_s=seconds), meter=ClockMeter(clock), plan=PLAN)
+    assert PLAN.window_s <= reading.window_s < 2.2 * PLAN.window_s
+
+
 def test_work_that_never_stops_getting_faster_says_what_to_do(clock: Clock) -> None:
     seconds = (0.1 * 0.99**n for n in count())
-    with pytest.raises(MeterError, match=r"(?s)after 3 attempts.* = 5 s.*fix: stop what else"):
+    with pytest.raises(MeterError, match=r"(?s)after 5 attempts.* = 5 s.*fix: stop what else"):
         measure("decode", coder(clock, call_s=seconds), meter=ClockMeter(clock), plan=PLAN)
 
 

@@ -62,6 +62,13 @@ def test_a_search_without_a_ladder_takes_every_row_once_and_finds_all(sampler: s
     assert list(search.ended_s) == pytest.approx((found.setup_s + spent).tolist())
 
 
+def test_rows_that_a_policy_names_are_tried_first_and_the_sampler_takes_the_rest() -> None:
+    named = simulate(table(9), Policy(sampler="tpe", first=(5, 2)), seed=0)
+    assert named.begun[:2] == (5, 2)
+    assert sorted(named.begun) == list(range(9))
+    assert simulate(table(9), Policy(sampler="tpe"), seed=0).begun[:2] != (5, 2)
+
+
 def test_gp_can_be_asked_for() -> None:
     assert sorted(simulate(table(6), Policy(sampler="gp"), seed=0).begun) == list(range(6))
 
