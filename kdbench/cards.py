@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdbench.records import Coordinates
+from kdbench.records import Coordinates, Hyper
 
 BUILTIN = Path(__file__).parent / "assets" / "teachers"
 LENGTH = struct.Struct("<Q")  # safetensors: bytes of the JSON header that follows
@@ -42,11 +42,10 @@ def teacher_coordinates() -> dict[str, Coordinates]:
     for name, path in list_teachers().items():
         architecture = _architecture(path)
         if architecture is not None:
-            hyper = architecture["hyper"]
-            compares = hyper.get("context", "none") == "none"
+            told = architecture["hyper"]
+            known = {key: told[key] for key in ("width", "prior", "context") if key in told}
             found[f"teacher:{name}"] = Coordinates(
-                int(architecture["latent"]["channels"]),
-                hyper.get("prior", "scale") if compares else None,
+                int(architecture["latent"]["channels"]), Hyper(**known).comparable_prior
             )
     return found
 

@@ -27,8 +27,8 @@ def without_rate(model: nn.Module) -> Iterator[None]:
         y: Tensor = args[0]
         return (y.detach(), *args[1:])
 
-    named = dict(model.named_children())
-    parts = [named[name] for name in ("h_a", "gaussian_conditional", "context") if name in named]
+    context = [child for name, child in model.named_children() if name == "context"]
+    parts: list[nn.Module] = [model.h_a, model.gaussian_conditional, *context]  # type: ignore[list-item]
     hooks = [part.register_forward_pre_hook(detached) for part in parts]
     try:
         yield

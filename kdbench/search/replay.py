@@ -168,7 +168,6 @@ class _Simulation:
 
     def run(self, budget_s: float) -> Search:
         table, clock = self.table, self.table.setup_s
-        attributes: dict[str, Any] = {}
         steps: list[tuple[float, float]] = []
         begun: list[int] = []
         ended_s: list[float] = []
@@ -176,11 +175,7 @@ class _Simulation:
         stopped: list[int] = []
         refused: list[int] = []
         while self.left:
-            if len(begun) < len(self.policy.first):
-                i, attributes = self.policy.first[len(begun)], {}
-            else:
-                suggested, attributes = self._suggestion()
-                i = self.places.nearest(suggested, self.left)
+            i, attributes = self._next(len(begun))
             row = table.rows[i]
             why = self._refuses(row, finished)
             at = None if why else self._stops(row)
@@ -210,6 +205,13 @@ class _Simulation:
             front_share=len(table.front.intersection(finished)) / len(table.front),
             seconds=clock,
         )
+
+    def _next(self, n_begun: int) -> tuple[int, dict[str, Any]]:
+        """The place of the row to try, and what the sampler noted if it was asked."""
+        if n_begun < len(self.policy.first):
+            return self.policy.first[n_begun], {}
+        suggested, attributes = self._suggestion()
+        return self.places.nearest(suggested, self.left), attributes
 
     def _suggestion(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the sampler would try, and what it noted about it (its generation)."""

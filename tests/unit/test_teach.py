@@ -22,7 +22,7 @@ from kdbench.data import ImageSet, load_images
 from kdbench.data.folder import BUILTIN
 from kdbench.errors import CodecError, ConfigError, DataError, StoreError
 from kdbench.evaluate import Evaluation
-from kdbench.records import Hyper, Progress, RDCurve, RDPoint, Training, Transform
+from kdbench.records import Architecture, Hyper, Progress, RDCurve, RDPoint, Training, Transform
 from kdbench.teach import command_line, load_training_photos, planned, teach
 from kdbench.teacher import load_teacher
 from tests.support.codecs import (
@@ -59,9 +59,16 @@ def _training(**changes: Any) -> Training:
     return Training(**(values | {"learning_rate": 1e-3} | changes))
 
 
-def _teach(photos: ImageSet, out: Path, training: Training | None = None, **more: Any) -> Path:
+def _teach(
+    photos: ImageSet,
+    out: Path,
+    training: Training | None = None,
+    *,
+    plan: Architecture | None = None,
+    **more: Any,
+) -> Path:
     return teach(
-        architecture(),
+        plan or architecture(),
         training or _training(),
         photos,
         out=out,
@@ -198,16 +205,8 @@ def test_a_student_goes_on_as_what_it_is(photos: ImageSet, tmp_path: Path) -> No
     assert planned(start, 2, prior="mean_scale").hyper == Hyper(width=8, prior="mean_scale")
     assert planned(start, 2, context="checkerboard").hyper == Hyper(width=8, context="checkerboard")
     assert planned(None, 2, width=32).encoder == Transform(width=32)
-    then = teach(
-        plan,
-        _training(learning_rate=1e-9),
-        photos,
-        out=tmp_path / "then.safetensors",
-        seed=0,
-        device="cpu",
-        card=CARD,
-        start=start,
-    )
+    out, slow = tmp_path / "then.safetensors", _training(learning_rate=1e-9)
+    then = _teach(photos, out, slow, plan=plan, start=start)
     model, card = load_codec(then)
     assert model.architecture == tapered
     torch.testing.assert_close(
@@ -223,16 +222,8 @@ def test_one_with_a_context_begins_with_the_bits_of_the_one_without(
 ) -> None:
     earlier = save_teacher(tmp_path / "earlier.safetensors", architecture())
     plan = planned(f"file:{earlier}", len(RD_LAMBDAS), context="checkerboard")
-    then = teach(
-        plan,
-        _training(learning_rate=1e-9),
-        photos,
-        out=tmp_path / "then.safetensors",
-        seed=0,
-        device="cpu",
-        card=CARD,
-        start=f"file:{earlier}",
-    )
+    out, slow = tmp_path / "then.safetensors", _training(learning_rate=1e-9)
+    then = _teach(photos, out, slow, plan=plan, start=f"file:{earlier}")
     (model, card), (was, _) = load_codec(then), load_codec(earlier)
     assert model.architecture == plan == architecture(context="checkerboard")
     told = parse(shlex.split(card["command"])[1:])
