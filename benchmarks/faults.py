@@ -1,7 +1,8 @@
 """What a study survives: processes killed at random moments, and a disk that fails at every write.
 
-    python -m benchmarks.faults                                     about half an hour
-    python -m benchmarks.faults --postgres                          kills on PostgreSQL, too
+    python -m benchmarks.faults --parts kills --postgres    about half an hour
+    python -m benchmarks.faults --parts disk --jobs 2       hours: every write, every kind of disk
+    python -m benchmarks.faults --parts disk --commands search --kinds broken --each place
     python -m benchmarks.faults --kills 4 --trials 8 --commands encode    a smoke test
 
 Kills: `--trials` listed specs, two workers, trials of 0.4 s that resume from checkpoints
@@ -11,11 +12,13 @@ once, nothing running, every file whole, no finished rung run twice, and results
 an undisturbed study. A spec is tried 20 times here, not three: of 100 kills in so short a time some
 would hit the same spec by chance.
 
-Disk: each command in one process, the writes below its folder failing in turn (every single one of
-quick commands, of others one at each place that writes), those of SQLite and of libraries too
-(`tests/support/disk_faults.py`): a full disk and a read-only one from that write on, a broken one
-(EIO) at that write alone. Then the command must have ended with a problem and its fix, or as if
-nothing had been; every file must be whole; the same command must end as it should.
+Disk: each command in one process, the writes below its folder failing in turn, each single one or
+the first of each place, those of SQLite and of libraries too (`tests/support/disk_faults.py`): a
+full disk and a read-only one from that write on, a broken one (EIO) at that write alone. Then the
+command must have ended with a problem and its fix, or as if nothing had been; every file must be
+whole; the same command must end as it should. Of a real trial the writes to the database are left
+out, which are those of `search`, and of `cache` all but the cache of the teacher's outputs. Rows of
+what is not asked for stay as they were.
 """
 
 import argparse
@@ -26,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +41,7 @@ from tests.support.faults import Disturbed
 SECONDS = 0.4  # of a trial
 PAUSE_S = 1.5  # longest, from a worker at work to the kill
 PARTS = ("kills", "disk")
-QUICK = ("encode", "decode", "measure")  # every write; of the others each place that writes
+EACH = {"write": "each write", "place": "each place"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -49,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=6)
     parser.add_argument("--postgres", action="store_true", help="on a server of its own, too")
     parser.add_argument("--commands", nargs="*", default=sorted(COMMANDS), choices=sorted(COMMANDS))
+    parser.add_argument("--kinds", nargs="*", default=tuple(ERRORS), choices=tuple(ERRORS))
+    parser.add_argument("--each", default="write", choices=EACH)
+    parser.add_argument("--jobs", type=int, default=1, help="commands at once, on failing disks")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="keeps the other")
     add_out(parser, "faults")
     arguments = parser.parse_args(argv)
@@ -56,11 +63,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "kills" in arguments.parts:
         kills = list(killed(arguments))
     if "disk" in arguments.parts:
-        disks = [
-            failed(command, kind)
-            for command in arguments.commands
-            for kind in (ERRORS if command in QUICK else ["all"])
-        ]
+        tasks = [(name, kind) for name in arguments.commands for kind in arguments.kinds]
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            new = list(pool.map(lambda task: failed(*task, arguments.each), tasks))
+        others = [row for row in disks if (row["command"], row["disk"]) not in tasks]
+        disks = sorted(others + new, key=lambda row: (row["command"], [*ERRORS].index(row["disk"])))
     text = f"{kill_table(kills)}\n\n{disk_table(disks)}"
     publish(arguments, text, {"kills": kills, "disks": disks})
     assert not any(row["faults"] for row in (*kills, *disks))
@@ -124,13 +131,11 @@ def kill_table(rows: Sequence[dict[str, Any]]) -> str:
 # --- disks -------------------------------------------------------------------------------------
 
 
-def failed(command: str, kind: str) -> dict[str, Any]:
+def failed(command: str, kind: str, each: str) -> dict[str, Any]:
     """How a command bears its writes failing."""
     with tempfile.TemporaryDirectory(prefix="kdbench-faults-") as made:
         disk, began = FaultyDisk(Path(made) / "block"), time.monotonic()
-        arguments = ["-m", "tests.support.disk_faults", command, kind, made]
-        if command in QUICK:
-            arguments.append("--every")
+        arguments = ["-m", "tests.support.disk_faults", command, kind, made, "--each", each]
         run = subprocess.run(
             [sys.executable, *arguments],
             env={**os.environ, "OMP_NUM_THREADS": "1", **disk.environment},
@@ -142,6 +147,7 @@ def failed(command: str, kind: str) -> dict[str, Any]:
     row = {
         "command": command,
         "disk": kind,
+        "failing": EACH[each],
         "writes": found[0]["of"],
         "failed": len(found),
         "ended with a fix": sum(each["code"] == 1 for each in found),
@@ -155,10 +161,10 @@ def failed(command: str, kind: str) -> dict[str, Any]:
 
 def disk_table(rows: Sequence[dict[str, Any]]) -> str:
     """A row a command and kind of disk."""
-    heads = ["command", "disk", "writes", "failed", "ended with a fix"]
+    heads = ["command", "disk", "failing", "writes", "failed", "ended with a fix"]
     heads += ["ended as if nothing had been", "seconds", "faults"]
     cells = [[str(len(r["faults"]) if h == "faults" else r[h]) for h in heads] for r in rows]
-    return markdown(heads, cells, left=2)
+    return markdown(heads, cells, left=3)
 
 
 if __name__ == "__main__":

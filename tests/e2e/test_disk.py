@@ -17,7 +17,7 @@ from tests.support.disk_faults import COMMANDS
 def test_a_command_whose_disk_fails_says_what_to_do_and_goes_on_when_it_is_well_again(
     command: str, tmp_path: Path
 ) -> None:
-    """Places as `disk_faults` chooses them; with `--every` it lets each single write fail.
+    """Places as `disk_faults` chooses them; with `--each write` it lets each single one fail.
 
     All kinds of failure in one process: they share its start, which takes longest.
     """

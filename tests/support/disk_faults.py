@@ -1,9 +1,11 @@
 """Writes of a command fail in turn; run as a process of its own, started with a FaultyDisk.
 
-    python -m tests.support.disk_faults COMMAND KIND FOLDER            places, see `_sites`
-    python -m tests.support.disk_faults COMMAND KIND FOLDER --every    every write
+    python -m tests.support.disk_faults COMMAND KIND FOLDER --each turn     as the tests do
+    python -m tests.support.disk_faults COMMAND KIND FOLDER --each place    places, see `_sites`
+    python -m tests.support.disk_faults COMMAND KIND FOLDER --each write    every write
 
-KIND is `full`, `read-only` (both from that write on), `broken` (that write alone) or `all`.
+KIND is `full`, `read-only` (both from that write on), `broken` (that write alone) or `all`. `turn`
+is `place`, but for slow commands the kinds take turns over the places.
 
 A line of JSON for each failure. The command runs in this process, in a fresh copy of its folder:
 first with the failure, where it must end with a problem and its fix (or as if nothing had been, if
@@ -39,6 +41,7 @@ from tests.support.disk import ERRORS, FaultyDisk
 Found = Any  # what a command finds; compared with what it found without failures
 SAID = "\n  fix: "
 DATABASE = "optuna.db"
+EACH = ("turn", "place", "write")
 CHANGES = r"(?<=-)[a-z0-9_]{8}(?=/|$)|[0-9a-f]{8,}|[0-9]+"  # in paths, from run to run
 
 
@@ -50,13 +53,15 @@ class Command:
         prepare: Makes the folder that it works in.
         run: Does it, there; an exit code.
         found: What it left.
-        only: Which writes fail, call and path; others are those of other commands.
-        is_slow: Whether each fails on one kind of disk only, the kinds taking turns.
+        own: Which writes are its own, call and path; others are those of other commands.
+        only: Which of its own fail where each place is to; others are written alike.
+        is_slow: Whether each place fails on one kind of disk only with `turn`.
     """
 
     prepare: Callable[[Path], object]
     run: Callable[[Path], int]
     found: Callable[[Path], Found]
+    own: str = ""
     only: str = ""
     is_slow: bool = False
 
@@ -211,6 +216,7 @@ COMMANDS = {
         prepare=_desk,
         run=_real_search,
         found=partial(_trials, study="quick"),
+        own=rf"^(?!.*/{DATABASE})",
         only=r"^rename (?!.*/(workers|rungs)\b)|^write .*/(log\.jsonl|crops-|kdbench-evaluate-)",
         is_slow=True,
     ),
@@ -218,7 +224,7 @@ COMMANDS = {
         prepare=_desk,
         run=lambda folder: _real_search(folder, "space.distillation.teacher=teacher:default"),
         found=partial(_trials, study="quick"),
-        only=r"/cache/teacher-",
+        own=r"/cache/teacher-",
         is_slow=True,
     ),
     "report": Command(
@@ -270,7 +276,7 @@ def main() -> None:
     parser.add_argument("command", choices=sorted(COMMANDS))
     parser.add_argument("kind", choices=[*ERRORS, "all"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--every", action="store_true")
+    parser.add_argument("--each", choices=EACH, default=EACH[0])
     parser.add_argument("--only", type=int, nargs="*", help="these writes, by their number")
     args = parser.parse_args()
     _without_meters()
@@ -279,7 +285,7 @@ def main() -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         command.prepare(args.folder / "base")
     for kind in kinds:
-        for outcome in outcomes(command, kind, args.folder, every=args.every, only=args.only):
+        for outcome in outcomes(command, kind, args.folder, each=args.each, only=args.only):
             print(json.dumps(outcome), flush=True)
 
 
@@ -288,7 +294,7 @@ def outcomes(
     kind: str,
     folder: Path,
     *,
-    every: bool,
+    each: str,
     only: Sequence[int] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """What came of each failure: `n`, `what`, `problem` (None: all as it should be).
@@ -303,7 +309,7 @@ def outcomes(
     disk.heal()
     assert code == 0, said
     expected, seen = command.found(here), disk.seen
-    for n in only or (range(1, len(seen) + 1) if every else _sites(command, kind, here, seen)):
+    for n in only or _failing(command, kind, each, here, seen):
         _fresh(base, here)
         disk.arm(here, n, kind, stays=kind != "broken")
         code, said = _run(command, here)
@@ -376,22 +382,32 @@ def _run(command: Command, here: Path) -> tuple[int, str]:
     return code, said.getvalue()
 
 
-def _sites(command: Command, kind: str, here: Path, seen: Sequence[str]) -> list[int]:
+def _failing(
+    command: Command, kind: str, each: str, here: Path, seen: Sequence[str]
+) -> Sequence[int]:
+    """Numbers of the writes that are to fail, from 1."""
+    if each == "write":
+        return [n for n, line in enumerate(seen, start=1) if re.search(command.own, line)]
+    sites = _sites(command, here, seen)
+    turns = each == "turn" and command.is_slow
+    return sites[[*ERRORS].index(kind) :: len(ERRORS)] if turns else sites
+
+
+def _sites(command: Command, here: Path, seen: Sequence[str]) -> list[int]:
     """The first write of each place, and the first to the database after each other file."""
     first: dict[tuple[str, ...], int] = {}
     file = ""
     for n, line in enumerate(seen, start=1):
         call, _, path = line.partition(" ")
         place = re.sub(CHANGES, "#", path.removeprefix(str(here)))
-        if not re.search(command.only, line):
+        if not (re.search(command.own, line) and re.search(command.only, line)):
             continue
         first.setdefault((call, place), n)
         if DATABASE in place:
             first.setdefault((DATABASE, file), n)
         elif call != "fsync":
             file = place
-    found = sorted({*first.values()})
-    return found[[*ERRORS].index(kind) :: len(ERRORS)] if command.is_slow else found
+    return sorted({*first.values()})
 
 
 if __name__ == "__main__":
