@@ -7,14 +7,16 @@ prints the tables from what is.
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdbench.bench import CodecFigures, load_anchor
-from kdbench.config import CodecList, codec_list_from_settings, codec_list_settings
 from kdbench.errors import KdbenchError, StoreError
 from kdbench.files import load, write_json
 from kdbench.records import MEASUREMENT_PROTOCOL
 from kdbench.store import Store, StoredStudy
+
+if TYPE_CHECKING:  # who only asks whether a study lists codecs needs no settings
+    from kdbench.config import CodecList
 
 Watch = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -48,6 +50,8 @@ def load_codec_table(store: Store, study: str) -> CodecTable:
         StoreError: No such study, or a damaged file.
         KdbenchError: It was measured by other procedures than today's.
     """
+    from kdbench.config import codec_list_from_settings
+
     stored = store.load_study(study)
     if (then := stored.fixed.get("protocol")) != str(MEASUREMENT_PROTOCOL):
         raise KdbenchError(
@@ -70,7 +74,9 @@ def load_codec_table(store: Store, study: str) -> CodecTable:
     )
 
 
-def measure(cfg: CodecList, store: Store, *, device: str | None = None, watch: Watch) -> CodecTable:
+def measure(
+    cfg: "CodecList", store: Store, *, device: str | None = None, watch: Watch
+) -> CodecTable:
     """Measures every codec of `cfg` that is not kept yet, the reference first.
 
     Args:
@@ -116,7 +122,9 @@ def measure(cfg: CodecList, store: Store, *, device: str | None = None, watch: W
     return load_codec_table(store, cfg.name)
 
 
-def _begin(cfg: CodecList, store: Store) -> None:
+def _begin(cfg: "CodecList", store: Store) -> None:
+    from kdbench.config import codec_list_settings
+
     settings: dict[str, Any] = codec_list_settings(cfg)
     fixed = {"protocol": str(MEASUREMENT_PROTOCOL)}
     if store.create_study(StoredStudy(name=cfg.name, settings=settings, fixed=fixed)):
@@ -139,7 +147,7 @@ def _require_same_codec(name: str, kept: CodecFigures, store: Store) -> None:
         )
 
 
-def _require_same_photos(cfg: CodecList, store: Store, reference: CodecFigures) -> None:
+def _require_same_photos(cfg: "CodecList", store: Store, reference: CodecFigures) -> None:
     for name, figures in load_codec_table(store, cfg.name).figures.items():
         if figures.rd.images != reference.rd.images:
             raise KdbenchError(

@@ -91,6 +91,13 @@ def fingerprint(device: str, *, threads: int) -> dict[str, str]:
     return {key: value.strip() for key, value in known.items() if value}
 
 
+def n_cores() -> int:
+    """Cores that this process may use; those of the machine where the system tells no less."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def machine(device: str, *, threads: int) -> str:
     """What `fingerprint` says, in a line for people: what other last bits may come from."""
     known = fingerprint(device, threads=threads)

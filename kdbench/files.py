@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from kdbench.errors import StoreError
 from kdbench.records import SCHEMA, plain
@@ -259,7 +260,7 @@ def read_object(path: Path) -> dict[str, Any]:
 def _parsed(path: Path) -> tuple[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        return text, json.loads(text)
+        return text, from_json(text)
     except (ValueError, RecursionError) as err:
         raise damaged(path, str(err)) from None
     except OSError as err:

@@ -22,6 +22,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple
 
@@ -62,9 +63,11 @@ def plain(value: Any) -> Any:
 
     Fields made by `later` are left out where they say nothing.
     """
+    if value is None or isinstance(value, str | int | float):
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        known = {f.name: (f, getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {name: plain(v) for name, (f, v) in known.items() if not _says_nothing(f, v)}
+        known = ((f, getattr(value, f.name)) for f in _fields(type(value)))
+        return {f.name: plain(v) for f, v in known if not _says_nothing(f, v)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -72,6 +75,7 @@ def plain(value: Any) -> Any:
     return value
 
 
+_fields = cache(dataclasses.fields)
 _LATER = "later"
 
 

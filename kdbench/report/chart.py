@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import ceil, floor, log10
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Kind = Literal["points", "line", "steps", "bars", "text"]
 Role = Literal["front", "beaten", "anchor", "twin", "codec", "member", "other", "quiet"]
@@ -32,9 +32,8 @@ class Axis:
         return f"{self.label} [{self.unit}]" if self.unit else self.label
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """One mark.
+class Point(NamedTuple):
+    """One mark; a tuple, since a figure of many trials has ten thousands.
 
     Attributes:
         x: On the horizontal axis; of categories their place.

@@ -144,7 +144,7 @@ def _curves(first: Chart, second: Chart, one: str, two: str) -> Chart:
 
 def _of(point: Point, study: str) -> Point:
     """Which study it is of; its number alone would lead to a trial of the wrong one."""
-    return replace(point, hover=f"{study}\n{point.hover}" if point.hover else "", trial=None)
+    return point._replace(hover=f"{study}\n{point.hover}" if point.hover else "", trial=None)
 
 
 def _tables(studies: tuple[Gathered, Gathered]) -> tuple[Block, ...]:

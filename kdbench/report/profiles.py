@@ -178,8 +178,8 @@ def _choices(trial: StoredTrial) -> dict[str, float | str]:
 
 
 def _line(columns: Sequence[_Column], i: int, number: int) -> list[Point]:
+    said = f"trial {number}"
     points = [
-        Point(x=x, y=column.scaled[i], hover=f"trial {number}", trial=number)
-        for x, column in enumerate(columns)
+        Point(x=x, y=column.scaled[i], hover=said, trial=number) for x, column in enumerate(columns)
     ]
     return [*points, Point(x=len(columns) - 1, y=None)]

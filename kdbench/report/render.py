@@ -1,8 +1,9 @@
 """A study as a report in one of its formats: what to print, or which files to write."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from kdbench.codec_table import CodecTable, is_codec_table, load_codec_table
@@ -13,21 +14,22 @@ from kdbench.report.document import Document
 from kdbench.report.gather import Gathered, gather
 from kdbench.report.json_report import report_json
 from kdbench.report.json_view import codec_table_json
+from kdbench.report.painters import Files, Format, painting
 from kdbench.store import Store
 
 FORMATS = ("text", "html", "markdown", "latex", "csv", "json", "svg")
 IN_ONE_FILE = {"text": "txt", "html": "html", "csv": "csv", "json": "json"}
 REPORTS = Path("reports")  # where reports land that nobody named a place for
 SVG_COLUMNS = 110
-Files = dict[str, bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What a report is about, in every form that a format asks for.
+    """What a report is about, in every form that a format asks for; read when one is asked for.
 
     Attributes:
-        document: Told whether it needs figures.
+        document: Told whether it needs figures. Like the others it raises StoreError for a damaged
+            file and KdbenchError for figures that do not compare.
     """
 
     name: str
@@ -40,8 +42,8 @@ def subject(store: Store, study: str) -> Subject:
     """A study, of trials or of codecs.
 
     Raises:
-        StoreError: No such study, or a damaged file.
-        KdbenchError: Its figures do not compare with one another.
+        StoreError: No such study, or one of codecs with a damaged file.
+        KdbenchError: The figures of these codecs do not compare.
     """
     from kdbench.report.sheets import codec_csv, study_csv
 
@@ -53,32 +55,31 @@ def subject(store: Store, study: str) -> Subject:
             csv=lambda: codec_csv(table),
             json=lambda: codec_table_json(table),
         )
-    found: Gathered = gather(store, study)
+    found = cache(partial(gather, store, study))
     return Subject(
         name=study,
-        document=lambda figures: study_document(found, figures=figures),
-        csv=lambda: study_csv(found),
-        json=lambda: report_json(found),
+        document=lambda figures: study_document(found(), figures=figures),
+        csv=lambda: study_csv(found()),
+        json=lambda: report_json(found()),
     )
 
 
 def comparison(store: Store, first: str, second: str) -> Subject:
-    """Two studies of trials.
-
-    Raises:
-        StoreError: No such study, or a damaged file.
-        KdbenchError: They were not measured alike.
-    """
-    from kdbench.report.compare import comparison_document
+    """Two studies of trials, measured alike."""
+    from kdbench.report.compare import comparison_document, require_alike
     from kdbench.report.sheets import study_csv
 
-    one, two = gather(store, first), gather(store, second)
-    document = comparison_document(one, two)
+    @cache
+    def alike() -> tuple[Gathered, Gathered]:
+        one, two = gather(store, first), gather(store, second)
+        require_alike(one, two)
+        return one, two
+
     return Subject(
-        name=document.name,
-        document=lambda _: document,
-        csv=lambda: study_csv(one, two),
-        json=lambda: {"compared": [report_json(one), report_json(two)]},
+        name=f"{first}-{second}",
+        document=lambda _: comparison_document(*alike()),
+        csv=lambda: study_csv(*alike()),
+        json=lambda: {"compared": [report_json(study) for study in alike()]},
     )
 
 
@@ -98,30 +99,35 @@ def printed(about: Subject, kind: str, width: int) -> str:
 
 
 def folder(about: Subject, kind: str) -> Files:
-    """A report that is several files, by name: Markdown, LaTeX, SVG."""
-    from kdbench.report.static import images
+    """A report that is several files, by name: Markdown, LaTeX, SVG.
 
-    document = about.document(True)
-    drawn = [chart for chart in document.short().charts if chart.z is None]  # paper has two
+    Raises:
+        StoreError, KdbenchError: What it is about cannot be told.
+    """
+    extension: Format = "pdf" if kind == "latex" else "svg"
+    with painting(extension) as paint:
+        document = about.document(True)
+        drawn = [chart for chart in document.short().charts if chart.z is None]  # paper has two
+        painted, names = paint(drawn), {chart.name: f"{chart.name}.{extension}" for chart in drawn}
+        files = _texts(kind, document, names)
+        return files | {names[name]: data for name, data in painted.result().items()}
+
+
+def _texts(kind: str, document: Document, pictures: Mapping[str, str]) -> Files:
+    """All but the figures."""
     if kind == "svg":
         from kdbench.report.rich_page import report_svg
 
-        tables = report_svg(document, SVG_COLUMNS).encode()
-        figures = images(drawn, "svg")
-        return {"tables.svg": tables, **{f"{name}.svg": figures[name] for name in figures}}
+        return {"tables.svg": report_svg(document, SVG_COLUMNS).encode()}
     if kind == "markdown":
         from kdbench.report.markdown import markdown
 
-        names = {chart.name: f"{chart.name}.svg" for chart in drawn}
-        text, crops = markdown(document, names)
-        figures = {names[name]: data for name, data in images(drawn, "svg").items()}
-        return {"README.md": text.encode(), **crops, **figures}
+        text, crops = markdown(document, pictures)
+        return {"README.md": text.encode(), **crops}
     from kdbench.report.latex import latex
 
-    names = {chart.name: f"{chart.name}.pdf" for chart in drawn}
-    text, crops = latex(document.short(), names)
-    figures = {names[name]: data for name, data in images(drawn, "pdf").items()}
-    return {"report.tex": text.encode(), **crops, **figures}
+    text, crops = latex(document.short(), pictures)
+    return {"report.tex": text.encode(), **crops}
 
 
 def write(about: Subject, kind: str, out: Path | None, width: int) -> list[Path]:
@@ -134,7 +140,8 @@ def write(about: Subject, kind: str, out: Path | None, width: int) -> list[Path]
         width: Columns, of text.
 
     Raises:
-        StoreError: It cannot be written there.
+        StoreError: It cannot be written there, or told.
+        KdbenchError: It cannot be told.
     """
     home = REPORTS / about.name
     if out is not None and out.exists() and out.is_dir() == (kind in IN_ONE_FILE):

@@ -3,23 +3,18 @@
 On white; words are taken as they stand (`$` begins no formula).
 """
 
-import os
-import warnings
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
+from functools import cache
 from io import BytesIO
-from multiprocessing import get_context
-from typing import Any, Literal
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from kdbench.report.chart import Axis, Chart, Point, Series, error_bar, log_ticks, rule_points
+from kdbench.report.painters import Format
 from kdbench.report.palette import WHITE, Dash, Shape, look, look_of
 
-Format = Literal["svg", "png", "pdf"]
 SIZE_IN = (7.2, 4.4)
 PNG_DPI = 110
 LEGEND_COLUMNS = 4
@@ -64,17 +59,6 @@ def image(chart: Chart, kind: Format) -> bytes:
         file = BytesIO()
         figure.savefig(file, format=kind, dpi=PNG_DPI, metadata=_UNDATED[kind])
     return file.getvalue()
-
-
-def images(charts: Sequence[Chart], kind: Format) -> dict[str, bytes]:
-    """Files of several figures by the name of each, drawn side by side where there are cores."""
-    n = min(len(os.sched_getaffinity(0)), len(charts))
-    names, draw = [chart.name for chart in charts], partial(image, kind=kind)
-    if n < 2:
-        return dict(zip(names, map(draw, charts), strict=True))
-    with warnings.catch_warnings(), ProcessPoolExecutor(n, get_context("fork")) as pool:
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: libraries' own, idle here
-        return dict(zip(names, pool.map(draw, charts), strict=True))
 
 
 @cache

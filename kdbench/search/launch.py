@@ -3,7 +3,6 @@
 Workers are processes of this machine (`crew`) or tasks of a Slurm array (`slurm_crew`).
 """
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,6 +10,7 @@ from functools import partial
 import optuna
 
 from kdbench.config import StudyConfig
+from kdbench.device import n_cores
 from kdbench.errors import LauncherError
 from kdbench.search import ground as grounds
 from kdbench.search.asking import close
@@ -155,7 +155,7 @@ def _n_workers(
     cfg: StudyConfig, asked: int | None, ground: Ground, study: optuna.Study, n_twins: int
 ) -> int:
     """Processes to start: never more than trials, or twins of finished ones, are left."""
-    by_device = len(os.sched_getaffinity(0)) if ground.device == "cpu" else 1
+    by_device = n_cores() if ground.device == "cpu" else 1
     wanted = cfg.workers if asked is None else asked
     left = max(cfg.trials - n_complete(study), n_twins)
     return min(by_device if wanted is None else wanted, left)

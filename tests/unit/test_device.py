@@ -1,5 +1,6 @@
 """Devices: names, fingerprints and versions."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from kdbench.device import (
     environment,
     fingerprint,
     fingerprint_hash,
+    n_cores,
     resolve,
     supports_bf16,
     synchronise,
@@ -156,6 +158,14 @@ def test_cpu_features_are_those_of_the_first_processor(
     assert items["cpu"] == (name or platform.machine())
     assert items["cpu_features"] == features
     assert supports_bf16("cpu") is bf16
+
+
+def test_cores_are_those_that_a_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 6}, raising=False)
+    assert n_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 10)
+    assert n_cores() == 10
 
 
 def test_the_environment_names_versions_without_loading_packages() -> None:

@@ -170,10 +170,10 @@ ROWS = {
     "a result that was cut short": damaged(
         "trials/0/result.json",
         b'{"schema": 1',
-        "Expecting ',' delimiter: line 1 column 13 (char 12)",
+        "EOF while parsing an object at line 1 column 12",
     ),
     "a study file that is empty": damaged(
-        "study.json", b"", "Expecting value: line 1 column 1 (char 0)"
+        "study.json", b"", "EOF while parsing a value at line 1 column 0"
     ),
     "a spec that somebody edited": Row(
         broken=edited(f"{TRIAL}/spec.json", '"seed": 0', '"seed": 7'),

@@ -7,9 +7,10 @@ from threading import Event
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import stdtrit
 
 from kdbench.energy import meter as procedure
-from kdbench.energy.meter import Repeater, measure, relative_interval
+from kdbench.energy.meter import Repeater, measure, relative_interval, student_quantile
 from kdbench.errors import MeterError
 from kdbench.records import EnergyPlan, EnergyReading, Source
 
@@ -227,6 +228,11 @@ def test_the_interval_is_students() -> None:
 def test_the_interval_does_not_depend_on_the_unit(values: Sequence[float], unit: float) -> None:
     scaled = relative_interval(tuple(unit * value for value in values))
     assert scaled == pytest.approx(relative_interval(tuple(values)), rel=1e-6, abs=1e-9)
+
+
+def test_quantiles_are_those_of_scipy() -> None:
+    for freedom in range(1, 40):
+        assert student_quantile(freedom) == pytest.approx(stdtrit(freedom, 0.975), abs=1e-6)
 
 
 def test_one_value_has_no_interval() -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
@@ -26,9 +27,18 @@ from kdbench.report.document import Crops
 from kdbench.report.gather import gather
 from kdbench.report.interactive import figure_json, plotly_figure
 from kdbench.report.page import POLICY, html
-from kdbench.report.render import FORMATS, IN_ONE_FILE, comparison, folder, printed, subject
+from kdbench.report.painters import painting
+from kdbench.report.render import (
+    FORMATS,
+    IN_ONE_FILE,
+    Subject,
+    comparison,
+    folder,
+    printed,
+    subject,
+)
 from kdbench.report.rich_page import report_svg, report_text
-from kdbench.report.static import image, images
+from kdbench.report.static import image
 from kdbench.samples import png
 from kdbench.store import Failure, Store, StoredStudy
 from tests.support.results import SETTINGS, STUDY, TEACHER, curve, make_study, result, spec
@@ -162,8 +172,9 @@ def test_figures_are_the_same_however_many_cores_draw_them(
 ) -> None:
     charts = study_document(gather(store, STUDY)).charts[:3]
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores)
-    assert images(charts, "svg") == {chart.name: image(chart, "svg") for chart in charts}
-    assert images([], "svg") == {}
+    with painting("svg") as paint:
+        assert paint(charts).result() == {chart.name: image(chart, "svg") for chart in charts}
+        assert paint([]).result() == {}
 
 
 def test_plotly_accepts_every_figure(store: Store) -> None:
@@ -234,7 +245,7 @@ def test_results_of_a_newer_kdbench_are_refused(store: Store) -> None:
     newer = path.read_text().replace(f'"schema": {SCHEMA}', f'"schema": {SCHEMA + 1}')
     path.write_text(newer)
     with pytest.raises(StoreError, match=r"(?s)has schema \d+.*newer kdbench"):
-        subject(store, STUDY)
+        subject(store, STUDY).json()
 
 
 # --- names -----------------------------------------------------------------------------------
@@ -352,7 +363,13 @@ def test_joules_of_two_devices_are_on_no_figure_together(store: Store) -> None:
     assert "on no figure together" in report_text(document, 100)
 
 
-def test_studies_of_other_anchors_photos_and_protocols_are_refused(store: Store) -> None:
+@pytest.mark.parametrize(
+    "ask",
+    [lambda about: about.json(), lambda about: about.csv(), lambda about: about.document(True)],
+)
+def test_studies_of_other_anchors_photos_and_protocols_are_refused(
+    store: Store, ask: Callable[[Subject], object]
+) -> None:
     second(store)
     named = replace(TEACHER.rd, images=("a.png", "c.png"))
     write_json(store.anchor_file("other"), replace(TEACHER, sha="ef56", rd=named))
@@ -360,7 +377,7 @@ def test_studies_of_other_anchors_photos_and_protocols_are_refused(store: Store)
     assert done is not None
     store.save_result("other", 0, replace(done, protocol=1))
     with pytest.raises(KdbenchError) as why:
-        comparison(store, STUDY, "other")
+        ask(comparison(store, STUDY, "other"))
     for words in (
         "measurement protocol: 2 in tiny, 1 in other",
         "sha256 ab12 in tiny, teacher:default, sha256 ef56 in other",
