@@ -13,7 +13,10 @@ study, database, budget, queue and progress, each process with a lease of its ow
 nothing but the processor and the teacher's cached outputs. What two of them do more than one is
 what this machine has to give; where searches gain as much, working together costs nothing.
 
-The four take turns, and turn their order round from round to round.
+Shared machines change their speed from minute to minute, so beside the trials stand the cores that
+were busy meanwhile, of the whole machine, which must be quiet otherwise: what of a second core is
+not used is what waiting for one another takes. The four take turns, and turn their order round from
+round to round.
 """
 
 import argparse
@@ -25,11 +28,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
+from threading import Event, Thread
 
+import numpy as np
 import optuna
+import psutil
 
 from benchmarks.publish import add_out, markdown, publish
 from kdbench.config import load_study
@@ -38,9 +45,46 @@ from kdbench.search.ground import bench, survey
 from kdbench.store import Store
 
 WORKERS = (1, 2)
+LOOK_S = 0.2
 WIDTH = 32
 SEARCH, ALONE = "search", "processes of their own"
-Rates = dict[tuple[str, int], list[float]]
+Found = dict[tuple[str, int], list["Rate"]]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What a round of one kind gave."""
+
+    trials_per_hour: float
+    cores_busy: float
+
+
+class Cores:
+    """Knows how many cores were busy between two moments since it began to look."""
+
+    def __init__(self) -> None:
+        self._looks = [_look()]
+        self._done = Event()
+        self._thread = Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._done.wait(LOOK_S):
+            self._looks.append(_look())
+
+    def busy(self, began: float, ended: float) -> float:
+        """The mean between two times of day [s], both past; ends the looking."""
+        self._done.set()
+        self._thread.join()
+        times, seconds = zip(*self._looks, strict=True)
+        first, last = np.interp([began, ended], times, seconds)
+        return float(last - first) / (ended - began)
+
+
+def _look() -> tuple[float, float]:
+    """Time of day, and CPU seconds of the whole machine so far."""
+    spent = psutil.cpu_times()
+    return time.time(), sum(spent) - spent.idle - spent.iowait - spent.guest - spent.guest_nice
 
 
 def settings(name: str, n_trials: int, n_steps: int) -> tuple[str, ...]:
@@ -64,8 +108,9 @@ def settings(name: str, n_trials: int, n_steps: int) -> tuple[str, ...]:
     )
 
 
-def search(store: Store, name: str, workers: int, n_trials: int, n_steps: int) -> float:
-    """Trials per hour of `kdbench search`, `n_trials` a worker."""
+def search(store: Store, name: str, workers: int, n_trials: int, n_steps: int) -> Rate:
+    """What `kdbench search` does with `n_trials` a worker."""
+    cores = Cores()
     command = [sys.executable, "-m", "kdbench", "search", "--study", "smoke"]
     command += ["--root", str(store.root), "--workers", str(workers)]
     for each in settings(name, workers * n_trials, n_steps):
@@ -75,15 +120,15 @@ def search(store: Store, name: str, workers: int, n_trials: int, n_steps: int) -
         sys.exit(run.returncode)  # it has said why
     known = optuna.load_study(study_name=name, storage=store.database_url(name))
     spans = [(t.datetime_start, t.datetime_complete) for t in known.trials]
-    begun = min(began for began, _ in spans if began)
-    ended = max(ended for _, ended in spans if ended)
+    began = min(began for began, _ in spans if began).timestamp()
+    ended = max(ended for _, ended in spans if ended).timestamp()
     done = sum(trial.result is not None for trial in store.trials(name))
-    return 3600 * done / (ended - begun).total_seconds()
+    return Rate(3600 * done / (ended - began), cores.busy(began, ended))
 
 
-def alone(specs: Sequence[TrialSpec], common: Bench, folder: Path, processes: int) -> float:
-    """Trials per hour of processes that run all of `specs` each; they begin together."""
-    spawning = multiprocessing.get_context("spawn")
+def alone(specs: Sequence[TrialSpec], common: Bench, folder: Path, processes: int) -> Rate:
+    """What processes do that run all of `specs` each; they begin together."""
+    cores, spawning = Cores(), multiprocessing.get_context("spawn")
     lines, crew = [], []
     for i in range(processes):
         ours, theirs = spawning.Pipe()
@@ -99,8 +144,8 @@ def alone(specs: Sequence[TrialSpec], common: Bench, folder: Path, processes: in
     spans = [line.recv() for line in lines]
     for each in crew:
         each.join()
-    seconds = max(ended for _, ended in spans) - min(began for began, _ in spans)
-    return 3600 * processes * len(specs) / seconds
+    began, ended = min(began for began, _ in spans), max(ended for _, ended in spans)
+    return Rate(3600 * processes * len(specs) / (ended - began), cores.busy(began, ended))
 
 
 def _run(line: Connection, specs: Sequence[TrialSpec], common: Bench, home: Path) -> None:
@@ -110,19 +155,19 @@ def _run(line: Connection, specs: Sequence[TrialSpec], common: Bench, home: Path
 
     line.send("ready")
     line.recv()
-    began = time.monotonic()
+    began = time.time()
     for i, spec in enumerate(specs):
         run_trial(spec, common, lambda _: True, home / str(i))
-    line.send((began, time.monotonic()))
+    line.send((began, time.time()))
 
 
-def measured(arguments: argparse.Namespace, store: Store) -> Rates:
-    """Trials per hour of each of the four, a figure a round."""
+def measured(arguments: argparse.Namespace, store: Store) -> Found:
+    """What each of the four did, a figure a round."""
     n_trials, n_steps = arguments.trials, arguments.steps
     search(store, "warm", 1, 1, min(n_steps, 5))  # fills the caches
     cfg = load_study("smoke", settings("alone", n_trials, n_steps))
     common = bench(cfg, survey(cfg, store), store)
-    rates: Rates = {(how, n): [] for n in WORKERS for how in (SEARCH, ALONE)}
+    rates: Found = {(how, n): [] for n in WORKERS for how in (SEARCH, ALONE)}
     specs: list[TrialSpec] = []
     for i in range(arguments.rounds):
         for how, n in rates if i % 2 == 0 else reversed(rates):
@@ -133,20 +178,24 @@ def measured(arguments: argparse.Namespace, store: Store) -> Rates:
             else:
                 rate = alone(specs, common, store.root / "alone" / str(i), n)
             rates[how, n].append(rate)
-            print(f"round {i}: {how}, {n}: {rate:.0f} trials per hour", flush=True)
+            print(f"round {i}: {how}, {n}: {rate}", flush=True)
     return rates
 
 
-def table(rates: Rates) -> str:
-    """Medians over rounds, and how many times more several do than one: median, least and most."""
+def table(found: Found) -> str:
+    """Medians over rounds."""
     rows = []
-    for how in (SEARCH, ALONE):
-        for n in WORKERS:
-            times = [many / one for many, one in zip(rates[how, n], rates[how, 1], strict=True)]
-            ends = f"{min(times):.2f} to {max(times):.2f}"
-            gain = "" if n == 1 else f"{median(times):.2f} ({ends})"
-            rows.append([how, str(n), f"{median(rates[how, n]):.0f}", gain])
-    return markdown(["", "at once", "trials per hour", "times one's"], rows)
+    for (how, n), rates in found.items():
+        times = [
+            a.trials_per_hour / b.trials_per_hour for a, b in zip(rates, found[how, 1], strict=True)
+        ]
+        figures = (
+            f"{median(rate.trials_per_hour for rate in rates):.0f}",
+            "" if n == 1 else f"{median(times):.2f}",
+            f"{median(rate.cores_busy for rate in rates):.2f}",
+        )
+        rows.append([how, str(n), *figures])
+    return markdown(["", "at once", "trials per hour", "times one's", "cores busy"], rows)
 
 
 def main() -> None:
@@ -162,7 +211,11 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="kdbench-workers-") as name:
         rates = measured(arguments, Store(Path(name) / "runs"))
-    figures = [{"how": how, "at_once": n, "trials_per_hour": r} for (how, n), r in rates.items()]
+    figures = [
+        {"how": how, "at_once": n, **asdict(rate)}
+        for (how, n), own in rates.items()
+        for rate in own
+    ]
     publish(arguments, table(rates), {"rates": figures})
 
 
