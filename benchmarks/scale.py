@@ -1,28 +1,22 @@
-"""What grows with a study: seconds of ask and tell by stored trials, trials per hour by workers.
+"""What grows with a study: seconds of ask and tell, and of a rung, by stored trials.
 
-    python -m benchmarks.scale                                      about 5 minutes
-    python -m benchmarks.scale --sizes 5 10 --asks 3 --trials 0     a smoke test
+    python -m benchmarks.scale                          about a quarter of an hour
+    python -m benchmarks.scale --sizes 5 10 --asks 3    a smoke test
 
-Ask and tell: a real worker (`search.worker.work`) on SQLite runs trials that cost nothing, so that
-what is left is asking, recognising duplicates, the budget, both rungs of the ladder and telling,
-with the files that it writes. The study is `kd_pareto` with a ladder and two objectives; before,
-its database is filled with random trials of its space, each of which has been at both rungs. A
-figure is of what lies between the end of one trial and the start of the next one (tell and ask);
-rungs, inside a trial, are told apart. The sampler of the study, TPE, against `random`, which looks
-at no other trial: what that one takes is ours and the database's. Wall time waits for the disk at
-every commit, CPU time does not.
-
-Trials per hour: `kdbench search` on the study `smoke` with more trials and steps, 1 and 2 workers
-in turn, after one search that fills the caches; whole commands, start included.
+A real worker (`search.worker.work`) on SQLite runs trials that cost nothing, so that what is left
+is asking, recognising duplicates, the budget, both rungs of the ladder and telling, with the files
+that it writes. The study is `kd_pareto` with a ladder and two objectives; before, its database is
+filled with random trials of its space, each of which has been at both rungs. A figure is of what
+lies between the end of one trial and the start of the next one (tell and ask); rungs, inside a
+trial, are told apart. The sampler of the study, TPE, against `random`, which looks at no other
+trial: what that one takes is ours and the database's. Wall time waits for the disk at every commit,
+CPU time does not.
 """
 
 import argparse
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +54,6 @@ from kdbench.search.worker import work
 from kdbench.store import Store
 
 SAMPLERS = ("tpe", "random")
-WORKERS = (1, 2)
 PARTS = {"tell_ask": "tell and ask", "rung": "a rung"}
 CLOCKS, PERCENTILES = ("wall", "cpu"), ("p50", "p95")
 Clocks = tuple[float, float]  # wall and CPU [s]
@@ -203,39 +196,8 @@ def ask_and_tell(sizes: Sequence[int], n_asks: int, folder: Path) -> list[dict[s
     return found
 
 
-def trials_per_hour(n_trials: int, n_steps: int, n_rounds: int, folder: Path) -> dict[str, float]:
-    """Complete trials an hour by number of workers, the same students in each search."""
-    if n_trials == 0:
-        return {}
-    seconds: dict[int, list[float]] = {workers: [] for workers in WORKERS}
-    search(folder, "warm", 1, 1, n_steps)
-    for i in range(n_rounds):
-        for workers in WORKERS if i % 2 == 0 else reversed(WORKERS):
-            began = time.perf_counter()
-            search(folder, f"w{workers}-{i}", workers, n_trials, n_steps)
-            seconds[workers].append(time.perf_counter() - began)
-    return {
-        str(workers): 3600 * n_trials * len(taken) / sum(taken)
-        for workers, taken in seconds.items()
-    }
-
-
-def search(folder: Path, name: str, workers: int, n_trials: int, n_steps: int) -> None:
-    """`kdbench search` on the study `smoke`, without its diagonal, which is short."""
-    sets = (f"name={name}", f"training.steps={n_steps}", "sampler.name=random")
-    more = ("sampler.enqueue=none", "energy.meter=none", "objectives=[bd_rate_pct, kmac_per_px]")
-    command = [sys.executable, "-m", "kdbench", "search", "--study", "smoke"]
-    command += ["--root", str(folder / "searches"), "--workers", str(workers)]
-    command += ["--trials", str(n_trials)]
-    for each in (*sets, *more):
-        command += ["--set", each]
-    run = subprocess.run(command, stdout=subprocess.DEVNULL, text=True, check=False)
-    if run.returncode != 0:
-        sys.exit(run.returncode)  # it has said why
-
-
-def table(rows: Sequence[dict[str, Any]], per_hour: dict[str, float]) -> str:
-    """Milliseconds by stored trials; then trials per hour."""
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Milliseconds by stored trials."""
     columns = [(name, clock, p) for name in PARTS for clock in CLOCKS for p in PERCENTILES]
     cells = [
         [
@@ -247,11 +209,7 @@ def table(rows: Sequence[dict[str, Any]], per_hour: dict[str, float]) -> str:
     ]
     heads = [f"{PARTS[name]}, {clock} {p} ms" for name, clock, p in columns]
     heads = ["sampler", "stored", *heads]
-    text = markdown(heads, cells)
-    if per_hour:
-        hours = [[workers, f"{n:.0f}"] for workers, n in per_hour.items()]
-        text += f"\n\n{markdown(['workers', 'trials per hour'], hours)}"
-    return text
+    return markdown(heads, cells)
 
 
 def main() -> None:
@@ -260,9 +218,6 @@ def main() -> None:
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 1000, 10_000], metavar="N")
     parser.add_argument("--asks", type=int, default=20, help="timed at each size")
-    parser.add_argument("--trials", type=int, default=4, help="of each search; 0: no search")
-    parser.add_argument("--steps", type=int, default=60, help="of each trial of a search")
-    parser.add_argument("--rounds", type=int, default=1)
     add_out(parser, "scale")
     arguments = parser.parse_args()
     if sorted(set(arguments.sizes)) != arguments.sizes or arguments.sizes[0] < 1:
@@ -270,8 +225,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory(prefix="kdbench-scale-") as name:
         rows = ask_and_tell(arguments.sizes, arguments.asks, Path(name))
-        per_hour = trials_per_hour(arguments.trials, arguments.steps, arguments.rounds, Path(name))
-    publish(arguments, table(rows, per_hour), {"ask_tell": rows, "trials_per_hour": per_hour})
+    publish(arguments, table(rows), {"ask_tell": rows})
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@
 
 Searches with 1 and with 2 workers, each worker `--trials` trials of equal cost (uniform students of
 width 32 whose losses weigh a little differently, trained and evaluated in full; no energy, no
-ladder). Counted from the start of the first trial to the end of the last one, as the database
-knows them, so neither the start of the command nor its end.
+ladder). Of each worker from the start of its first trial to the end of its last one, as the
+database knows them, so without what a study takes once: the start of the command, the anchor, which
+the first worker measures before its first trial, and the end.
 
 The same trials again in processes of their own: `trial.run_trial` one after another, without
 study, database, budget, queue and progress, each process with a lease of its own; they share
@@ -37,10 +38,12 @@ from threading import Event, Thread
 import numpy as np
 import optuna
 import psutil
+from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.publish import add_out, markdown, publish
 from kdbench.config import load_study
 from kdbench.records import Bench, TrialSpec
+from kdbench.search.attributes import BY
 from kdbench.search.ground import bench, survey
 from kdbench.store import Store
 
@@ -57,6 +60,18 @@ class Rate:
 
     trials_per_hour: float
     cores_busy: float
+
+    @classmethod
+    def of(cls, spans: Sequence[tuple[int, float, float]], cores: "Cores") -> "Rate":
+        """Of each worker's trials, from the first one's start to the last one's end [time of day].
+
+        Cores are those while all were at work.
+        """
+        began, ended = max(began for _, began, _ in spans), min(ended for *_, ended in spans)
+        return cls(
+            trials_per_hour=sum(3600 * n / (ended - began) for n, began, ended in spans),
+            cores_busy=cores.busy(began, ended),
+        )
 
 
 class Cores:
@@ -119,11 +134,19 @@ def search(store: Store, name: str, workers: int, n_trials: int, n_steps: int) -
     if run.returncode != 0:
         sys.exit(run.returncode)  # it has said why
     known = optuna.load_study(study_name=name, storage=store.database_url(name))
-    spans = [(t.datetime_start, t.datetime_complete) for t in known.trials]
-    began = min(began for began, _ in spans if began).timestamp()
-    ended = max(ended for _, ended in spans if ended).timestamp()
-    done = sum(trial.result is not None for trial in store.trials(name))
-    return Rate(3600 * done / (ended - began), cores.busy(began, ended))
+    done = [trial for trial in known.trials if trial.state == TrialState.COMPLETE]
+    by_worker: dict[int, list[FrozenTrial]] = {}
+    for trial in done:
+        by_worker.setdefault(trial.user_attrs[BY]["index"], []).append(trial)
+    spans = [
+        (
+            len(trials),
+            min(t.datetime_start for t in trials if t.datetime_start).timestamp(),
+            max(t.datetime_complete for t in trials if t.datetime_complete).timestamp(),
+        )
+        for trials in by_worker.values()
+    ]
+    return Rate.of(spans, cores)
 
 
 def alone(specs: Sequence[TrialSpec], common: Bench, folder: Path, processes: int) -> Rate:
@@ -141,11 +164,10 @@ def alone(specs: Sequence[TrialSpec], common: Bench, folder: Path, processes: in
         line.recv()  # has loaded all it needs
     for line in lines:
         line.send("go")
-    spans = [line.recv() for line in lines]
+    spans = [(len(specs), *line.recv()) for line in lines]
     for each in crew:
         each.join()
-    began, ended = min(began for began, _ in spans), max(ended for _, ended in spans)
-    return Rate(3600 * processes * len(specs) / (ended - began), cores.busy(began, ended))
+    return Rate.of(spans, cores)
 
 
 def _run(line: Connection, specs: Sequence[TrialSpec], common: Bench, home: Path) -> None:

@@ -23,7 +23,7 @@ runs/<study>/reruns/<k>/<n>/   what `rerun` trained again: one run of trial n, o
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -56,6 +56,7 @@ from kdbench.records import (
 
 State = Literal["complete", "stopped", "refused", "infeasible", "failed", "running"]
 CACHE = "cache"
+_MEASURED = re.compile(r"measured-(\d+)\.json")
 _NEWS = (".json", ".png", ".safetensors")
 PNG_HEAD, PNG_TAIL = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 STUDY_NAME = re.compile(rf"(?!{CACHE}$){PLAIN}")
@@ -288,7 +289,11 @@ class TrialFolder:
     @property
     def measured(self) -> tuple[Path, ...]:
         """What `measure` found later, first one first."""
-        found = self.path.glob("measured-*.json")
+        return self.measured_of(os.listdir(self.path) if self.path.is_dir() else ())
+
+    def measured_of(self, names: Iterable[str]) -> tuple[Path, ...]:
+        """The same, where the names of all files here are known."""
+        found = [self.path / name for name in names if _MEASURED.fullmatch(name)]
         return tuple(sorted(found, key=lambda path: int(path.stem.rpartition("-")[2])))
 
     @property
@@ -700,7 +705,8 @@ def _load_trial(folder: TrialFolder) -> StoredTrial:
     stored = load(folder.spec, _SpecFile)
     if stored.schema >= HASHED_SINCE and stored.spec.hash != stored.hash:
         raise damaged(folder.spec, "its spec is not the one its hash names")
-    done, broke = folder.result.is_file(), folder.failure.is_file()
+    here = set(os.listdir(folder.path))  # once: asking for each file takes longer than reading
+    done, broke = folder.result.name in here, folder.failure.name in here
     again = folder.trained_energy
     return StoredTrial(
         folder=folder,
@@ -708,8 +714,8 @@ def _load_trial(folder: TrialFolder) -> StoredTrial:
         spec_hash=stored.hash if stored.schema >= HASHED_SINCE else None,
         result=load(folder.result, TrialResult) if done else None,
         failure=load_failure(folder) if broke and not done else None,
-        trained_energy=load(again, _EnergyFile).energy if again.is_file() else None,
-        twin=load(folder.twin, _TwinFile).twin if folder.twin.is_file() else None,
-        rungs=load_rungs(folder),
-        measured=tuple(load(path, Measurement) for path in folder.measured),
+        trained_energy=load(again, _EnergyFile).energy if again.name in here else None,
+        twin=load(folder.twin, _TwinFile).twin if folder.twin.name in here else None,
+        rungs=load_rungs(folder) if folder.rungs.name in here else (),
+        measured=tuple(load(path, Measurement) for path in folder.measured_of(here)),
     )

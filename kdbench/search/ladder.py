@@ -33,12 +33,17 @@ def goes_on(own: Values, others: Sequence[Values], eta: int) -> bool:
         eta: One of so many goes on, and always one.
     """
     everyone = [own, *others]
-    return ranks(everyone)[0] == 0 or place(everyone, 0) < math.ceil(len(everyone) / eta)
+    fronts = ranks(everyone)
+    return fronts[0] == 0 or _place(everyone, fronts, 0) < math.ceil(len(everyone) / eta)
 
 
 def place(values: Sequence[Values], i: int) -> int:
     """How many of `values` are better than the one at `i`: by rank, then by hypervolume."""
-    fronts, scaled = ranks(values), _scaled(values)
+    return _place(values, ranks(values), i)
+
+
+def _place(values: Sequence[Values], fronts: Sequence[int], i: int) -> int:
+    scaled = _scaled(values)
     better = sum(rank < fronts[i] for rank in fronts)
     peers = [k for k, rank in enumerate(fronts) if rank == fronts[i]]
     added = contributions([scaled[k] for k in peers], [1 + MARGIN] * len(values[i]))
@@ -49,17 +54,18 @@ def ranks(values: Sequence[Values]) -> list[int]:
     """Non-dominated rank of each: 0 of the front, 1 of what would be one without it, and so on.
 
     That is the longest chain of values each of which dominates the next. Whatever dominates a row
-    comes before it when rows are sorted by their first axis, then their second, and so on: one
-    comparison with all before it, n of them, where peeling front by front takes n^2 for each.
+    comes before it when rows, equal ones once, are sorted by their first axis, then their second,
+    and so on, and is no worse on all axes but the first: one comparison with all before it, n of
+    them, where peeling front by front takes n^2 for each.
     """
-    rows = without_nan(values)
-    order = np.lexsort(rows.T[::-1])
-    rows, found = rows[order], np.zeros(len(rows), dtype=np.int64)
-    for i, row in enumerate(rows):
-        before = rows[:i]
-        above = found[:i][(before <= row).all(axis=1) & (before < row).any(axis=1)]
-        found[i] = above.max(initial=-1) + 1
-    ranked: list[int] = found[np.argsort(order)].tolist()
+    rows, copies = np.unique(without_nan(values) + 0.0, axis=0, return_inverse=True)  # no -0.0
+    found, others = np.zeros(len(rows), dtype=np.int64), np.ascontiguousarray(rows.T[1:])
+    for i, row in enumerate(others.T):
+        above = np.ones(i, dtype=bool)
+        for axis, own in zip(others, row, strict=True):
+            above &= axis[:i] <= own
+        found[i] = found[:i].max(where=above, initial=-1) + 1
+    ranked: list[int] = found[copies.reshape(-1)].tolist()
     return ranked
 
 

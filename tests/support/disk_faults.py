@@ -41,6 +41,7 @@ from tests.support.disk import ERRORS, FaultyDisk
 Found = Any  # what a command finds; compared with what it found without failures
 SAID = "\n  fix: "
 DATABASE = "optuna.db"
+RECORDS = "root|study|spec|rungs|result"
 EACH = ("turn", "place", "write")
 CHANGES = r"(?<=-)[a-z0-9_]{8}(?=/|$)|[0-9a-f]{8,}|[0-9]+"  # in paths, from run to run
 
@@ -53,8 +54,9 @@ class Command:
         prepare: Makes the folder that it works in.
         run: Does it, there; an exit code.
         found: What it left.
-        own: Which writes are its own, call and path; others are those of other commands.
-        only: Which of its own fail where each place is to; others are written alike.
+        own: Which writes are its own, call and path; others are those of other commands: of a trial
+            what a search with stubs keeps, and an evaluation's files, which `teach` writes, too.
+        only: Which fail where each place is to, others being written alike; empty: its own.
         is_slow: Whether each place fails on one kind of disk only with `turn`.
     """
 
@@ -216,7 +218,7 @@ COMMANDS = {
         prepare=_desk,
         run=_real_search,
         found=partial(_trials, study="quick"),
-        own=rf"^(?!.*/{DATABASE})",
+        own=rf"^(?!.*(/{DATABASE}|/workers/|/kdbench-evaluate-|/\.?({RECORDS})\.json))",
         only=r"^rename (?!.*/(workers|rungs)\b)|^write .*/(log\.jsonl|crops-|kdbench-evaluate-)",
         is_slow=True,
     ),
@@ -400,7 +402,7 @@ def _sites(command: Command, here: Path, seen: Sequence[str]) -> list[int]:
     for n, line in enumerate(seen, start=1):
         call, _, path = line.partition(" ")
         place = re.sub(CHANGES, "#", path.removeprefix(str(here)))
-        if not (re.search(command.own, line) and re.search(command.only, line)):
+        if not re.search(command.only or command.own, line):
             continue
         first.setdefault((call, place), n)
         if DATABASE in place:
