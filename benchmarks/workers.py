@@ -137,7 +137,7 @@ def search(store: Store, name: str, workers: int, n_trials: int, n_steps: int) -
     done = [trial for trial in known.trials if trial.state == TrialState.COMPLETE]
     by_worker: dict[int, list[FrozenTrial]] = {}
     for trial in done:
-        by_worker.setdefault(trial.user_attrs[BY]["index"], []).append(trial)
+        by_worker.setdefault(trial.user_attrs[BY]["worker"], []).append(trial)
     spans = [
         (
             len(trials),
