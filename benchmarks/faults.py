@@ -1,7 +1,7 @@
 """What a study survives: processes killed at random moments, and a disk that fails at every write.
 
     python -m benchmarks.faults --parts kills --postgres    about half an hour
-    python -m benchmarks.faults --parts disk --jobs 2       hours: every write, every kind of disk
+    python -m benchmarks.faults --parts disk --jobs 2       two hours: every write
     python -m benchmarks.faults --parts disk --commands search --kinds broken --each place
     python -m benchmarks.faults --kills 4 --trials 8 --commands encode    a smoke test
 
@@ -16,9 +16,10 @@ Disk: each command in one process, the writes below its folder failing in turn, 
 the first of each place, those of SQLite and of libraries too (`tests/support/disk_faults.py`): a
 full disk and a read-only one from that write on, a broken one (EIO) at that write alone. Then the
 command must have ended with a problem and its fix, or as if nothing had been; every file must be
-whole; the same command must end as it should. Of a real trial the writes to the database are left
-out, which are those of `search`, and of `cache` all but the cache of the teacher's outputs. Rows of
-what is not asked for stay as they were.
+whole; the same command must end as it should. What several commands write alike fails in one of
+them: of a real trial the database, the workers' files and the records are left out, which a search
+with stubs writes, and the files of an evaluation, which `teach` and `bench` write; of `cache` all
+but the cache of the teacher's outputs. Rows of what is not asked for stay as they were.
 """
 
 import argparse
@@ -65,12 +66,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "disk" in arguments.parts:
         tasks = [(name, kind) for name in arguments.commands for kind in arguments.kinds]
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            new = list(pool.map(lambda task: failed(*task, arguments.each), tasks))
-        others = [row for row in disks if (row["command"], row["disk"]) not in tasks]
-        disks = sorted(others + new, key=lambda row: (row["command"], [*ERRORS].index(row["disk"])))
+            for row in pool.map(lambda task: failed(*task, arguments.each), tasks):
+                disks = replaced(disks, row)
+                tell(arguments, kills, disks)
+    tell(arguments, kills, disks)
+    assert not any(row["faults"] for row in (*kills, *disks))
+
+
+def tell(
+    arguments: argparse.Namespace, kills: list[dict[str, Any]], disks: list[dict[str, Any]]
+) -> None:
+    """Both tables, as far as they are."""
     text = f"{kill_table(kills)}\n\n{disk_table(disks)}"
     publish(arguments, text, {"kills": kills, "disks": disks})
-    assert not any(row["faults"] for row in (*kills, *disks))
+
+
+def replaced(rows: list[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:
+    """`rows` with what is `new` of a command and kind of disk, in order."""
+
+    def key(row: dict[str, Any]) -> tuple[str, int]:
+        return row["command"], [*ERRORS].index(row["disk"])
+
+    return sorted([*(row for row in rows if key(row) != key(new)), new], key=key)
 
 
 def kept(out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -139,21 +156,24 @@ def failed(command: str, kind: str, each: str) -> dict[str, Any]:
         run = subprocess.run(
             [sys.executable, *arguments],
             env={**os.environ, "OMP_NUM_THREADS": "1", **disk.environment},
-            stdout=subprocess.PIPE,
+            capture_output=True,
             text=True,
-            check=True,
+            check=False,
         )
     found = [json.loads(line) for line in run.stdout.splitlines()]
+    faults = [each for each in found if each["problem"]]
+    if run.returncode != 0 or not found:
+        faults.append({"problem": f"ended with {run.returncode}: {run.stderr[-2000:]}"})
     row = {
         "command": command,
         "disk": kind,
         "failing": EACH[each],
-        "writes": found[0]["of"],
+        "writes": found[0]["of"] if found else 0,
         "failed": len(found),
         "ended with a fix": sum(each["code"] == 1 for each in found),
         "ended as if nothing had been": sum(each["code"] == 0 for each in found),
         "seconds": round(time.monotonic() - began),
-        "faults": [each for each in found if each["problem"]],
+        "faults": faults,
     }
     print(row, flush=True)
     return row

@@ -91,15 +91,16 @@ class Cores:
         """The mean between two times of day [s], both past; ends the looking."""
         self._done.set()
         self._thread.join()
+        self._looks.append(_look())
         times, seconds = zip(*self._looks, strict=True)
         first, last = np.interp([began, ended], times, seconds)
         return float(last - first) / (ended - began)
 
 
 def _look() -> tuple[float, float]:
-    """Time of day, and CPU seconds of the whole machine so far."""
+    """Time of day, and CPU seconds of all processes of the machine so far."""
     spent = psutil.cpu_times()
-    return time.time(), sum(spent) - spent.idle - spent.iowait - spent.guest - spent.guest_nice
+    return time.time(), spent.user + spent.nice + spent.system
 
 
 def settings(name: str, n_trials: int, n_steps: int) -> tuple[str, ...]:
@@ -146,6 +147,7 @@ def search(store: Store, name: str, workers: int, n_trials: int, n_steps: int) -
         )
         for trials in by_worker.values()
     ]
+    assert len(spans) == workers, "a worker had no trial"
     return Rate.of(spans, cores)
 
 
@@ -160,6 +162,7 @@ def alone(specs: Sequence[TrialSpec], common: Bench, folder: Path, processes: in
         crew.append(spawning.Process(target=_run, args=(theirs, specs, common, home)))
         lines.append(ours)
         crew[-1].start()
+        theirs.close()  # else nobody would notice that it died
     for line in lines:
         line.recv()  # has loaded all it needs
     for line in lines:

@@ -261,7 +261,7 @@ def _parsed(path: Path) -> tuple[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         return text, from_json(text)
-    except (ValueError, RecursionError) as err:
+    except ValueError as err:
         raise damaged(path, str(err)) from None
     except OSError as err:
         raise unreadable(path, err) from None

@@ -36,6 +36,7 @@ from kdbench.files import (
     damaged,
     load,
     require_writable,
+    unreadable,
     write_atomic,
     write_json,
     write_once,
@@ -56,7 +57,7 @@ from kdbench.records import (
 
 State = Literal["complete", "stopped", "refused", "infeasible", "failed", "running"]
 CACHE = "cache"
-_MEASURED = re.compile(r"measured-(\d+)\.json")
+_MEASURED = re.compile(r"measured-\d+\.json")
 _NEWS = (".json", ".png", ".safetensors")
 PNG_HEAD, PNG_TAIL = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 STUDY_NAME = re.compile(rf"(?!{CACHE}$){PLAIN}")
@@ -705,7 +706,10 @@ def _load_trial(folder: TrialFolder) -> StoredTrial:
     stored = load(folder.spec, _SpecFile)
     if stored.schema >= HASHED_SINCE and stored.spec.hash != stored.hash:
         raise damaged(folder.spec, "its spec is not the one its hash names")
-    here = set(os.listdir(folder.path))  # once: asking for each file takes longer than reading
+    try:
+        here = set(os.listdir(folder.path))  # asking for each file takes longer than reading
+    except OSError as err:
+        raise unreadable(folder.path, err) from None
     done, broke = folder.result.name in here, folder.failure.name in here
     again = folder.trained_energy
     return StoredTrial(

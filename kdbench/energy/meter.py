@@ -126,7 +126,7 @@ _STUDENT = (
 
 def student_quantile(freedom: int) -> float:
     """The 97.5 % quantile of Student's distribution, 1e-6 near."""
-    if freedom <= len(_STUDENT):
+    if 1 <= freedom <= len(_STUDENT):
         return _STUDENT[freedom - 1]
     from scipy.special import stdtrit
 

@@ -18,12 +18,7 @@ _ROLES: tuple[Role, Role] = ("front", "other")
 
 
 def comparison_document(first: Gathered, second: Gathered) -> Document:
-    """Both fronts against the anchor that they share.
-
-    Raises:
-        KdbenchError: They were not measured alike; says in what they differ.
-    """
-    require_alike(first, second)
+    """Both fronts against the anchor that they share, of studies that `require_alike`."""
     studies = (first, second)
     names = tuple(study.found.study for study in studies)
     sections = (

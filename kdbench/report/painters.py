@@ -1,18 +1,26 @@
 """Figures for paper, drawn beside this process.
 
 Another one loads the drawing library, which takes as long as three figures, while this one still
-reads the study; it then divides itself among the cores.
+reads the study; it then divides itself among the cores. Only Linux forks without danger: elsewhere
+figures are drawn here, one after another.
 """
 
+import os
+import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from threading import Thread
 from typing import Literal
 
 from kdbench.device import n_cores
+from kdbench.errors import KdbenchError
 from kdbench.report.chart import Axis, Chart
 
 Format = Literal["svg", "png", "pdf"]
@@ -26,33 +34,66 @@ def painting(kind: Format) -> Iterator[Paint]:
     """What begins files of figures, by their names; the same bytes however many draw.
 
     Open it before what takes time, and ask for the files as late as you can.
+
+    Raises:
+        KdbenchError: One of the processes died.
     """
-    with ProcessPoolExecutor(1, get_context("fork")) as beside:
-        with warnings.catch_warnings():
-            _forget_threads()
+    if sys.platform != "linux":
+        yield lambda charts: _done(_paint(charts, kind, n=1))
+        return
+    with _processes(1) as beside:
+        with warnings.catch_warnings():  # of threads beside a fork: libraries' own, idle here
+            warnings.simplefilter("ignore", DeprecationWarning)
             beside.submit(_warm_up, kind)
-        yield lambda charts: beside.submit(_paint, charts, kind)
+        try:
+            yield lambda charts: beside.submit(_paint, charts, kind, n=min(n_cores(), MOST))
+        except BrokenProcessPool:
+            raise KdbenchError(
+                "a process that draws figures died",
+                fix="see that the machine has memory left, and run the same command again",
+            ) from None
 
 
-def _forget_threads() -> None:
-    """Python warns of a process that forks beside threads: libraries' own, idle here."""
-    warnings.simplefilter("ignore", DeprecationWarning)
+def _processes(n: int) -> ProcessPoolExecutor:
+    """Copies of this process, which end with it."""
+    return ProcessPoolExecutor(n, get_context("fork"), initializer=_serve)
+
+
+def _serve() -> None:
+    """Leaves Ctrl-C to the first process, and ends when the one that forked this one does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def _warm_up(kind: Format) -> None:
     """Loads fonts and all."""
-    _forget_threads()
     from kdbench.report.static import image
 
     image(Chart(name="", title="warm", x=Axis(label="x"), y=Axis(label="y"), series=()), kind)
 
 
-def _paint(charts: Sequence[Chart], kind: Format) -> Files:
+def _paint(charts: Sequence[Chart], kind: Format, *, n: int) -> Files:
     from kdbench.report.static import image
 
-    names, draw = [chart.name for chart in charts], partial(image, kind=kind)
-    n = min(n_cores(), MOST, len(charts))
+    names, draw, n = (
+        [chart.name for chart in charts],
+        partial(image, kind=kind),
+        min(n, len(charts)),
+    )
     if n < 2:
         return dict(zip(names, map(draw, charts), strict=True))
-    with ProcessPoolExecutor(n, get_context("fork")) as pool:
+    with _processes(n) as pool:
         return dict(zip(names, pool.map(draw, charts), strict=True))
+
+
+def _done(files: Files) -> "Future[Files]":
+    ready: Future[Files] = Future()
+    ready.set_result(files)
+    return ready

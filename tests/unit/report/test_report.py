@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +26,6 @@ from kdbench.report.document import Crops
 from kdbench.report.gather import gather
 from kdbench.report.interactive import figure_json, plotly_figure
 from kdbench.report.page import POLICY, html
-from kdbench.report.painters import painting
 from kdbench.report.render import (
     FORMATS,
     IN_ONE_FILE,
@@ -164,17 +162,6 @@ def test_a_figure_is_the_same_bytes_each_time(store: Store) -> None:
     assert image(chart, "svg") == image(chart, "svg")
     assert image(chart, "png").startswith(b"\x89PNG")
     assert image(chart, "pdf").startswith(b"%PDF")
-
-
-@pytest.mark.parametrize("cores", [{0}, {0, 1, 2}])
-def test_figures_are_the_same_however_many_cores_draw_them(
-    store: Store, monkeypatch: pytest.MonkeyPatch, cores: set[int]
-) -> None:
-    charts = study_document(gather(store, STUDY)).charts[:3]
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores)
-    with painting("svg") as paint:
-        assert paint(charts).result() == {chart.name: image(chart, "svg") for chart in charts}
-        assert paint([]).result() == {}
 
 
 def test_plotly_accepts_every_figure(store: Store) -> None:
