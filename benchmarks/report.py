@@ -1,4 +1,4 @@
-"""What a report takes: wall and CPU seconds of `kdbench report` and `show` by format.
+"""What a report takes: wall and CPU seconds of `kdbench report` and `show` by format, best runs.
 
     python -m benchmarks.report --study runs/kd_pareto                      about 2 minutes
     python -m benchmarks.report --study runs/kd_pareto --trials 8 --times 1 a smoke test
@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--study", type=Path, required=True, help="folder of a finished study")
     parser.add_argument("--trials", type=int, default=1000)
-    parser.add_argument("--times", type=int, default=3, help="runs of each, the best counts")
+    parser.add_argument("--times", type=int, default=3, help="runs of each")
     add_out(parser, "report")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="kdbench-report-") as folder:
@@ -109,7 +110,7 @@ def _scaled(energy: CodecEnergy, by: float) -> CodecEnergy:
 
 
 def measured(root: Path, folder: Path, kind: str, times: int) -> dict[str, object]:
-    """Best wall and CPU seconds of one command, and how much it gives."""
+    """Best and median wall seconds and best CPU seconds of one command, and how much it gives."""
     command = [sys.executable, "-m", "kdbench", "report", "--study", NAME, "--root", str(root)]
     out = folder / f"out-{kind}"
     if kind == "show":
@@ -129,6 +130,7 @@ def measured(root: Path, folder: Path, kind: str, times: int) -> dict[str, objec
     return {
         "format": kind,
         "wall s": round(min(walls), 2),
+        "median": round(median(walls), 2),
         "cpu s": round(min(cpus), 2),
         "files": len(files),
         "kB": round(size / 1000),
