@@ -82,11 +82,8 @@ def _warm_up(kind: Format) -> None:
 def _paint(charts: Sequence[Chart], kind: Format, *, n: int) -> Files:
     from kdbench.report.static import image
 
-    names, draw, n = (
-        [chart.name for chart in charts],
-        partial(image, kind=kind),
-        min(n, len(charts)),
-    )
+    names, draw = [chart.name for chart in charts], partial(image, kind=kind)
+    n = min(n, len(charts))
     if n < 2:
         return dict(zip(names, map(draw, charts), strict=True))
     with _processes(n) as pool:
