@@ -33,8 +33,8 @@ from benchmarks.publish import add_out, markdown, publish
 from benchmarks.setting import spec_of
 from benchmarks.table import AXES, TEACHER, load_rows
 from kdbench.codecs.learned import LearnedCodec
+from kdbench.fronts import non_dominated
 from kdbench.losses import estimated_loss
-from kdbench.rd import non_dominated
 from kdbench.records import Distillation, Transform
 from kdbench.teacher import load_teacher
 

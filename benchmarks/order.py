@@ -29,7 +29,7 @@ from scipy.stats import kendalltau
 
 from benchmarks.publish import add_out, markdown, publish
 from benchmarks.table import load_rows
-from kdbench.rd import non_dominated
+from kdbench.fronts import non_dominated
 from kdbench.search.ladder import goes_on, place
 
 ACCEPTED = 0.8

@@ -35,7 +35,7 @@ import numpy as np
 
 from benchmarks.publish import add_out, markdown, publish
 from benchmarks.table import AXES, load_rows
-from kdbench.rd import hypervolume
+from kdbench.fronts import hypervolume
 from kdbench.search.replay import simulate
 from kdbench.tabular import Policy, Row, Search, Shown, Table
 

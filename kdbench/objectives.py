@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 
 from kdbench.records import TrialResult
 
+QUALITIES = ("bd_rate_pct", "validation_loss")  # compared as they are; costs by their logarithm
+
 
 def _decode_s_per_mpx(result: TrialResult) -> float | None:
     """Of one photo on the target that measures the study's energy; else of all, here."""

@@ -1,4 +1,4 @@
-"""Rate-distortion curves and what we compute from them: BD-rate, Pareto front, hypervolume, PSNR.
+"""Rate-distortion curves and what we compute from them: BD-rate and PSNR.
 
 No torch, no files. The package `bjontegaard` loads matplotlib (1 to 2 s), so it is imported inside
 the one function that needs it.
@@ -294,77 +294,6 @@ def _require_same_images(test: RDCurve, anchor: RDCurve) -> None:
         f"test has {len(test.images)} images, anchor {len(anchor.images)}: {what}",
         fix="evaluate both codecs on the same images",
     )
-
-
-# --- fronts ----------------------------------------------------------------------------------
-
-
-def non_dominated(values: Sequence[Sequence[float]]) -> list[bool]:
-    """Whether each row is on the Pareto front; every column is minimised.
-
-    A row is off the front when another is no worse anywhere and better somewhere; equal rows stay
-    on it together.
-
-    Raises:
-        KdbenchError: A value is NaN, which nothing would dominate.
-    """
-    rows = without_nan(values)
-    if rows.size == 0:
-        return [True] * len(rows)
-    no_worse = np.ones((len(rows), len(rows)), dtype=bool)
-    better = np.zeros_like(no_worse)
-    for column in rows.T:  # by column: several times faster than along a short last axis
-        no_worse &= column[:, None] <= column
-        better |= column[:, None] < column
-    return [bool(on_front) for on_front in ~(no_worse & better).any(axis=0)]
-
-
-def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
-    """Volume that the points dominate below `reference`; every axis is minimised.
-
-    Exact, by slices along the last axis: n log n in two dimensions, one power of n more for each
-    further one. A point that is not better than `reference` on every axis adds nothing.
-
-    Raises:
-        KdbenchError: A value is NaN.
-    """
-    rows = without_nan(points).reshape(len(points), len(reference))
-    corner = without_nan([reference])[0]
-    return _volume(rows[(rows < corner).all(axis=1)], corner)
-
-
-def _volume(points: Array, corner: Array) -> float:
-    """Hypervolume of points that are all below `corner`."""
-    if len(points) == 0:
-        return 0.0
-    if points.shape[1] == 1:
-        return float(corner[0] - points.min())
-    points = points[np.argsort(points[:, -1], kind="stable")]
-    if points.shape[1] == 2:  # what the loop below adds up, without its n slices
-        best = np.minimum.accumulate(points[:, 0])
-        return float(np.diff(points[:, 1], append=corner[1]) @ (corner[0] - best))
-    thickness = np.diff(points[:, -1], append=corner[-1])
-    return sum(
-        float(thick) * _volume(points[: i + 1, :-1], corner[:-1])
-        for i, thick in enumerate(thickness)
-        if thick > 0
-    )
-
-
-def without_nan(values: Sequence[Sequence[float]]) -> Array:
-    """`values` as rows, fp64.
-
-    Raises:
-        KdbenchError: One of them is NaN, which compares with nothing.
-    """
-    rows = np.asarray(values, dtype=np.float64)
-    if np.isnan(rows).any():
-        row = int(np.argwhere(np.isnan(rows))[0, 0])
-        raise KdbenchError(
-            f"row {row} of the objectives has no number: {list(values[row])}",
-            fix="leave trials without values out of the front",
-        )
-    return rows
 
 
 # --- images ----------------------------------------------------------------------------------

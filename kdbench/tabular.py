@@ -11,12 +11,11 @@ from functools import cached_property
 from typing import Any
 
 from kdbench.errors import KdbenchError
+from kdbench.fronts import Landscape, non_dominated
+from kdbench.objectives import QUALITIES
 from kdbench.parameters import Choice, FloatRange, Parameter
-from kdbench.rd import hypervolume, non_dominated
 
-QUALITIES = ("bd_rate_pct", "validation_loss")  # compared as they are; costs by their logarithm
 KNOWN_LAST = (*QUALITIES, "decode_s_per_mpx")  # objectives that only a finished trial has
-MARGIN = 0.1  # of an axis's range, from its worst row to the corner: the ends of a front count
 N_CHOICES = 16  # an axis of more numbers is a range
 SHARES_PCT = (50, 90, 95, 99)  # of the table's hypervolume that a search is timed to
 TOLERANCE = 1e-9
@@ -102,28 +101,14 @@ class Table:
         return frozenset(i for i, keep in enumerate(kept) if keep)
 
     @cached_property
-    def volume(self) -> float:
-        """Hypervolume of all rows."""
-        return self.volume_of(range(len(self.rows)))
-
-    @cached_property
-    def corner(self) -> tuple[float, ...]:
-        """Where hypervolumes are measured from: beyond the worst row of each axis, fixed."""
-        columns = list(zip(*self._points, strict=True))
-        spans = [max(column) - min(column) for column in columns]
-        return tuple(
-            max(column) + MARGIN * (span if span > 0 else 1.0)
-            for column, span in zip(columns, spans, strict=True)
-        )
+    def landscape(self) -> Landscape:
+        """What hypervolumes of some rows are compared with."""
+        return Landscape(self.objectives, [row.objectives for row in self.rows])
 
     @property
     def seconds(self) -> float:
         """What all rows take, one after the other."""
         return self.setup_s + sum(row.seconds for row in self.rows)
-
-    def volume_of(self, places: Sequence[int] | range) -> float:
-        """Hypervolume of some rows, costs by their logarithm."""
-        return hypervolume([self._points[i] for i in places], self.corner)
 
     def costs(self, row: Row) -> dict[str, float]:
         """What is known of a trial before its training, objectives among it."""
@@ -133,16 +118,6 @@ class Table:
     def found(self, row: Row) -> dict[str, float]:
         """Its objectives by name."""
         return dict(zip(self.objectives, row.objectives, strict=True))
-
-    @cached_property
-    def _points(self) -> list[list[float]]:
-        return [
-            [
-                value if name in QUALITIES else math.log(value)
-                for name, value in zip(self.objectives, row.objectives, strict=True)
-            ]
-            for row in self.rows
-        ]
 
     def _require_sound(self, row: Row) -> None:
         problem = None

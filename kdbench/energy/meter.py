@@ -1,13 +1,14 @@
 """The protocol of an energy meter, and the one procedure that every meter goes through."""
 
 from collections.abc import Callable
-from math import ceil, dist, sqrt
+from math import ceil
 from statistics import fmean
 from threading import Event, Thread
 from time import perf_counter, sleep
 from typing import NamedTuple, Protocol
 
 from kdbench.errors import MeterError
+from kdbench.intervals import relative_interval
 from kdbench.records import EnergyPlan, EnergyReading, Operation, Source
 
 TICKS_PER_WINDOW = 10  # one tick of doubt at each end is then at most a tenth of the window each
@@ -105,32 +106,6 @@ def measure(
         s_per_mpx=fmean(w.work_s / w.mpx for w in windows),
         flags=_flags(gross, before_w, after_w, min(w.work_s for w in windows)),
     )
-
-
-def relative_interval(values: tuple[float, ...]) -> float | None:
-    """Half width of Student's 95 % interval of the mean, over the mean; None below two values."""
-    n = len(values)
-    if n < 2:
-        return None
-    mean = fmean(values)
-    spread = dist(values, [mean] * n) / sqrt(n - 1)
-    return student_quantile(n - 1) * spread / sqrt(n) / mean
-
-
-# of 1 to 15 degrees of freedom: loading SciPy takes as long as half a report
-_STUDENT = (
-    12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157,
-    2.228139, 2.200985, 2.178813, 2.160369, 2.144787, 2.131450,
-)  # fmt: skip
-
-
-def student_quantile(freedom: int) -> float:
-    """The 97.5 % quantile of Student's distribution, 1e-6 near."""
-    if 1 <= freedom <= len(_STUDENT):
-        return _STUDENT[freedom - 1]
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.975))
 
 
 class Repeater:

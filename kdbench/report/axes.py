@@ -2,7 +2,7 @@
 
 from math import hypot
 
-from kdbench.energy.meter import relative_interval
+from kdbench.intervals import relative_interval
 from kdbench.records import CodecEnergy, EnergyReading, TrialResult
 from kdbench.report.chart import Axis
 from kdbench.report.overview import Overview
@@ -12,7 +12,6 @@ from kdbench.store import StoredTrial
 
 Interval = tuple[float | None, float | None]
 UNKNOWN_INTERVAL: Interval = (None, None)
-QUALITIES = ("bd_rate_pct", "validation_loss")  # drawn as they are; costs by their logarithm
 _COSTS = {
     "kmac_per_px": ("multiply-accumulates", "kMAC/px"),
     "decoder_kmac_per_px": ("decoder", "kMAC/px"),

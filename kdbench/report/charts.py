@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from math import log10
 
-from kdbench.objectives import OBJECTIVES
-from kdbench.rd import non_dominated
+from kdbench.fronts import non_dominated
+from kdbench.objectives import OBJECTIVES, QUALITIES
 from kdbench.records import BDRate, RDCurve, RDPoint, TrialResult
 from kdbench.report.axes import (
-    QUALITIES,
     UNKNOWN_INTERVAL,
     Interval,
     axis,

@@ -12,7 +12,7 @@ from statistics import fmean
 
 import numpy as np
 
-from kdbench.rd import non_dominated
+from kdbench.fronts import non_dominated
 from kdbench.report.details import LABEL
 from kdbench.report.overview import Overview, objective_rows
 from kdbench.report.text import wrapped

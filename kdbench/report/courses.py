@@ -1,15 +1,12 @@
 """What went on over time: the hypervolume of a search, the loss of a training."""
 
-from collections.abc import Sequence
-
 from kdbench.files import read_log
-from kdbench.rd import non_dominated
+from kdbench.fronts import Landscape, front_at_arrival
 from kdbench.records import WEIGHTS, TrialResult
 from kdbench.report.chart import Axis, Chart, Point, Series
 from kdbench.report.overview import Overview, objective_rows
 from kdbench.report.units import duration
 from kdbench.store import StoredTrial
-from kdbench.tabular import Row, Table
 
 _TERMS = ("loss", "bpp", *WEIGHTS)
 
@@ -37,14 +34,9 @@ def hypervolume_chart(found: Overview) -> Chart | None:
     rows = objective_rows(found.results, found.objectives)
     if len(rows) < 2:
         return None
-    table = Table(
-        objectives=found.objectives,
-        rows=tuple(
-            Row(number=number, params={}, objectives=tuple(values), seconds=0.0)
-            for number, values in rows.items()
-        ),
-    )
-    places = {number: place for place, number in enumerate(rows)}
+    landscape = Landscape(found.objectives, tuple(rows.values()))
+    arrivals = front_at_arrival(landscape.rows)
+    places = {number: i for i, number in enumerate(rows) if arrivals[i]}
     kept: list[int] = []
     points = [Point(x=0.0, y=0.0)]
     at_s, untimed = 0.0, 0
@@ -52,13 +44,9 @@ def hypervolume_chart(found: Overview) -> Chart | None:
         took_s = trial_s(trial)
         untimed += took_s is None
         at_s += took_s or 0.0
-        place = places.get(trial.number)
-        if place is None:
-            continue
-        grown = _front_of(table, [*kept, place])
-        if place in grown:
-            kept = grown
-            share = 100 * table.volume_of(kept) / table.volume
+        if trial.number in places:
+            kept.append(places[trial.number])
+            share = 100 * landscape.volume_of(kept) / landscape.volume
             text = f"trial {trial.number}\n{share:.1f} % after {duration(at_s)}"
             points.append(Point(x=at_s, y=share, hover=text, trial=trial.number))
     points.append(Point(x=at_s, y=points[-1].y))
@@ -72,11 +60,6 @@ def hypervolume_chart(found: Overview) -> Chart | None:
         note="Trials one after another by number, without what they waited for others; costs by "
         f"their logarithm.{left_out}",
     )
-
-
-def _front_of(table: Table, places: Sequence[int]) -> list[int]:
-    kept = non_dominated([table.rows[place].objectives for place in places])
-    return [place for place, keep in zip(places, kept, strict=True) if keep]
 
 
 def loss_chart(trial: StoredTrial) -> Chart | None:

@@ -8,8 +8,8 @@ from math import dist
 
 from kdbench.bench import CodecFigures, load_anchor
 from kdbench.errors import KdbenchError
+from kdbench.fronts import non_dominated
 from kdbench.objectives import OBJECTIVES
-from kdbench.rd import non_dominated
 from kdbench.records import TrialResult
 from kdbench.store import Store, StoredTrial
 

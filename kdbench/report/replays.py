@@ -78,7 +78,7 @@ def replay_json(
         "front": sorted(numbers[i] for i in found.front),
         "left_out": dict(left_out),
         "rungs": list(found.shares),
-        "corner": list(found.corner),
+        "corner": list(found.landscape.corner),
         "seconds": found.seconds,
         "setup_s": found.setup_s,
         "seeds": outcomes[0].n_seeds,

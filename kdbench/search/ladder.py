@@ -17,10 +17,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kdbench.rd import hypervolume, without_nan
+from kdbench.fronts import MARGIN, hypervolume, without_nan
 
 Values = Sequence[float]
-MARGIN = 0.1  # of an axis's range, from its worst value to the corner: the ends of a front count
 TOLERANCE = 1e-9  # of the volume of all
 
 

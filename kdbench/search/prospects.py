@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kdbench.tabular import KNOWN_LAST, QUALITIES
+from kdbench.objectives import QUALITIES
+from kdbench.tabular import KNOWN_LAST
 
 MIN_FINISHED = 8  # fewer do not tell noise from trend
 DEVIATIONS = 2.0

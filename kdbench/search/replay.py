@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
 from kdbench.errors import KdbenchError
+from kdbench.objectives import QUALITIES
 from kdbench.search.attributes import COSTS
 from kdbench.search.axes import distributions
 from kdbench.search.ladder import goes_on
@@ -29,7 +30,6 @@ from kdbench.search.storage import quiet
 from kdbench.search.summary import summary
 from kdbench.tabular import (
     KNOWN_LAST,
-    QUALITIES,
     Outcome,
     Policy,
     Row,
@@ -191,7 +191,7 @@ class _Simulation:
                 (stopped if why is None else refused).append(i)
                 continue
             finished.append(i)
-            share = table.volume_of(finished) / table.volume
+            share = table.landscape.volume_of(finished) / table.landscape.volume
             if not steps or share > steps[-1][1]:
                 steps.append((clock, share))
         return Search(

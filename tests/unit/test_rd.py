@@ -1,9 +1,8 @@
-"""BD-rate, fronts and PSNR, as their definitions promise."""
+"""BD-rate and PSNR, as their definitions promise."""
 
 import json
 import math
 import time
-from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -19,8 +18,6 @@ from kdbench.rd import (
     bd_rate,
     bd_rate_over_seeds,
     bd_rate_pct,
-    hypervolume,
-    non_dominated,
     psnr_db,
 )
 from kdbench.records import BDRate, RDCurve, RDPoint
@@ -356,58 +353,6 @@ def test_a_thousand_draws_of_five_seeds_take_under_two_seconds() -> None:
     began = time.process_time()
     bd_rate_over_seeds(tests, anchors, n_resamples=1000)
     assert time.process_time() - began < 2.0
-
-
-# --- fronts ----------------------------------------------------------------------------------
-
-
-def test_no_row_of_the_front_is_dominated_and_every_other_is() -> None:
-    rows = np.random.default_rng(0).integers(0, 6, (60, 3))
-    front = non_dominated(rows.tolist())
-    for i, row in enumerate(rows):
-        dominated = any((other <= row).all() and (other < row).any() for other in rows)
-        assert front[i] == (not dominated)
-    assert 0 < sum(front) < 60
-
-
-def test_equal_rows_stay_on_the_front_together() -> None:
-    assert non_dominated([[1.0, 2.0], [1.0, 2.0], [2.0, 2.0]]) == [True, True, False]
-
-
-def test_an_empty_study_has_an_empty_front() -> None:
-    assert non_dominated([]) == []
-
-
-def test_a_value_that_is_no_number_is_refused() -> None:
-    with pytest.raises(KdbenchError, match="row 1 of the objectives"):
-        non_dominated([[1.0, 2.0], [0.5, math.nan]])
-    with pytest.raises(KdbenchError, match="row 0 of the objectives"):
-        hypervolume([[math.nan, 2.0]], [3.0, 3.0])
-
-
-@pytest.mark.parametrize("n", [1, 2, 7, 30])
-def test_a_staircase_of_n_steps_fills_the_triangle_number(n: int) -> None:
-    steps = [[float(i), float(n - 1 - i)] for i in range(n)]
-    assert hypervolume(steps, [float(n), float(n)]) == n * (n + 1) // 2
-
-
-@given(n=st.integers(1, 40), axes=st.integers(2, 3), seed=st.integers(0, 99))
-@settings(deadline=None)
-def test_hypervolume_agrees_with_optuna(n: int, axes: int, seed: int) -> None:
-    from optuna._hypervolume import compute_hypervolume
-
-    # a coarse grid, so that ties and points on or beyond the reference happen
-    points = np.random.default_rng(seed).integers(0, 12, (n, axes)) / 10
-    reference = np.ones(axes)
-    inside = points[(points < reference).all(axis=1)]
-    expected = compute_hypervolume(inside, reference) if len(inside) else 0.0
-    assert hypervolume(points.tolist(), reference.tolist()) == pytest.approx(expected)
-
-
-def test_points_beyond_the_reference_add_nothing() -> None:
-    inside: Sequence[Sequence[float]] = [[1.0, 1.0, 1.0]]
-    assert hypervolume([*inside, [0.0, 0.0, 5.0]], [2.0, 2.0, 2.0]) == 1.0
-    assert hypervolume([], [2.0, 2.0]) == 0.0
 
 
 # --- PSNR ------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from kdbench.errors import KdbenchError
+from kdbench.fronts import MARGIN
 from kdbench.parameters import Choice, FloatRange
-from kdbench.tabular import MARGIN, Row, Search, Shown, Table, axes_of
+from kdbench.tabular import Row, Search, Shown, Table, axes_of
 
 NAMES = ("bd_rate_pct", "kmac_per_px")
 
@@ -34,7 +35,7 @@ def test_the_front_is_what_nothing_beats() -> None:
 
 def test_costs_count_by_their_logarithm_and_the_corner_is_a_tenth_beyond_the_worst() -> None:
     """With e = 2.2, the corner's place: (e - 0)(e - 2) + (e - 2)(2 - 0) + (e - 1)(2 - 1)."""
-    table = staircase()
+    table = staircase().landscape
     assert table.corner == pytest.approx((2 + 2 * MARGIN, 2 + 2 * MARGIN))
     assert table.volume == pytest.approx(2.2 * 0.2 + 1.2 * 1 + 0.2 * 1)
     assert table.volume_of([0]) == pytest.approx(2.2 * 0.2)
@@ -43,13 +44,13 @@ def test_costs_count_by_their_logarithm_and_the_corner_is_a_tenth_beyond_the_wor
 
 
 def test_a_row_behind_the_front_adds_nothing() -> None:
-    table = staircase()
+    table = staircase().landscape
     assert table.volume_of([0, 1, 2]) == pytest.approx(table.volume)
 
 
 def test_an_axis_that_every_row_shares_does_not_flatten_the_volume() -> None:
     table = Table(objectives=NAMES, rows=(row(0, 5.0, 1.0), row(1, 3.0, 1.0)))
-    assert table.volume > 0
+    assert table.landscape.volume > 0
     assert table.front == {1}
 
 

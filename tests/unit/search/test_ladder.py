@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from kdbench.config import Ladder
 from kdbench.errors import ConfigError, KdbenchError
-from kdbench.rd import hypervolume, non_dominated
+from kdbench.fronts import hypervolume, non_dominated
 from kdbench.records import Bench, Rung, TrialResult, TrialSpec
 from kdbench.search.attributes import RUNGS
 from kdbench.search.budget import Budget, n_asked
