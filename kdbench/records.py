@@ -48,9 +48,12 @@ Rate = Literal["variable", "per_lambda", "none"]
 
 def canonical_json(value: Any) -> str:
     """`value` (dataclasses, mappings, lists, plain values) as compact JSON: sorted keys, no NaN."""
-    return json.dumps(
-        plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
-    )
+    return _CANONICAL.encode(plain(value))
+
+
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
+)
 
 
 def content_hash(value: Any) -> str:
@@ -65,9 +68,10 @@ def plain(value: Any) -> Any:
     """
     if value is None or isinstance(value, str | int | float):
         return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        known = ((f, getattr(value, f.name)) for f in _fields(type(value)))
-        return {f.name: plain(v) for f, v in known if not _says_nothing(f, v)}
+    layout = _layout(value.__class__)
+    if layout is not None:
+        known = ((name, unsaid, getattr(value, name)) for name, unsaid in layout)
+        return {name: plain(v) for name, unsaid, v in known if unsaid is _SAID or v != unsaid}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -75,7 +79,17 @@ def plain(value: Any) -> Any:
     return value
 
 
-_fields = cache(dataclasses.fields)
+_SAID = object()  # no value equals it
+
+
+@cache
+def _layout(kind: Any) -> tuple[tuple[str, Any], ...] | None:
+    """Names of the fields of a dataclass, each with the value that is left out; None of others."""
+    if not dataclasses.is_dataclass(kind):
+        return None
+    return tuple((f.name, _unsaid(f)) for f in dataclasses.fields(kind))
+
+
 _LATER = "later"
 
 
@@ -89,11 +103,11 @@ def later(default: Any) -> Any:
     return field(default=default, metadata={_LATER: True})
 
 
-def _says_nothing(f: "dataclasses.Field[Any]", value: Any) -> bool:
+def _unsaid(f: "dataclasses.Field[Any]") -> Any:
     if _LATER not in f.metadata:
-        return False
+        return _SAID
     made = f.default_factory
-    return bool(value == (f.default if made is dataclasses.MISSING else made()))
+    return f.default if made is dataclasses.MISSING else made()
 
 
 # --- what a codec is -------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
@@ -57,6 +58,11 @@ from kdbench.records import (
 
 State = Literal["complete", "stopped", "refused", "infeasible", "failed", "running"]
 CACHE = "cache"
+_RESULT = "result.json"
+_FAILURE = "failure.json"
+_RUNGS = "rungs.json"
+_TRAINED = "energy_trained.json"
+_TWIN = "twin.json"
 _MEASURED = re.compile(r"measured-\d+\.json")
 _NEWS = (".json", ".png", ".safetensors")
 PNG_HEAD, PNG_TAIL = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
@@ -206,13 +212,13 @@ class _CropsFile:
     schema: int = SCHEMA
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TrialFolder:
     """The files of one trial."""
 
     path: Path
 
-    @property
+    @cached_property
     def number(self) -> int:
         """Optuna's number of the trial."""
         return int(self.path.name)
@@ -225,12 +231,12 @@ class TrialFolder:
     @property
     def result(self) -> Path:
         """What it found."""
-        return self.path / "result.json"
+        return self.path / _RESULT
 
     @property
     def failure(self) -> Path:
         """Why it found nothing."""
-        return self.path / "failure.json"
+        return self.path / _FAILURE
 
     @property
     def log(self) -> Path:
@@ -269,7 +275,7 @@ class TrialFolder:
     @property
     def rungs(self) -> Path:
         """What it showed at each rung, of studies with a ladder."""
-        return self.path / "rungs.json"
+        return self.path / _RUNGS
 
     @property
     def checkpoints(self) -> tuple[Path, ...]:
@@ -285,7 +291,7 @@ class TrialFolder:
     @property
     def trained_energy(self) -> Path:
         """Energy of the trained codec, of members of the front only."""
-        return self.path / "energy_trained.json"
+        return self.path / _TRAINED
 
     @property
     def measured(self) -> tuple[Path, ...]:
@@ -322,7 +328,7 @@ class TrialFolder:
     @property
     def twin(self) -> Path:
         """What distillation gave, of members of the front whose study asks for twins."""
-        return self.path / "twin.json"
+        return self.path / _TWIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -710,16 +716,17 @@ def _load_trial(folder: TrialFolder) -> StoredTrial:
         here = set(os.listdir(folder.path))  # asking for each file takes longer than reading
     except OSError as err:
         raise unreadable(folder.path, err) from None
-    done, broke = folder.result.name in here, folder.failure.name in here
-    again = folder.trained_energy
+    done = _RESULT in here
     return StoredTrial(
         folder=folder,
         spec=stored.spec,
         spec_hash=stored.hash if stored.schema >= HASHED_SINCE else None,
         result=load(folder.result, TrialResult) if done else None,
-        failure=load_failure(folder) if broke and not done else None,
-        trained_energy=load(again, _EnergyFile).energy if again.name in here else None,
-        twin=load(folder.twin, _TwinFile).twin if folder.twin.name in here else None,
-        rungs=load_rungs(folder) if folder.rungs.name in here else (),
+        failure=load_failure(folder) if _FAILURE in here and not done else None,
+        trained_energy=load(folder.trained_energy, _EnergyFile).energy
+        if _TRAINED in here
+        else None,
+        twin=load(folder.twin, _TwinFile).twin if _TWIN in here else None,
+        rungs=load_rungs(folder) if _RUNGS in here else (),
         measured=tuple(load(path, Measurement) for path in folder.measured_of(here)),
     )

@@ -128,7 +128,7 @@ def hover(found: Overview, trial: StoredTrial) -> str:
     """What is said of a trial beside its mark."""
     result = trial.result
     lines = [
-        f"trial {trial.number}{' (on the front)' if trial.number in found.front else ''}",
+        f"trial {trial.number}{' (on the front)' if trial.number in found.on_front else ''}",
         *architecture_text(trial).split("; "),
         teaching_text(trial),
     ]

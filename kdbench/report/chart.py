@@ -1,8 +1,9 @@
 """What a figure shows, without a library that draws: axes, series, reference marks."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from math import ceil, floor, log10
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Kind = Literal["points", "line", "steps", "bars", "text"]
 Role = Literal["front", "beaten", "anchor", "twin", "codec", "member", "other", "quiet"]
@@ -73,6 +74,15 @@ class Series:
     role: Role
     place: int = 0
     with_points: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process by column, in a third of the time."""
+        looks = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "points"}
+        return _series, (looks, tuple(zip(*self.points, strict=True)))
+
+
+def _series(looks: Mapping[str, Any], columns: tuple[tuple[Any, ...], ...]) -> Series:
+    return Series(points=tuple(map(Point._make, zip(*columns, strict=True))), **looks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

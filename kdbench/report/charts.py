@@ -43,6 +43,7 @@ __all__ = [
 MARKS: tuple[Role, ...] = ("anchor", "codec")  # what is no trial
 Spread = Callable[[str, TrialResult], Interval]
 Quality = Callable[[RDPoint], float | None]
+NOTHING_SAID: Mapping[int, str] = {}
 MANY = 60  # complete trials beyond which the front alone has bars
 MS_SSIM_DB_MAX = 60.0  # of 1 - MS-SSIM, where a float tells no more
 
@@ -54,12 +55,13 @@ def study_charts(found: Overview, codecs: Sequence[Row] = ()) -> tuple[Chart, ..
         found: The study.
         codecs: Others that were measured on the same photos with the same anchor.
     """
+    said = hovers(found)
     charts = [
-        *front_charts(found, codecs),
-        front_3d(found, codecs),
+        *front_charts(found, codecs, said),
+        front_3d(found, codecs, said),
         *rd_charts(found, codecs),
         savings_chart(found),
-        energy_chart(found, codecs),
+        energy_chart(found, codecs, said),
         hypervolume_chart(found),
         parallel_chart(found),
     ]
@@ -75,9 +77,21 @@ def trial_charts(found: Overview, trial: StoredTrial) -> tuple[Chart, ...]:
 # --- the front -------------------------------------------------------------------------------
 
 
-def front_charts(found: Overview, codecs: Sequence[Row] = ()) -> tuple[Chart, ...]:
-    """One figure for each pair of objectives that results have; quality upright, costs along."""
-    said = _hovers(found)
+def hovers(found: Overview) -> dict[int, str]:
+    """What is said of each trial, by its number: written once for all the figures that say it."""
+    return {number: hover(found, found.by_number[number]) for number in found.results}
+
+
+def front_charts(
+    found: Overview, codecs: Sequence[Row] = (), said: Mapping[int, str] = NOTHING_SAID
+) -> tuple[Chart, ...]:
+    """One figure for each pair of objectives that results have; quality upright, costs along.
+
+    Args:
+        found: The study.
+        codecs: Reference marks.
+        said: See `hovers`; paper needs none.
+    """
     return tuple(_projection(found, pair, codecs, interval, said) for pair in _pairs(found))
 
 
@@ -89,7 +103,7 @@ def projection(found: Overview) -> Chart | None:
     pairs = _pairs(found)
     if not pairs:
         return None
-    return _projection(found, pairs[0], (), lambda *_: UNKNOWN_INTERVAL, _hovers(found))
+    return _projection(found, pairs[0], (), lambda *_: UNKNOWN_INTERVAL, NOTHING_SAID)
 
 
 def _pairs(found: Overview) -> list[tuple[str, str]]:
@@ -100,14 +114,16 @@ def _pairs(found: Overview) -> list[tuple[str, str]]:
     ]
 
 
-def front_3d(found: Overview, codecs: Sequence[Row] = ()) -> Chart | None:
+def front_3d(
+    found: Overview, codecs: Sequence[Row] = (), said: Mapping[int, str] = NOTHING_SAID
+) -> Chart | None:
     """The first three objectives at once."""
     known = _measured_objectives(found)[:3]
     if len(known) < 3:
         return None
     z, x, y = known if known[0] in QUALITIES else (known[2], known[0], known[1])
     series = [
-        *_trial_series(found, (x, y, z), _hovers(found)),
+        *_trial_series(found, (x, y, z), said),
         *_marks(found, (x, y, z), codecs),
     ]
     return Chart(
@@ -120,7 +136,9 @@ def front_3d(found: Overview, codecs: Sequence[Row] = ()) -> Chart | None:
     )
 
 
-def energy_chart(found: Overview, codecs: Sequence[Row] = ()) -> Chart | None:
+def energy_chart(
+    found: Overview, codecs: Sequence[Row] = (), said: Mapping[int, str] = NOTHING_SAID
+) -> Chart | None:
     """Energy against multiply-accumulates: whether the one can stand for the other."""
     names = ("kmac_per_px", "energy_j_per_mpx")
     if not any(result.energy for result in found.results.values()):
@@ -132,22 +150,15 @@ def energy_chart(found: Overview, codecs: Sequence[Row] = ()) -> Chart | None:
         title="Energy against multiply-accumulates",
         x=axis(names[0], found),
         y=axis(names[1], found),
-        series=tuple([*_trial_series(found, names, _hovers(found)), *_marks(found, names, codecs)]),
+        series=tuple([*_trial_series(found, names, said), *_marks(found, names, codecs)]),
         rules=_rules(found, names, codecs),
     )
 
 
 def _measured_objectives(found: Overview) -> tuple[str, ...]:
     """Objectives that at least one result has."""
-    results = found.results.values()
-    return tuple(
-        name for name in found.objectives if any(OBJECTIVES[name](r) is not None for r in results)
-    )
-
-
-def _hovers(found: Overview) -> dict[int, str]:
-    """What is said of each trial, by its number: written once for all the figures that say it."""
-    return {trial.number: hover(found, trial) for trial in found.trials if trial.result}
+    rows = found.measured.values()
+    return tuple(name for name in found.objectives if any(row[name] is not None for row in rows))
 
 
 def _projection(
@@ -172,13 +183,16 @@ def _projection(
         series=tuple(series),
         rules=_rules(found, names, codecs),
         note="Bars are 95 % intervals: of BD-rate over photos, of energy over windows"
-        + (", of the front alone" if found.n("complete") > MANY else "")
+        + (", of the front alone" if len(found.results) > MANY else "")
         + ". The line joins trials that nothing beats in these two objectives alone.",
     )
 
 
-def _values(result: TrialResult, names: Sequence[str]) -> list[float] | None:
-    values = [OBJECTIVES[name](result) for name in names]
+def _values(found: Overview, number: int, names: Sequence[str]) -> list[float] | None:
+    row = found.measured[number]
+    values = [
+        row[name] if name in row else OBJECTIVES[name](found.results[number]) for name in names
+    ]
     known = [value for value in values if value is not None]
     return known if len(known) == len(names) else None
 
@@ -207,12 +221,11 @@ def _trial_points(
     on_front: bool,
 ) -> tuple[Point, ...]:
     points = []
-    with_bars = on_front or found.n("complete") <= MANY
-    for trial in found.trials:
-        result = trial.result
-        if result is None or (trial.number in found.front) != on_front:
+    with_bars = on_front or len(found.results) <= MANY
+    for number, result in found.results.items():
+        if (number in found.on_front) != on_front:
             continue
-        values = _values(result, names)
+        values = _values(found, number, names)
         if values is None:
             continue
         x_ends, y_ends = (
@@ -227,9 +240,9 @@ def _trial_points(
                 x_high=x_ends[1],
                 y_low=y_ends[0],
                 y_high=y_ends[1],
-                label=str(trial.number) if on_front else "",
-                hover=said[trial.number],
-                trial=trial.number,
+                label=str(number) if on_front else "",
+                hover=said.get(number, ""),
+                trial=number,
             )
         )
     return tuple(points)
@@ -237,7 +250,7 @@ def _trial_points(
 
 def _staircase(found: Overview, names: Sequence[str]) -> list[Series]:
     """The front of two objectives alone, by ascending x."""
-    rows = [row for result in found.results.values() if (row := _values(result, names))]
+    rows = [row for number in found.results if (row := _values(found, number, names))]
     kept = [row for row, keep in zip(rows, non_dominated(rows), strict=True) if keep]
     if len(kept) < 2:
         return []
@@ -343,7 +356,7 @@ def _twins(found: Overview, names: Sequence[str]) -> list[Series]:
         result, twin = trial.result, trial.twin
         if result is None or twin is None or twin.equal_steps is None or result.bd_rate is None:
             continue
-        values = _values(result, names)
+        values = _values(found, trial.number, names)
         if values is None:
             continue
         gain = 1 + twin.equal_steps.pct / 100
@@ -373,8 +386,7 @@ def _twins(found: Overview, names: Sequence[str]) -> list[Series]:
 
 def rd_charts(found: Overview, codecs: Sequence[Row] = ()) -> tuple[Chart, ...]:
     """Curves of the front, the anchor and `codecs`: PSNR, and MS-SSIM where photos allow it."""
-    by_number: Mapping[int, StoredTrial] = {trial.number: trial for trial in found.trials}
-    return _rd_charts(found, [by_number[number] for number in found.front], codecs, "")
+    return _rd_charts(found, [found.by_number[number] for number in found.front], codecs, "")
 
 
 def _rd_charts(

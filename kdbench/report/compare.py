@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from kdbench.errors import KdbenchError
 from kdbench.report.chart import Chart, Point, Role, Series
-from kdbench.report.charts import MARKS, front_charts, rd_charts
+from kdbench.report.charts import MARKS, front_charts, hovers, rd_charts
 from kdbench.report.document import Block, Document, Entries, Section
 from kdbench.report.gather import Gathered
 from kdbench.report.paper import Row, cost_cells, quality_cells
@@ -90,11 +90,11 @@ def _meters(study: Gathered) -> set[tuple[str, str, str]]:
 
 def _fronts(first: Gathered, second: Gathered) -> tuple[Block, ...]:
     """The projections that both have, each study in a colour and a shape of its own."""
-    theirs = {chart.name: chart for chart in front_charts(second.found)}
+    theirs = {chart.name: chart for chart in front_charts(second.found, said=hovers(second.found))}
     alike = _meters(first) == _meters(second)
     charts: list[Block] = [
         _joined(chart, theirs[chart.name], first.found.study, second.found.study)
-        for chart in front_charts(first.found, first.codecs)
+        for chart in front_charts(first.found, first.codecs, hovers(first.found))
         if chart.name in theirs and (alike or "_j_per_mpx" not in chart.name)
     ]
     if not alike:

@@ -6,9 +6,11 @@ from kdbench.codec_table import CodecTable
 from kdbench.report.axes import architecture_text, teaching_text
 from kdbench.report.chart import Chart
 from kdbench.report.charts import (
+    NOTHING_SAID,
     energy_chart,
     front_3d,
     front_charts,
+    hovers,
     hypervolume_chart,
     parallel_chart,
     rd_charts,
@@ -16,7 +18,7 @@ from kdbench.report.charts import (
     trial_charts,
 )
 from kdbench.report.crops import member_crops
-from kdbench.report.document import Block, Document, Entries, Section
+from kdbench.report.document import Block, Document, Entries, Figures, Section
 from kdbench.report.gather import Gathered
 from kdbench.report.overview import Overview, dead_terms
 from kdbench.report.paper import Row, codec_rows, cost_cells, quality_cells
@@ -37,12 +39,13 @@ COLUMNS = 100  # of the tables, whatever the page: no two figures share a column
 MEMBERS_WITH_FIGURES = 12  # whose curves and losses are drawn
 
 
-def study_document(study: Gathered, *, figures: bool = True) -> Document:
+def study_document(study: Gathered, figures: Figures = "page") -> Document:
     """The report of a study with trials, finished or not.
 
     Args:
         study: What is known of it.
-        figures: False leaves them out, for who cannot draw any: they take most of the time.
+        figures: Which ones, since they take most of the time. On paper nothing is said of a mark,
+            no figure has three dimensions, and members have reconstructions alone.
     """
     found = study.found
     return Document(
@@ -58,7 +61,7 @@ def study_document(study: Gathered, *, figures: bool = True) -> Document:
                 _distillation(found),
                 _search(study, figures),
                 _measured(study),
-                *([_members(study)] if figures else []),
+                *([] if figures == "none" else [_members(study, figures)]),
                 _every_trial(found),
             )
             if section.blocks
@@ -86,7 +89,7 @@ def _drawn(*charts: Chart | None) -> tuple[Chart, ...]:
     return tuple(chart for chart in charts if chart is not None)
 
 
-def _front(study: Gathered, figures: bool) -> Section:
+def _front(study: Gathered, figures: Figures) -> Section:
     found = study.found
     if not found.front:
         return Section(title="Front", blocks=())
@@ -94,13 +97,17 @@ def _front(study: Gathered, figures: bool) -> Section:
     if "model" in sources_of(found.front_results.values()):
         blocks.append(MODEL_NOTE)
     blocks += energy_again(found)
-    if figures:
-        blocks += front_charts(found, study.codecs)
-        blocks += _drawn(front_3d(found, study.codecs), energy_chart(found, study.codecs))
+    said = hovers(found) if figures == "page" else NOTHING_SAID
+    if figures != "none":
+        blocks += front_charts(found, study.codecs, said)
+    if figures == "page":
+        blocks += _drawn(front_3d(found, study.codecs, said))
+    if figures != "none":
+        blocks += _drawn(energy_chart(found, study.codecs, said))
     return Section(title="Front", blocks=tuple(blocks))
 
 
-def _against(study: Gathered, figures: bool) -> Section:
+def _against(study: Gathered, figures: Figures) -> Section:
     """The paper's tables: absolute figures, and the change against the anchor."""
     found, title = study.found, f"Against {study.found.anchor_name}"
     if not found.front:
@@ -115,7 +122,7 @@ def _against(study: Gathered, figures: bool) -> Section:
     ]
     rows += study.codecs
     blocks: list[Block] = [quality_cells(reference, rows), *cost_cells(reference, rows)]
-    blocks += _drawn(savings_chart(found)) if figures else ()
+    blocks += () if figures == "none" else _drawn(savings_chart(found))
     return Section(title=title, blocks=tuple(blocks))
 
 
@@ -124,14 +131,14 @@ def _model_note(rows: Sequence[Row]) -> list[Block]:
     return [MODEL_NOTE] if modelled else []
 
 
-def _curves(study: Gathered, figures: bool) -> Section:
-    charts = rd_charts(study.found, study.codecs) if figures else ()
+def _curves(study: Gathered, figures: Figures) -> Section:
+    charts = () if figures == "none" else rd_charts(study.found, study.codecs)
     return Section(title="Rate and distortion", blocks=charts)
 
 
 def _distillation(found: Overview) -> Section:
     """Twins of the front, and terms that pulled at nothing."""
-    front = [trial for trial in found.trials if trial.number in found.front]
+    front = [trial for trial in found.trials if trial.number in found.on_front]
     pairs = [
         (f"trial {trial.number}", twin_text(trial.twin))
         for trial in front
@@ -157,10 +164,11 @@ def _distillation(found: Overview) -> Section:
     return Section(title="Distillation", blocks=tuple(blocks))
 
 
-def _search(study: Gathered, figures: bool) -> Section:
+def _search(study: Gathered, figures: Figures) -> Section:
     found = study.found
     blocks: list[Block] = [searched(study), took(study), machine(study)]
-    blocks += _drawn(hypervolume_chart(found), parallel_chart(found)) if figures else ()
+    if figures != "none":
+        blocks += _drawn(hypervolume_chart(found), parallel_chart(found))
     return Section(title="What was searched", blocks=tuple(blocks))
 
 
@@ -171,16 +179,18 @@ def _measured(study: Gathered) -> Section:
 # --- trials ----------------------------------------------------------------------------------
 
 
-def _members(study: Gathered) -> Section:
+def _members(study: Gathered, figures: Figures) -> Section:
     """Each member of the front: what it is, where its folder is, how to train it again."""
     blocks: list[Block] = []
     for i, trial in enumerate(study.front):
         blocks.append(_member(study.found, trial))
         if i < MEMBERS_WITH_FIGURES:
-            blocks += [*member_crops(study, trial), *trial_charts(study.found, trial)]
+            blocks += member_crops(study, trial)
+            blocks += trial_charts(study.found, trial) if figures == "page" else ()
     rest = len(study.front) - MEMBERS_WITH_FIGURES
     if rest > 0:
-        blocks.append(f"Curves and losses of {rest} further members are in their folders.")
+        what = "Curves and losses" if figures == "page" else "Reconstructions"
+        blocks.append(f"{what} of {rest} further members are in their folders.")
     return Section(title="Members of the front", blocks=tuple(blocks), long=True)
 
 
@@ -224,7 +234,7 @@ def _every_trial(found: Overview) -> Section:
                 figure(result.energy.j_per_mpx if result.energy else None),
                 duration(result.seconds.get("training")),
             ]
-        mark = "*" if trial.number in found.front else ""
+        mark = "*" if trial.number in found.on_front else ""
         rows.append((f"{mark}{trial.number}", str(trial.state), *figures, trial.reason or ""))
     cells = Cells(heads=(*heads, "why"), rows=tuple(rows), left=2, note="* on the front")
     return Section(title="Every trial", blocks=(cells,) if rows else (), long=True)

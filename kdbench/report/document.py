@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from kdbench.report.chart import Chart
 from kdbench.report.text import Cells
@@ -34,6 +35,7 @@ class Crops:
     crops: tuple[Crop, ...]
 
 
+Figures = Literal["page", "paper", "none"]  # those that a reader moves in; still ones; none
 Block = str | Entries | Cells | Chart | Crops
 
 

@@ -32,8 +32,7 @@ class Gathered:
     @property
     def front(self) -> tuple[StoredTrial, ...]:
         """Its members, in the front's order."""
-        by_number = {trial.number: trial for trial in self.found.trials}
-        return tuple(by_number[number] for number in self.found.front)
+        return tuple(self.found.by_number[number] for number in self.found.front)
 
     @property
     def photos(self) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ def trial_json(found: Overview, trial: StoredTrial) -> Json:
     return {
         "number": trial.number,
         "state": trial.state,
-        "on_front": trial.number in found.front,
+        "on_front": trial.number in found.on_front,
         "objectives": found.values(trial),
         "rungs": [_rung(rung) for rung in trial.rungs],
         "energy": energy_json(result.energy) if result else None,

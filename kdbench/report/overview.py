@@ -44,6 +44,24 @@ class Overview:
         return {t.number: t.result for t in self.trials if t.result is not None}
 
     @cached_property
+    def by_number(self) -> Mapping[int, StoredTrial]:
+        """Every trial."""
+        return {trial.number: trial for trial in self.trials}
+
+    @cached_property
+    def on_front(self) -> frozenset[int]:
+        """The front as a set."""
+        return frozenset(self.front)
+
+    @cached_property
+    def measured(self) -> Mapping[int, Mapping[str, float | None]]:
+        """Every objective of every complete trial, by number and name."""
+        return {
+            number: {name: OBJECTIVES[name](result) for name in self.objectives}
+            for number, result in self.results.items()
+        }
+
+    @cached_property
     def energy_origins(self) -> tuple[str, ...]:
         """Where its joules come from, by name; none of a study without energies."""
         known = (result.energy for result in self.results.values())
@@ -57,8 +75,7 @@ class Overview:
 
     def rd_lambdas(self, number: int) -> tuple[float, ...]:
         """Of the levels of a trial."""
-        spec = next(trial.spec for trial in self.trials if trial.number == number)
-        return spec.training.rd_lambdas
+        return self.by_number[number].spec.training.rd_lambdas
 
     def n(self, state: str) -> int:
         """How many trials are in `state`."""
@@ -67,7 +84,7 @@ class Overview:
     def values(self, trial: StoredTrial) -> dict[str, float | None]:
         """Every objective of one trial; costs are known of infeasible trials, too."""
         if trial.result is not None:
-            return {name: OBJECTIVES[name](trial.result) for name in self.objectives}
+            return dict(self.measured[trial.number])
         known = trial.failure.values if trial.failure else {}
         return {name: known.get(name) for name in self.objectives}
 

@@ -86,8 +86,19 @@ def _paint(charts: Sequence[Chart], kind: Format, *, n: int) -> Files:
     n = min(n, len(charts))
     if n < 2:
         return dict(zip(names, map(draw, charts), strict=True))
+    _CHARTS[:] = charts
     with _processes(n) as pool:
-        return dict(zip(names, pool.map(draw, charts), strict=True))
+        last_first = pool.map(partial(_draw, kind), reversed(range(len(charts))))
+        return dict(zip(names, [*last_first][::-1], strict=True))
+
+
+_CHARTS: list[Chart] = []  # copies of this process have them without being sent any
+
+
+def _draw(kind: Format, i: int) -> bytes:
+    from kdbench.report.static import image
+
+    return image(_CHARTS[i], kind)
 
 
 def _done(files: Files) -> "Future[Files]":

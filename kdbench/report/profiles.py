@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from math import log
 
-from kdbench.objectives import OBJECTIVES
 from kdbench.report.axes import axis
 from kdbench.report.chart import Axis, Chart, Point, Role, Series
 from kdbench.report.overview import Overview
@@ -68,7 +67,7 @@ def savings_chart(found: Overview) -> Chart | None:
 
 def parallel_chart(found: Overview) -> Chart | None:
     """Every complete trial as a line through its choices and its objectives, front above others."""
-    trials = [trial for trial in found.trials if trial.result is not None]
+    trials = [found.by_number[number] for number in found.results]
     if len(trials) < 2:
         return None
     columns = [column for column in _columns(found, trials) if column.varies]
@@ -82,7 +81,7 @@ def parallel_chart(found: Overview) -> Chart | None:
     for name, role, on_front in groups:
         points: list[Point] = []
         for i, trial in enumerate(trials):
-            if (trial.number in found.front) == on_front:
+            if (trial.number in found.on_front) == on_front:
                 points += _line(columns, i, trial.number)
         if points:
             series.append(Series(name=name, kind="line", points=tuple(points), role=role))
@@ -139,7 +138,7 @@ def _columns(found: Overview, trials: Sequence[StoredTrial]) -> list[_Column]:
             chosen.setdefault(name, [None] * len(trials))[i] = value
     columns = [_Column(name, values, log_scale=_is_wide(values)) for name, values in chosen.items()]
     for name in found.objectives:
-        values = [OBJECTIVES[name](trial.result) for trial in trials if trial.result is not None]
+        values = [row[name] for row in found.measured.values()]
         shown = axis(name, found)
         columns.append(_Column(shown.label, values, log_scale=shown.log))
     return columns

@@ -1,21 +1,24 @@
-"""A study as a report in one of its formats: what to print, or which files to write."""
+"""A study as a report in one of its formats: what to print, or which files to write.
+
+What only says things is loaded when it is asked to, beside the drawing library.
+"""
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdbench.codec_table import CodecTable, is_codec_table, load_codec_table
 from kdbench.errors import StoreError
 from kdbench.files import write_atomic
-from kdbench.report.contents import codec_document, study_document
-from kdbench.report.document import Document
-from kdbench.report.gather import Gathered, gather
-from kdbench.report.json_report import report_json
-from kdbench.report.json_view import codec_table_json
+from kdbench.report.document import Document, Figures
 from kdbench.report.painters import Files, Format, painting
 from kdbench.store import Store
+
+if TYPE_CHECKING:
+    from kdbench.report.gather import Gathered
 
 FORMATS = ("text", "html", "markdown", "latex", "csv", "json", "svg")
 IN_ONE_FILE = {"text": "txt", "html": "html", "csv": "csv", "json": "json"}
@@ -28,12 +31,12 @@ class Subject:
     """What a report is about, in every form that a format asks for; read when one is asked for.
 
     Attributes:
-        document: Told whether it needs figures. Like the others it raises StoreError for a damaged
+        document: Told which figures it needs. Like the others it raises StoreError for a damaged
             file and KdbenchError for figures that do not compare.
     """
 
     name: str
-    document: Callable[[bool], Document]
+    document: Callable[[Figures], Document]
     csv: Callable[[], str]
     json: Callable[[], dict[str, object]]
 
@@ -45,32 +48,55 @@ def subject(store: Store, study: str) -> Subject:
         StoreError: No such study, or one of codecs with a damaged file.
         KdbenchError: The figures of these codecs do not compare.
     """
-    from kdbench.report.sheets import codec_csv, study_csv
-
     if is_codec_table(store.load_study(study)):
-        table: CodecTable = load_codec_table(store, study)
-        return Subject(
-            name=study,
-            document=lambda _: codec_document(table),
-            csv=lambda: codec_csv(table),
-            json=lambda: codec_table_json(table),
-        )
-    found = cache(partial(gather, store, study))
+        return _of_codecs(load_codec_table(store, study))
+
+    @cache
+    def found() -> "Gathered":
+        from kdbench.report.gather import gather
+
+        return gather(store, study)
+
+    def document(figures: Figures) -> Document:
+        from kdbench.report.contents import study_document
+
+        return study_document(found(), figures)
+
+    def csv() -> str:
+        from kdbench.report.sheets import study_csv
+
+        return study_csv(found())
+
+    def json() -> dict[str, object]:
+        from kdbench.report.json_report import report_json
+
+        return report_json(found())
+
+    return Subject(name=study, document=document, csv=csv, json=json)
+
+
+def _of_codecs(table: CodecTable) -> Subject:
+    from kdbench.report.contents import codec_document
+    from kdbench.report.json_view import codec_table_json
+    from kdbench.report.sheets import codec_csv
+
     return Subject(
-        name=study,
-        document=lambda figures: study_document(found(), figures=figures),
-        csv=lambda: study_csv(found()),
-        json=lambda: report_json(found()),
+        name=table.study,
+        document=lambda _: codec_document(table),
+        csv=lambda: codec_csv(table),
+        json=lambda: codec_table_json(table),
     )
 
 
 def comparison(store: Store, first: str, second: str) -> Subject:
     """Two studies of trials, measured alike."""
     from kdbench.report.compare import comparison_document, require_alike
+    from kdbench.report.gather import gather
+    from kdbench.report.json_report import report_json
     from kdbench.report.sheets import study_csv
 
     @cache
-    def alike() -> tuple[Gathered, Gathered]:
+    def alike() -> "tuple[Gathered, Gathered]":
         one, two = gather(store, first), gather(store, second)
         require_alike(one, two)
         return one, two
@@ -88,14 +114,14 @@ def printed(about: Subject, kind: str, width: int) -> str:
     if kind == "html":
         from kdbench.report.page import html
 
-        return html(about.document(True))
+        return html(about.document("page"))
     if kind == "csv":
         return about.csv()
     if kind == "json":
         return json.dumps(about.json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     from kdbench.report.rich_page import report_text
 
-    return report_text(about.document(False), width)
+    return report_text(about.document("none"), width)
 
 
 def folder(about: Subject, kind: str) -> Files:
@@ -106,8 +132,8 @@ def folder(about: Subject, kind: str) -> Files:
     """
     extension: Format = "pdf" if kind == "latex" else "svg"
     with painting(extension) as paint:
-        document = about.document(True)
-        drawn = [chart for chart in document.short().charts if chart.z is None]  # paper has two
+        document = about.document("paper")
+        drawn = document.short().charts
         painted, names = paint(drawn), {chart.name: f"{chart.name}.{extension}" for chart in drawn}
         files = _texts(kind, document, names)
         return files | {names[name]: data for name, data in painted.result().items()}

@@ -48,7 +48,7 @@ def _trial(study: Gathered, trial: StoredTrial) -> Line:
         "name": f"trial {trial.number}",
         "trial": trial.number,
         "state": trial.state,
-        "on_front": int(trial.number in found.front),
+        "on_front": int(trial.number in found.on_front),
         **found.values(trial),
     }
     if result is not None:

@@ -95,10 +95,10 @@ def figure_cells(found: Overview, results: Mapping[int, TrialResult], width: int
     energy, with_source = energy_head(sources_of(results.values()))
     heads = ["trial", "params", "BD-rate %\n[95 %]", "kMAC/px\nencoder", "kMAC/px\ndecoder", energy]
     heads += ["PSNR\ndB", "bpp"] if width >= WIDE else ["quality\nand rate"]
-    beaten = [number for number in results if number not in found.front]
+    beaten = [number for number in results if number not in found.on_front]
     rows = tuple(
         (
-            f"{'*' if beaten and number in found.front else ''}{number}",
+            f"{'*' if beaten and number in found.on_front else ''}{number}",
             count(result.complexity.params),
             bd_rate_cell(result.bd_rate, " " if width >= WIDE else "\n"),
             figure(result.complexity.encoder_kmac_per_px),
@@ -155,7 +155,7 @@ def _dead_terms(results: Mapping[int, TrialResult], width: int) -> list[str]:
 
 def energy_again(found: Overview) -> list[str]:
     """How far the front's energy moved in training; nothing where nobody looked."""
-    front = [trial for trial in found.trials if trial.number in found.front]
+    front = [trial for trial in found.trials if trial.number in found.on_front]
     shifts = {t.number: shift for t in front if (shift := t.energy_shift_pct) is not None}
     if not shifts:
         return []

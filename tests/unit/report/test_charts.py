@@ -11,6 +11,7 @@ from kdbench.report.chart import Axis, Chart, Point, Series, ends, error_bar, lo
 from kdbench.report.charts import (
     front_3d,
     front_charts,
+    hovers,
     hypervolume_chart,
     ms_ssim_db,
     rd_charts,
@@ -61,7 +62,9 @@ def test_a_projection_shows_front_others_and_anchor_with_intervals(found: Overvi
 
 
 def test_hovering_tells_the_architecture(found: Overview) -> None:
-    (point, _) = series(front_charts(found)[0], "front").points
+    (silent, _) = series(front_charts(found)[0], "front").points
+    (point, _) = series(front_charts(found, said=hovers(found))[0], "front").points
+    assert not silent.hover
     assert "encoder 16, 5x5, gdn" in point.hover
     assert "decoder 16, 3x3, relu" in point.hover
     assert "teacher:default: latent 0.100" in point.hover

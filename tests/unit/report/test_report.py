@@ -108,7 +108,7 @@ def test_text_tells_source_protocol_versions_and_what_was_searched(store: Store)
 
 
 def test_a_narrow_terminal_loses_no_figure(store: Store) -> None:
-    document = study_document(gather(store, STUDY), figures=False)
+    document = study_document(gather(store, STUDY), "none")
     assert "…" not in report_text(document, 40)
     assert max(map(len, report_text(document, 100).splitlines())) <= 100
 
@@ -306,7 +306,7 @@ def test_latex_in_a_name_is_text() -> None:
 
 
 def test_svg_of_the_tables_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
-    document = study_document(gather(evil_study(tmp_path), STUDY), figures=False)
+    document = study_document(gather(evil_study(tmp_path), STUDY), "none")
     svg = report_svg(document, 110)
     assert "font-family" in svg
     assert re.findall(r"(?:href|src)=\"|url\(h|@import|@font-face|<img", svg) == []
@@ -330,7 +330,7 @@ def test_two_studies_stand_on_one_figure_and_in_one_table(store: Store) -> None:
     text = printed(about, "text", 100)
     assert f"{STUDY}, trial 3" in text
     assert "other, trial 0" in text
-    charts = {chart.name: chart for chart in about.document(True).charts}
+    charts = {chart.name: chart for chart in about.document("page").charts}
     chart = charts["front-bd_rate_pct-kmac_per_px"]
     names = [each.name for each in chart.series]
     assert f"{STUDY}: front" in names
@@ -345,14 +345,14 @@ def test_joules_of_two_devices_are_on_no_figure_together(store: Store) -> None:
     assert done is not None
     assert done.energy is not None
     store.save_result("other", 0, replace(done, energy=replace(done.energy, device="gpu")))
-    document = comparison(store, STUDY, "other").document(True)
+    document = comparison(store, STUDY, "other").document("page")
     assert all("_j_per_mpx" not in chart.name for chart in document.charts)
     assert "on no figure together" in report_text(document, 100)
 
 
 @pytest.mark.parametrize(
     "ask",
-    [lambda about: about.json(), lambda about: about.csv(), lambda about: about.document(True)],
+    [lambda about: about.json(), lambda about: about.csv(), lambda about: about.document("page")],
 )
 def test_studies_of_other_anchors_photos_and_protocols_are_refused(
     store: Store, ask: Callable[[Subject], object]
