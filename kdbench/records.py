@@ -70,8 +70,12 @@ def plain(value: Any) -> Any:
         return value
     layout = _layout(value.__class__)
     if layout is not None:
-        known = ((name, unsaid, getattr(value, name)) for name, unsaid in layout)
-        return {name: plain(v) for name, unsaid, v in known if unsaid is _SAID or v != unsaid}
+        made = {}
+        for name, unsaid in layout:
+            own = getattr(value, name)
+            if unsaid is _SAID or own != unsaid:
+                made[name] = own if own.__class__ in _LEAVES else plain(own)
+        return made
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -79,6 +83,7 @@ def plain(value: Any) -> Any:
     return value
 
 
+_LEAVES = frozenset({str, int, float, bool, type(None)})
 _SAID = object()  # no value equals it
 
 

@@ -5,6 +5,7 @@ reads the study; it then divides itself among the cores. Only Linux forks withou
 figures are drawn here, one after another.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -73,10 +74,11 @@ def _end_with_parent() -> None:
 
 
 def _warm_up(kind: Format) -> None:
-    """Loads fonts and all."""
+    """Loads fonts and all, and collects no garbage from then on: this process ends soon."""
     from kdbench.report.static import image
 
     image(Chart(name="", title="warm", x=Axis(label="x"), y=Axis(label="y"), series=()), kind)
+    gc.disable()
 
 
 def _paint(charts: Sequence[Chart], kind: Format, *, n: int) -> Files:

@@ -135,7 +135,9 @@ def _columns(found: Overview, trials: Sequence[StoredTrial]) -> list[_Column]:
     chosen: dict[str, list[float | str | None]] = {}
     for i, trial in enumerate(trials):
         for name, value in _choices(trial).items():
-            chosen.setdefault(name, [None] * len(trials))[i] = value
+            if name not in chosen:
+                chosen[name] = [None] * len(trials)
+            chosen[name][i] = value
     columns = [_Column(name, values, log_scale=_is_wide(values)) for name, values in chosen.items()]
     for name in found.objectives:
         values = [row[name] for row in found.measured.values()]
