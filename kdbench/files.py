@@ -8,6 +8,7 @@ refuses.
 import errno
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from kdbench.records import SCHEMA, plain
 from kdbench.seals import FIELD, BrokenSealError, seal, seal_json, unseal, unseal_json
 
 T = TypeVar("T")
+_SCHEMA_LINE = re.compile(r'\n "schema": (\d{1,9}),?\n')
 ELSEWHERE = "name a folder that can be written with `--root FOLDER` or KDBENCH_ROOT"
 TEMPORARY = "set TMPDIR to a folder on another disk"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -222,8 +224,8 @@ def load(path: Path, kind: type[T]) -> T:
         StoreError: Not JSON, of a newer kdbench, not what its checksum says, or with wrong, missing
             or unknown fields.
     """
-    text, tree = _parsed(path)
-    schema = tree.get("schema") if isinstance(tree, dict) else None
+    text = _text(path)
+    schema = _schema(path, text)
     if isinstance(schema, int) and schema > SCHEMA:
         raise StoreError(
             f"{path} has schema {schema}, this kdbench reads up to {SCHEMA}",
@@ -231,7 +233,7 @@ def load(path: Path, kind: type[T]) -> T:
         )
     if schema is None:
         raise damaged(path, "it has no schema number")
-    return _record(path, _without_checksum(path, text, tree), kind)
+    return _record(path, _without_checksum(path, text), kind)
 
 
 def load_record(path: Path, kind: type[T]) -> T:
@@ -240,8 +242,7 @@ def load_record(path: Path, kind: type[T]) -> T:
     Raises:
         StoreError: As `load`.
     """
-    text, tree = _parsed(path)
-    return _record(path, _without_checksum(path, text, tree), kind)
+    return _record(path, _without_checksum(path, _text(path)), kind)
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -250,26 +251,48 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         StoreError: Not JSON, no object, or not what its checksum says.
     """
-    text, tree = _parsed(path)
+    text = _text(path)
+    tree = _tree(path, _without_checksum(path, text))
     if not isinstance(tree, dict):
         raise damaged(path, "it holds no object")
-    _without_checksum(path, text, tree)
-    return {key: value for key, value in tree.items() if key != FIELD}
+    return tree
 
 
-def _parsed(path: Path) -> tuple[str, Any]:
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
-        return text, from_json(text)
+        return path.read_text(encoding="utf-8")
     except ValueError as err:
         raise damaged(path, str(err)) from None
     except OSError as err:
         raise unreadable(path, err) from None
 
 
-def _without_checksum(path: Path, text: str, tree: Any) -> str:
+def _tree(path: Path, text: str) -> Any:
     try:
-        return unseal_json(text, names_one=isinstance(tree, dict) and FIELD in tree)
+        return from_json(text)
+    except ValueError as err:
+        raise damaged(path, str(err)) from None
+
+
+def _schema(path: Path, text: str) -> Any:
+    """The schema number in an object; None without one.
+
+    Taken from the line that `write_json` writes, where it is there: a record is parsed once.
+    """
+    line = _SCHEMA_LINE.match(text, max(text.rfind('\n "schema": '), 0))
+    if line is not None:
+        return int(line[1])
+    tree = _tree(path, text)
+    return tree.get("schema") if isinstance(tree, dict) else None
+
+
+def _without_checksum(path: Path, text: str) -> str:
+    def names_one() -> bool:
+        tree = _tree(path, text)
+        return isinstance(tree, dict) and FIELD in tree
+
+    try:
+        return unseal_json(text, names_one=names_one)
     except BrokenSealError as why:
         raise damaged(path, str(why)) from None
 
@@ -278,6 +301,7 @@ def _record(path: Path, text: str, kind: type[T]) -> T:
     try:
         made: T = _adapter(cast(Any, kind)).validate_json(f"[{text}]")[0]
     except ValidationError as err:
+        _tree(path, text)  # says where it is no JSON
         first = err.errors()[0]
         key = ".".join(map(str, first["loc"][1:]))
         raise damaged(path, f"{key}: {first['msg'].lower()}") from None

@@ -13,6 +13,7 @@ the same moment; inside, a file and its checksum are always of one writing.
 
 import hashlib
 import re
+from collections.abc import Callable
 
 FIELD = "checksum"
 MARK = b"\nkdbench-sha256:"
@@ -32,21 +33,23 @@ def seal_json(text: str) -> str:
     return f'{text[: -len(_END)]},\n "{FIELD}": "sha256:{_sha(text)}"{_END}'
 
 
-def unseal_json(text: str, *, names_one: bool) -> str:
+def unseal_json(text: str, *, names_one: Callable[[], bool]) -> str:
     """`text` without its checksum, which it must fit.
 
     Args:
         text: Of a JSON object.
-        names_one: Whether the object has the field.
+        names_one: Whether the object has the field; asked where that cannot be seen at once.
 
     Raises:
         BrokenSealError: It does not fit, or cannot be read.
     """
-    if not names_one:
+    last = _LAST.match(text, max(text.rfind(f',\n "{FIELD}"'), 0))
+    if last is None:
+        if f'"{FIELD}"' in text and names_one():
+            raise BrokenSealError("its checksum cannot be read")
         return text
-    last = _LAST.search(text)
-    body = None if last is None else text[: last.start()] + _END
-    if last is None or body is None or _sha(body) != last[1]:
+    body = text[: last.start()] + _END
+    if _sha(body) != last[1]:
         raise BrokenSealError("its content is not what its checksum says")
     return body
 

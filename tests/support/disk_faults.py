@@ -28,6 +28,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import contains
 from pathlib import Path
 from typing import Any
 
@@ -346,7 +347,7 @@ def damage(folder: Path, *, codecs: bool = True) -> str | None:
         try:
             if path.suffix == ".json" and "trash" not in path.name:
                 text = path.read_text()
-                unseal_json(text, names_one="checksum" in json.loads(text))
+                unseal_json(text, names_one=partial(contains, json.loads(text), "checksum"))
             elif path.suffix == ".db" and path.stat().st_size:
                 with contextlib.closing(sqlite3.connect(path)) as database:
                     ((answer,),) = database.execute("PRAGMA integrity_check").fetchall()
