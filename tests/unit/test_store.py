@@ -288,6 +288,22 @@ DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
         lambda text: text.replace(f'"schema": {SCHEMA}', f'"schema": {SCHEMA + 1}'),
         f"has schema {SCHEMA + 1}, this kdbench reads up to {SCHEMA}",
     ),
+    "newer schema on one line": (
+        lambda text: json.dumps(json.loads(text) | {"schema": SCHEMA + 1}),
+        f"has schema {SCHEMA + 1}, this kdbench reads up to {SCHEMA}",
+    ),
+    "no schema on one line": (
+        lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "schema"}),
+        "is damaged: it has no schema number",
+    ),
+    "another checksum": (
+        lambda text: json.dumps(json.loads(text) | {"checksum": "md5:1"}, indent=1) + "\n",
+        "is damaged: its checksum cannot be read",
+    ),
+    "text behind it": (
+        lambda text: "{}" + text,
+        "is damaged: trailing characters at line 1 column 3",
+    ),
 }
 
 
@@ -310,7 +326,7 @@ def test_a_damaged_result_names_its_file_and_what_to_do(store: Store, damage: st
     path.write_text(change(without_checksum(path)))
     fix = (
         "use the newer kdbench that wrote it: `pip install --upgrade kdbench`"
-        if damage == "newer schema"
+        if damage.startswith("newer schema")
         else "restore it from a copy, or move its folder away; the rest of the study is intact"
     )
     assert message(lambda: store.trials("demo")) == f"{path} {text}\n  fix: {fix}"
