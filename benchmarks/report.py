@@ -1,4 +1,4 @@
-"""What a report takes: wall and CPU seconds of `kdbench report` and `show` by format, best runs.
+"""What a report takes: wall and CPU seconds of `kdbench report` and `show` by format.
 
     python -m benchmarks.report --study runs/kd_pareto                      about 2 minutes
     python -m benchmarks.report --study runs/kd_pareto --trials 8 --times 1 a smoke test
@@ -110,7 +110,7 @@ def _scaled(energy: CodecEnergy, by: float) -> CodecEnergy:
 
 
 def measured(root: Path, folder: Path, kind: str, times: int) -> dict[str, object]:
-    """Best and median wall seconds and best CPU seconds of one command, and how much it gives."""
+    """Best, median and worst wall seconds and best CPU seconds of one command, and how much it gives."""
     command = [sys.executable, "-m", "kdbench", "report", "--study", NAME, "--root", str(root)]
     out = folder / f"out-{kind}"
     if kind == "show":
@@ -131,6 +131,7 @@ def measured(root: Path, folder: Path, kind: str, times: int) -> dict[str, objec
         "format": kind,
         "wall s": round(min(walls), 2),
         "median": round(median(walls), 2),
+        "slowest": round(max(walls), 2),
         "cpu s": round(min(cpus), 2),
         "files": len(files),
         "kB": round(size / 1000),
