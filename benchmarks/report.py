@@ -110,7 +110,7 @@ def _scaled(energy: CodecEnergy, by: float) -> CodecEnergy:
 
 
 def measured(root: Path, folder: Path, kind: str, times: int) -> dict[str, object]:
-    """Best, median and worst wall seconds and best CPU seconds of one command, and how much it gives."""
+    """Best, median and worst wall and best CPU seconds of a command, and how much it gives."""
     command = [sys.executable, "-m", "kdbench", "report", "--study", NAME, "--root", str(root)]
     out = folder / f"out-{kind}"
     if kind == "show":

@@ -20,12 +20,12 @@ from kdbench.evaluate import (
 )
 from kdbench.guides import joined_sha
 from kdbench.lease import host_lease
+from kdbench.names import nearest_first
 from kdbench.once import cached
 from kdbench.records import MEASUREMENT_PROTOCOL, Bench, RDCurve, content_hash
 from kdbench.samples import Sample
 from kdbench.store import Store, StoredTrial
 from kdbench.teacher import teacher_path
-from kdbench.yamlfile import nearest_first
 
 
 def codec_files(

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from kdbench import recipes
 from kdbench.config import StudyConfig, read_study
+from kdbench.names import nearest_first
 from kdbench.records import Coordinates
 from kdbench.space import SearchSpace, incomplete, read_space
-from kdbench.yamlfile import Problem, Recipe, nearest_first, show
+from kdbench.yamlfile import Problem, Recipe, show
 
 
 def check_files(

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 from kdbench import hybrid, metrics, plugins, recipes, zoo
 from kdbench.errors import CodecError, ConfigError
+from kdbench.names import nearest_first
 from kdbench.parameters import NO_TEACHER, FloatRange
 from kdbench.recipes import above_zero, at_least
 from kdbench.records import Bench, Data, EnergyPlan, content_hash
 from kdbench.space import OFF, SearchSpace, TrainingPlan, incomplete, read_space
 from kdbench.store import STUDY_NAME
-from kdbench.yamlfile import Key, Place, Recipe, nearest_first, read, show
+from kdbench.yamlfile import Key, Place, Recipe, read, show
 
 Objective = Literal[
     "bd_rate_pct",

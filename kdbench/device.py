@@ -1,6 +1,7 @@
 """Devices: which one works, what it is, when it is done, and whose turn it is to measure."""
 
 import ctypes
+import importlib.metadata
 import os
 import platform
 import re
@@ -117,8 +118,6 @@ def fingerprint_hash(items: Mapping[str, str]) -> str:
 
 def environment() -> dict[str, str]:
     """Versions of kdbench, Python and the packages that results depend on; imports no package."""
-    import importlib.metadata
-
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"kdbench": kdbench.__version__, "python": platform.python_version(), **versions}
 

@@ -25,7 +25,9 @@ from kdbench.records import SCHEMA, plain
 from kdbench.seals import FIELD, BrokenSealError, seal, seal_json, unseal, unseal_json
 
 T = TypeVar("T")
-_SCHEMA_LINE = re.compile(r'\n "schema": (\d{1,9}),?\n')
+_SCHEMA_LAST = re.compile(
+    rf'\n "schema": ([0-9]{{1,9}})(?:,\n "{FIELD}": "sha256:[0-9a-f]{{64}}")?\n}}\n\Z'
+)
 ELSEWHERE = "name a folder that can be written with `--root FOLDER` or KDBENCH_ROOT"
 TEMPORARY = "set TMPDIR to a folder on another disk"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -252,9 +254,11 @@ def read_object(path: Path) -> dict[str, Any]:
         StoreError: Not JSON, no object, or not what its checksum says.
     """
     text = _text(path)
-    tree = _tree(path, _without_checksum(path, text))
+    tree = _tree(path, text)
     if not isinstance(tree, dict):
         raise damaged(path, "it holds no object")
+    _without_checksum(path, text)
+    tree.pop(FIELD, None)
     return tree
 
 
@@ -277,11 +281,11 @@ def _tree(path: Path, text: str) -> Any:
 def _schema(path: Path, text: str) -> Any:
     """The schema number in an object; None without one.
 
-    Taken from the line that `write_json` writes, where it is there: a record is parsed once.
+    Taken from the end that `write_json` writes, where it is there: a record is parsed once.
     """
-    line = _SCHEMA_LINE.match(text, max(text.rfind('\n "schema": '), 0))
-    if line is not None:
-        return int(line[1])
+    last = _SCHEMA_LAST.match(text, max(text.rfind('\n "schema": '), 0))
+    if last is not None:
+        return int(last[1])
     tree = _tree(path, text)
     return tree.get("schema") if isinstance(tree, dict) else None
 

@@ -1,5 +1,6 @@
 """Which rows nothing beats, and the volume that they dominate; every column is minimised."""
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ def hypervolume(points: Rows, reference: Sequence[float]) -> float:
     """
     rows = without_nan(points).reshape(len(points), len(reference))
     corner = without_nan([reference])[0]
-    return _volume(rows[(rows < corner).all(axis=1)], corner)
+    inside = rows[(rows < corner).all(axis=1)]
+    return _volume(inside, corner) if np.isfinite(inside).all() else np.inf
 
 
 def _volume(points: Array, corner: Array) -> float:
@@ -91,11 +93,11 @@ def _volume(points: Array, corner: Array) -> float:
 
 def _areas(points: list[list[float]], right: float, top: float) -> list[float]:
     """Area that the first 1, 2, ... of `points` dominate below (`right`, `top`)."""
-    xs, ys = [float("-inf"), right], [top, float("-inf")]  # a staircase, and what bounds it
+    xs, ys = [float("-inf"), right], [top, float("-inf")]  # stairs, between what bounds them
     area, areas = 0.0, []
     for x, y in points:
         first = last = bisect_left(xs, x)
-        if y < ys[first - 1] and not (xs[first] == x and ys[first] <= y):
+        if y < ys[first - 1]:
             left, height = x, ys[first - 1]
             while ys[last] >= y:  # steps that the new one covers
                 area += (xs[last] - left) * (height - y)
@@ -107,13 +109,21 @@ def _areas(points: list[list[float]], right: float, top: float) -> list[float]:
     return areas
 
 
+def why_unsound(objectives: Sequence[str], row: Sequence[float]) -> str | None:
+    """What keeps a row out of a `Landscape`; None of a sound one."""
+    if not all(map(math.isfinite, row)):
+        return "a figure that is no number"
+    costs = (v for name, v in zip(objectives, row, strict=True) if name not in QUALITIES)
+    return "a cost that is not above 0" if any(value <= 0 for value in costs) else None
+
+
 @dataclass(frozen=True)
 class Landscape:
     """All rows that volumes of some of them are compared with; costs count by their logarithm.
 
     Attributes:
         objectives: Names of the columns.
-        rows: One at least; costs are above 0.
+        rows: One at least, all sound.
     """
 
     objectives: tuple[str, ...]

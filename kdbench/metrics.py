@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdbench import plugins
 from kdbench.errors import CodecError
-from kdbench.yamlfile import nearest_first
+from kdbench.names import nearest_first
 
 if TYPE_CHECKING:  # a study is checked without torch
     from torch import Tensor

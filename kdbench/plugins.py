@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import Any
 
 from kdbench.errors import CodecError
-from kdbench.yamlfile import nearest_first
+from kdbench.names import nearest_first
 
 KIND = "plugin:"
 GROUP = "kdbench.teachers"

@@ -17,7 +17,8 @@ from typing import Any, Literal, NoReturn, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kdbench.errors import ConfigError
-from kdbench.yamlfile import Key, Problem, Recipe, nearest_first, show
+from kdbench.names import nearest_first
+from kdbench.yamlfile import Key, Problem, Recipe, show
 
 T = TypeVar("T")
 Kind = Literal["studies", "search_spaces"]

@@ -12,6 +12,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from kdbench import families, hybrid, plugins, recipes, zoo
 from kdbench.errors import CodecError, ConfigError
+from kdbench.names import nearest_first
 from kdbench.parameters import (
     NO_TEACHER,
     ActivationName,
@@ -52,7 +53,7 @@ from kdbench.records import (
     Transform,
     TrialSpec,
 )
-from kdbench.yamlfile import Key, Recipe, nearest_first, read, show
+from kdbench.yamlfile import Key, Recipe, read, show
 
 N_DIAGONAL = 5  # more would spend a default study before its sampler has a say
 _NONE = Choice(values=(NO_TEACHER,))

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from kdbench.errors import KdbenchError
-from kdbench.fronts import Landscape, non_dominated
+from kdbench.fronts import Landscape, non_dominated, why_unsound
 from kdbench.objectives import QUALITIES
 from kdbench.parameters import Choice, FloatRange, Parameter
 
@@ -120,17 +120,16 @@ class Table:
         return dict(zip(self.objectives, row.objectives, strict=True))
 
     def _require_sound(self, row: Row) -> None:
-        problem = None
+        problem: str | None
         times = [0.0, row.costs_s, *(rung.seconds for rung in row.rungs), row.seconds]
-        costs = zip(self.objectives, row.objectives, strict=False)
         if len(row.objectives) != len(self.objectives):
             problem = f"{len(row.objectives)} objectives, and the table {len(self.objectives)}"
-        elif not all(map(math.isfinite, (*row.objectives, *times))):
+        elif not all(map(math.isfinite, times)):
             problem = "a figure that is no number"
-        elif any(value <= 0 for name, value in costs if name not in QUALITIES):
-            problem = "a cost that is not above 0"
         elif sorted(times) != times:
             problem = "seconds that do not ascend from rung to rung to its end"
+        else:
+            problem = why_unsound(self.objectives, row.objectives)
         if problem:
             raise KdbenchError(f"trial {row.number} has {problem}", fix="leave it out of the table")
 

@@ -9,9 +9,7 @@ that it has after aliases were followed.
 import json
 import re
 import stat
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,11 +121,6 @@ def show(value: object) -> str:
     """`value` as JSON, shortened to 60 characters."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def nearest_first(name: str, known: Sequence[str]) -> list[str]:
-    """`known`, the most alike first."""
-    return get_close_matches(name, sorted(known), n=max(len(known), 1), cutoff=0.0)
 
 
 # --- reading ---------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from kdbench.errors import CodecError
+from kdbench.names import nearest_first
 from kdbench.records import Coordinates, Prior
-from kdbench.yamlfile import nearest_first
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -29,9 +29,11 @@ from kdbench.report.units import figure, percent
 from kdbench.store import StoredTrial
 
 __all__ = [
+    "NOTHING_SAID",
     "energy_chart",
     "front_3d",
     "front_charts",
+    "hovers",
     "hypervolume_chart",
     "loss_chart",
     "parallel_chart",
@@ -83,15 +85,16 @@ def hovers(found: Overview) -> dict[int, str]:
 
 
 def front_charts(
-    found: Overview, codecs: Sequence[Row] = (), said: Mapping[int, str] = NOTHING_SAID
+    found: Overview, codecs: Sequence[Row] = (), said: Mapping[int, str] | None = None
 ) -> tuple[Chart, ...]:
     """One figure for each pair of objectives that results have; quality upright, costs along.
 
     Args:
         found: The study.
         codecs: Reference marks.
-        said: See `hovers`; paper needs none.
+        said: What `hovers` says, if others say it, too; on paper nothing.
     """
+    said = hovers(found) if said is None else said
     return tuple(_projection(found, pair, codecs, interval, said) for pair in _pairs(found))
 
 
@@ -115,7 +118,7 @@ def _pairs(found: Overview) -> list[tuple[str, str]]:
 
 
 def front_3d(
-    found: Overview, codecs: Sequence[Row] = (), said: Mapping[int, str] = NOTHING_SAID
+    found: Overview, codecs: Sequence[Row] = (), said: Mapping[int, str] | None = None
 ) -> Chart | None:
     """The first three objectives at once."""
     known = _measured_objectives(found)[:3]
@@ -123,7 +126,7 @@ def front_3d(
         return None
     z, x, y = known if known[0] in QUALITIES else (known[2], known[0], known[1])
     series = [
-        *_trial_series(found, (x, y, z), said),
+        *_trial_series(found, (x, y, z), hovers(found) if said is None else said),
         *_marks(found, (x, y, z), codecs),
     ]
     return Chart(
@@ -137,7 +140,7 @@ def front_3d(
 
 
 def energy_chart(
-    found: Overview, codecs: Sequence[Row] = (), said: Mapping[int, str] = NOTHING_SAID
+    found: Overview, codecs: Sequence[Row] = (), said: Mapping[int, str] | None = None
 ) -> Chart | None:
     """Energy against multiply-accumulates: whether the one can stand for the other."""
     names = ("kmac_per_px", "energy_j_per_mpx")
@@ -145,19 +148,20 @@ def energy_chart(
         return None
     if set(names) <= set(found.objectives):
         return None  # it is one of the front's projections
+    said = hovers(found) if said is None else said
     return Chart(
         name="energy-macs",
         title="Energy against multiply-accumulates",
         x=axis(names[0], found),
         y=axis(names[1], found),
-        series=tuple([*_trial_series(found, names, said), *_marks(found, names, codecs)]),
+        series=(*_trial_series(found, names, said), *_marks(found, names, codecs)),
         rules=_rules(found, names, codecs),
     )
 
 
 def _measured_objectives(found: Overview) -> tuple[str, ...]:
     """Objectives that at least one result has."""
-    rows = found.measured.values()
+    rows = found.objective_values.values()
     return tuple(name for name in found.objectives if any(row[name] is not None for row in rows))
 
 
@@ -189,7 +193,7 @@ def _projection(
 
 
 def _values(found: Overview, number: int, names: Sequence[str]) -> list[float] | None:
-    row = found.measured[number]
+    row = found.objective_values[number]
     values = [
         row[name] if name in row else OBJECTIVES[name](found.results[number]) for name in names
     ]

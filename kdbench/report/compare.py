@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from kdbench.errors import KdbenchError
 from kdbench.report.chart import Chart, Point, Role, Series
-from kdbench.report.charts import MARKS, front_charts, hovers, rd_charts
-from kdbench.report.document import Block, Document, Entries, Section
+from kdbench.report.charts import MARKS, NOTHING_SAID, front_charts, rd_charts
+from kdbench.report.document import Block, Document, Entries, Figures, Section
 from kdbench.report.gather import Gathered
 from kdbench.report.paper import Row, cost_cells, quality_cells
 from kdbench.report.provenance import machine, measuring, took
@@ -17,12 +17,18 @@ OTHER_METERS = (
 _ROLES: tuple[Role, Role] = ("front", "other")
 
 
-def comparison_document(first: Gathered, second: Gathered) -> Document:
-    """Both fronts against the anchor that they share, of studies that `require_alike`."""
+def comparison_document(first: Gathered, second: Gathered, figures: Figures = "page") -> Document:
+    """Both fronts against the anchor that they share, of studies that `require_alike`.
+
+    Args:
+        first: One study.
+        second: The other.
+        figures: As of `study_document`.
+    """
     studies = (first, second)
     names = tuple(study.found.study for study in studies)
     sections = (
-        Section(title="Fronts", blocks=_fronts(first, second)),
+        Section(title="Fronts", blocks=_fronts(first, second, figures)),
         Section(title=f"Against {first.found.anchor_name}", blocks=_tables(studies)),
         *(
             Section(title=f"Study {name}", blocks=(took(study), machine(study), measuring(study)))
@@ -88,13 +94,16 @@ def _meters(study: Gathered) -> set[tuple[str, str, str]]:
     return {(energy.source, energy.decode.meter, energy.device) for energy in energies}
 
 
-def _fronts(first: Gathered, second: Gathered) -> tuple[Block, ...]:
+def _fronts(first: Gathered, second: Gathered, figures: Figures) -> tuple[Block, ...]:
     """The projections that both have, each study in a colour and a shape of its own."""
-    theirs = {chart.name: chart for chart in front_charts(second.found, said=hovers(second.found))}
+    if figures == "none":
+        return ()
+    said = NOTHING_SAID if figures == "paper" else None
+    theirs = {chart.name: chart for chart in front_charts(second.found, said=said)}
     alike = _meters(first) == _meters(second)
     charts: list[Block] = [
         _joined(chart, theirs[chart.name], first.found.study, second.found.study)
-        for chart in front_charts(first.found, first.codecs, hovers(first.found))
+        for chart in front_charts(first.found, first.codecs, said)
         if chart.name in theirs and (alike or "_j_per_mpx" not in chart.name)
     ]
     if not alike:

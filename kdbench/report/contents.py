@@ -189,8 +189,7 @@ def _members(study: Gathered, figures: Figures) -> Section:
             blocks += trial_charts(study.found, trial) if figures == "page" else ()
     rest = len(study.front) - MEMBERS_WITH_FIGURES
     if rest > 0:
-        what = "Curves and losses" if figures == "page" else "Reconstructions"
-        blocks.append(f"{what} of {rest} further members are in their folders.")
+        blocks.append(f"Figures of {rest} further members are left out; see their folders.")
     return Section(title="Members of the front", blocks=tuple(blocks), long=True)
 
 

@@ -1,7 +1,8 @@
 """What went on over time: the hypervolume of a search, the loss of a training."""
 
+from kdbench.errors import KdbenchError
 from kdbench.files import read_log
-from kdbench.fronts import Landscape, front_at_arrival
+from kdbench.fronts import Landscape, front_at_arrival, why_unsound
 from kdbench.records import WEIGHTS, TrialResult
 from kdbench.report.chart import Axis, Chart, Point, Series
 from kdbench.report.overview import Overview, objective_rows
@@ -30,10 +31,19 @@ def hypervolume_chart(found: Overview) -> Chart | None:
 
     Costs count by their logarithm, from a corner beyond the worst result of each objective.
     Workers have one thread, so these are CPU seconds; the order is that of the numbers.
+
+    Raises:
+        KdbenchError: A figure that is not finite, or a cost that is not above 0.
     """
     rows = objective_rows(found.results, found.objectives)
     if len(rows) < 2:
         return None
+    for number, values in rows.items():
+        if why := why_unsound(found.objectives, values):
+            raise KdbenchError(
+                f"trial {number} has {why}",
+                fix="move its folder away; the rest of the study is intact",
+            )
     landscape = Landscape(found.objectives, tuple(rows.values()))
     arrivals = front_at_arrival(landscape.rows)
     places = {number: i for i, number in enumerate(rows) if arrivals[i]}

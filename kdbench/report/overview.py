@@ -54,7 +54,7 @@ class Overview:
         return frozenset(self.front)
 
     @cached_property
-    def measured(self) -> Mapping[int, Mapping[str, float | None]]:
+    def objective_values(self) -> Mapping[int, Mapping[str, float | None]]:
         """Every objective of every complete trial, by number and name."""
         return {
             number: {name: OBJECTIVES[name](result) for name in self.objectives}
@@ -84,7 +84,7 @@ class Overview:
     def values(self, trial: StoredTrial) -> dict[str, float | None]:
         """Every objective of one trial; costs are known of infeasible trials, too."""
         if trial.result is not None:
-            return dict(self.measured[trial.number])
+            return dict(self.objective_values[trial.number])
         known = trial.failure.values if trial.failure else {}
         return {name: known.get(name) for name in self.objectives}
 

@@ -81,20 +81,19 @@ def _warm_up(kind: Format) -> None:
     gc.disable()
 
 
-def _paint(charts: Sequence[Chart], kind: Format, *, n: int) -> Files:
-    from kdbench.report.static import image
+_CHARTS: list[Chart] = []  # copies of this process have them without being sent any
 
-    names, draw = [chart.name for chart in charts], partial(image, kind=kind)
+
+def _paint(charts: Sequence[Chart], kind: Format, *, n: int) -> Files:
+    _CHARTS[:] = charts
+    order = [*reversed(range(len(charts)))]  # the first ones of a report take alike: no long end
     n = min(n, len(charts))
     if n < 2:
-        return dict(zip(names, map(draw, charts), strict=True))
-    _CHARTS[:] = charts
-    with _processes(n) as pool:
-        last_first = pool.map(partial(_draw, kind), reversed(range(len(charts))))
-        return dict(zip(names, [*last_first][::-1], strict=True))
-
-
-_CHARTS: list[Chart] = []  # copies of this process have them without being sent any
+        drawn = [_draw(kind, i) for i in order]
+    else:
+        with _processes(n) as pool:
+            drawn = [*pool.map(partial(_draw, kind), order)]
+    return {chart.name: file for chart, file in zip(charts, reversed(drawn), strict=True)}
 
 
 def _draw(kind: Format, i: int) -> bytes:

@@ -140,7 +140,7 @@ def _columns(found: Overview, trials: Sequence[StoredTrial]) -> list[_Column]:
             chosen[name][i] = value
     columns = [_Column(name, values, log_scale=_is_wide(values)) for name, values in chosen.items()]
     for name in found.objectives:
-        values = [row[name] for row in found.measured.values()]
+        values = [row[name] for row in found.objective_values.values()]
         shown = axis(name, found)
         columns.append(_Column(shown.label, values, log_scale=shown.log))
     return columns

@@ -67,12 +67,12 @@ def subject(store: Store, study: str) -> Subject:
 
         return study_csv(found())
 
-    def json() -> dict[str, object]:
+    def tree() -> dict[str, object]:
         from kdbench.report.json_report import report_json
 
         return report_json(found())
 
-    return Subject(name=study, document=document, csv=csv, json=json)
+    return Subject(name=study, document=document, csv=csv, json=tree)
 
 
 def _of_codecs(table: CodecTable) -> Subject:
@@ -90,23 +90,32 @@ def _of_codecs(table: CodecTable) -> Subject:
 
 def comparison(store: Store, first: str, second: str) -> Subject:
     """Two studies of trials, measured alike."""
-    from kdbench.report.compare import comparison_document, require_alike
-    from kdbench.report.gather import gather
-    from kdbench.report.json_report import report_json
-    from kdbench.report.sheets import study_csv
 
     @cache
     def alike() -> "tuple[Gathered, Gathered]":
+        from kdbench.report.compare import require_alike
+        from kdbench.report.gather import gather
+
         one, two = gather(store, first), gather(store, second)
         require_alike(one, two)
         return one, two
 
-    return Subject(
-        name=f"{first}-{second}",
-        document=lambda _: comparison_document(*alike()),
-        csv=lambda: study_csv(*alike()),
-        json=lambda: {"compared": [report_json(study) for study in alike()]},
-    )
+    def document(figures: Figures) -> Document:
+        from kdbench.report.compare import comparison_document
+
+        return comparison_document(*alike(), figures)
+
+    def csv() -> str:
+        from kdbench.report.sheets import study_csv
+
+        return study_csv(*alike())
+
+    def tree() -> dict[str, object]:
+        from kdbench.report.json_report import report_json
+
+        return {"compared": [report_json(study) for study in alike()]}
+
+    return Subject(name=f"{first}-{second}", document=document, csv=csv, json=tree)
 
 
 def printed(about: Subject, kind: str, width: int) -> str:

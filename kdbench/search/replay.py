@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
 from kdbench.errors import KdbenchError
+from kdbench.names import nearest_first
 from kdbench.objectives import QUALITIES
 from kdbench.search.attributes import COSTS
 from kdbench.search.axes import distributions
@@ -37,7 +38,6 @@ from kdbench.tabular import (
     Shown,
     Table,
 )
-from kdbench.yamlfile import nearest_first
 
 SAMPLERS = ("random", "tpe", "nsga2", "nsga3", "qmc", "gp")
 LADDERS = (None, 2, 3)  # etas to compare where a study has rungs

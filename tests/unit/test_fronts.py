@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdbench.errors import KdbenchError
-from kdbench.fronts import Landscape, front_at_arrival, hypervolume, non_dominated
+from kdbench.fronts import Landscape, front_at_arrival, hypervolume, non_dominated, why_unsound
 
 
 def test_no_row_of_the_front_is_dominated_and_every_other_is() -> None:
@@ -42,7 +42,7 @@ def test_a_staircase_of_n_steps_fills_the_triangle_number(n: int) -> None:
     assert hypervolume(steps, [float(n), float(n)]) == n * (n + 1) // 2
 
 
-@given(n=st.integers(1, 40), axes=st.integers(2, 3), seed=st.integers(0, 99))
+@given(n=st.integers(1, 40), axes=st.integers(2, 4), seed=st.integers(0, 99))
 @settings(deadline=None)
 def test_hypervolume_agrees_with_optuna(n: int, axes: int, seed: int) -> None:
     from optuna._hypervolume import compute_hypervolume
@@ -53,6 +53,27 @@ def test_hypervolume_agrees_with_optuna(n: int, axes: int, seed: int) -> None:
     inside = points[(points < reference).all(axis=1)]
     expected = compute_hypervolume(inside, reference) if len(inside) else 0.0
     assert hypervolume(points.tolist(), reference.tolist()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_point_without_an_end_dominates_without_end(axis: int) -> None:
+    point = [0.0, 0.0, 0.0]
+    point[axis] = -math.inf
+    assert hypervolume([point, [0.5, 0.5, 0.5]], [1.0, 1.0, 1.0]) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ([-50.0, 1.0], None),
+        ([0.0, 0.0], "a cost that is not above 0"),
+        ([0.0, -1.0], "a cost that is not above 0"),
+        ([math.inf, 1.0], "a figure that is no number"),
+        ([0.0, math.nan], "a figure that is no number"),
+    ],
+)
+def test_a_landscape_has_finite_rows_and_costs_above_zero(row: list[float], why: str) -> None:
+    assert why_unsound(("bd_rate_pct", "params"), row) == why
 
 
 def test_points_beyond_the_reference_add_nothing() -> None:

@@ -264,6 +264,13 @@ def test_an_unknown_trial_says_how_to_list_them(store: Store) -> None:
     )
 
 
+def with_losses(text: str, losses: dict[str, float], *, own: int | None) -> str:
+    """With a part whose lines are indented as those of the record itself."""
+    rest = {k: v for k, v in json.loads(text).items() if k not in ("losses", "schema")}
+    tree = ({} if own is None else {"schema": own}) | rest | {"losses": losses}
+    return "\n".join(" " + line.lstrip() for line in json.dumps(tree, indent=1).splitlines())
+
+
 DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
     "truncated": (
         lambda text: text[:4],
@@ -295,6 +302,14 @@ DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
     "no schema on one line": (
         lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "schema"}),
         "is damaged: it has no schema number",
+    ),
+    "no schema of its own": (
+        lambda text: with_losses(text, {"schema": 4}, own=None),
+        "is damaged: it has no schema number",
+    ),
+    "newer schema than that of a part": (
+        lambda text: with_losses(text, {"schema": 4}, own=SCHEMA + 1),
+        f"has schema {SCHEMA + 1}, this kdbench reads up to {SCHEMA}",
     ),
     "another checksum": (
         lambda text: json.dumps(json.loads(text) | {"checksum": "md5:1"}, indent=1) + "\n",

@@ -1,17 +1,19 @@
 """What figures show is what the study found, and nothing is drawn of what nobody measured."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kdbench.errors import KdbenchError
 from kdbench.files import append_log
 from kdbench.records import BDRate, RDPoint, TwinFigures
 from kdbench.report.chart import Axis, Chart, Point, Series, ends, error_bar, log_ticks
 from kdbench.report.charts import (
+    NOTHING_SAID,
     front_3d,
     front_charts,
-    hovers,
     hypervolume_chart,
     ms_ssim_db,
     rd_charts,
@@ -62,8 +64,8 @@ def test_a_projection_shows_front_others_and_anchor_with_intervals(found: Overvi
 
 
 def test_hovering_tells_the_architecture(found: Overview) -> None:
-    (silent, _) = series(front_charts(found)[0], "front").points
-    (point, _) = series(front_charts(found, said=hovers(found))[0], "front").points
+    (silent, _) = series(front_charts(found, said=NOTHING_SAID)[0], "front").points
+    (point, _) = series(front_charts(found)[0], "front").points
     assert not silent.hover
     assert "encoder 16, 5x5, gdn" in point.hover
     assert "decoder 16, 3x3, relu" in point.hover
@@ -209,6 +211,24 @@ def test_an_error_bar_stays_above_zero_where_zero_cannot_be_drawn() -> None:
     assert drawn is not None
     assert drawn == pytest.approx((9.99, 3.0))
     assert error_bar(10.0, None, 13.0, log=False) is None
+
+
+def test_figures_go_to_another_process_whole(found: Overview) -> None:
+    charts = study_charts(found)
+    assert {p.hover for chart in charts for series in chart.series for p in series.points} > {""}
+    assert pickle.loads(pickle.dumps(charts)) == charts
+    empty = Series(name="none", kind="bars", points=(), role="member", place=3)
+    assert pickle.loads(pickle.dumps(empty)) == empty
+
+
+def test_a_trial_that_costs_nothing_is_named(tmp_path: Path) -> None:
+    store = make_study(tmp_path)
+    done = store.load_trial(STUDY, 3).result
+    assert done is not None
+    free = replace(done.complexity, g_a=0.0, h_a=0.0, h_s=0.0, g_s=0.0, entropy_model=0.0)
+    store.save_result(STUDY, 3, replace(done, complexity=free))
+    with pytest.raises(KdbenchError, match="trial 3 has a cost that is not above 0\n  fix: move"):
+        hypervolume_chart(overview(store, STUDY))
 
 
 def test_the_anchor_needs_no_figures_of_its_own(tmp_path: Path) -> None:

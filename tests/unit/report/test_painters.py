@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -26,6 +27,7 @@ CHARTS = [
     )
     for name in ("one", "two", "three")
 ]
+BARS = replace(CHARTS[0], name="bars", series=(replace(CHARTS[0].series[0], kind="bars"),))
 
 
 def _dies(chart: Chart, kind: str) -> bytes:
@@ -42,7 +44,9 @@ def test_figures_are_the_same_whoever_draws_them(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores)
     monkeypatch.setattr(sys, "platform", platform)
     with painting("svg") as paint:
-        assert paint(CHARTS).result() == {chart.name: image(chart, "svg") for chart in CHARTS}
+        charts = [*CHARTS, BARS]
+        found = paint(charts).result()
+        assert [*found.items()] == [(chart.name, image(chart, "svg")) for chart in charts]
         assert paint([]).result() == {}
 
 

@@ -20,7 +20,8 @@ from kdbench.config import CodecList, codec_list_settings
 from kdbench.errors import KdbenchError, StoreError
 from kdbench.files import write_json
 from kdbench.records import MEASUREMENT_PROTOCOL, SCHEMA, BDRate, Reconstruction
-from kdbench.report import latex, markdown
+from kdbench.report import contents, latex, markdown
+from kdbench.report.chart import Chart
 from kdbench.report.contents import study_document
 from kdbench.report.document import Crops
 from kdbench.report.gather import gather
@@ -337,6 +338,31 @@ def test_two_studies_stand_on_one_figure_and_in_one_table(store: Store) -> None:
     assert "other: front" in names
     assert names.count("teacher:default") == 1
     assert len(json.loads(printed(about, "json", 100))["compared"]) == 2
+
+
+def test_a_comparison_has_the_figures_that_are_asked_for(store: Store) -> None:
+    second(store)
+    about = comparison(store, STUDY, "other")
+    page, paper = (about.document(figures).charts for figures in ("page", "paper"))
+    assert [chart.name for chart in page] == [chart.name for chart in paper]
+    assert about.document("none").charts == ()
+
+    def said(chart: Chart) -> bool:
+        return any("encoder" in point.hover for each in chart.series for point in each.points)
+
+    assert said(page[0])
+    assert not said(paper[0])
+
+
+def test_members_beyond_the_first_are_left_out_and_counted(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contents, "MEMBERS_WITH_FIGURES", 1)
+    gathered = gather(with_crops(store), STUDY)
+    for figures in ("page", "paper"):
+        blocks = [*study_document(gathered, figures).blocks()]
+        assert "Figures of 1 further members are left out; see their folders." in blocks
+        assert sum(isinstance(block, Crops) for block in blocks) == 1
 
 
 def test_joules_of_two_devices_are_on_no_figure_together(store: Store) -> None:
