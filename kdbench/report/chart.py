@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from math import ceil, floor, log10
 from typing import Any, Literal, NamedTuple
 
+Format = Literal["svg", "png", "pdf"]  # of a still picture
 Kind = Literal["points", "line", "steps", "bars", "text"]
 Role = Literal["front", "beaten", "anchor", "twin", "codec", "member", "other", "quiet"]
 

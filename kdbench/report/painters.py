@@ -18,13 +18,11 @@ from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from threading import Thread
-from typing import Literal
 
 from kdbench.device import n_cores
 from kdbench.errors import KdbenchError
-from kdbench.report.chart import Axis, Chart
+from kdbench.report.chart import Axis, Chart, Format
 
-Format = Literal["svg", "png", "pdf"]
 Files = dict[str, bytes]
 Paint = Callable[[Sequence[Chart]], "Future[Files]"]
 MOST = 4  # of some eight figures

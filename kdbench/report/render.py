@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from kdbench.codec_table import CodecTable, is_codec_table, load_codec_table
 from kdbench.errors import StoreError
 from kdbench.files import write_atomic
+from kdbench.report.chart import Format
 from kdbench.report.document import Document, Figures
-from kdbench.report.painters import Files, Format, painting
+from kdbench.report.painters import Files, painting
 from kdbench.store import Store
 
 if TYPE_CHECKING:

@@ -12,8 +12,16 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from kdbench.report.chart import Axis, Chart, Point, Series, error_bar, log_ticks, rule_points
-from kdbench.report.painters import Format
+from kdbench.report.chart import (
+    Axis,
+    Chart,
+    Format,
+    Point,
+    Series,
+    error_bar,
+    log_ticks,
+    rule_points,
+)
 from kdbench.report.palette import WHITE, Dash, Shape, look, look_of
 
 SIZE_IN = (7.2, 4.4)
