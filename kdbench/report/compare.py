@@ -1,5 +1,6 @@
 """Two studies on one figure and in one table, where their figures compare."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from kdbench.errors import KdbenchError
@@ -95,32 +96,43 @@ def _meters(study: Gathered) -> set[tuple[str, str, str]]:
 
 
 def _fronts(first: Gathered, second: Gathered, figures: Figures) -> tuple[Block, ...]:
-    """The projections that both have, each study in a colour and a shape of its own."""
-    if figures == "none":
-        return ()
-    said = NOTHING_SAID if figures == "paper" else None
-    theirs = {chart.name: chart for chart in front_charts(second.found, said=said)}
+    """Figures of both, and what must be said of their energies."""
     alike = _meters(first) == _meters(second)
-    charts: list[Block] = [
-        _joined(chart, theirs[chart.name], first.found.study, second.found.study)
-        for chart in front_charts(first.found, first.codecs, said)
-        if chart.name in theirs and (alike or "_j_per_mpx" not in chart.name)
-    ]
+    blocks: list[Block] = []
+    if figures != "none":
+        said = NOTHING_SAID if figures == "paper" else None
+        blocks += [
+            chart
+            for chart in _projections(first, second, said)
+            if alike or "_j_per_mpx" not in chart.name
+        ]
     if not alike:
-        charts.append(OTHER_METERS)
-    ours = rd_charts(first.found, first.codecs)
-    rest = {chart.name: chart for chart in rd_charts(second.found)}
-    charts += [
-        _curves(chart, rest[chart.name], first.found.study, second.found.study)
-        for chart in ours
-        if chart.name in rest
-    ]
+        blocks.append(OTHER_METERS)
+    if figures != "none":
+        blocks += _rd_charts(first, second)
     sources = {
         s for study in (first, second) for s in sources_of(study.found.front_results.values())
     }
     if "model" in sources:
-        charts.append(MODEL_NOTE)
-    return tuple(charts)
+        blocks.append(MODEL_NOTE)
+    return tuple(blocks)
+
+
+def _projections(
+    first: Gathered, second: Gathered, said: Mapping[int, str] | None
+) -> Iterator[Chart]:
+    """Those that both have, each study in a colour and a shape of its own."""
+    theirs = {chart.name: chart for chart in front_charts(second.found, said=said)}
+    for chart in front_charts(first.found, first.codecs, said):
+        if chart.name in theirs:
+            yield _joined(chart, theirs[chart.name], first.found.study, second.found.study)
+
+
+def _rd_charts(first: Gathered, second: Gathered) -> Iterator[Chart]:
+    theirs = {chart.name: chart for chart in rd_charts(second.found)}
+    for chart in rd_charts(first.found, first.codecs):
+        if chart.name in theirs:
+            yield _curves(chart, theirs[chart.name], first.found.study, second.found.study)
 
 
 def _joined(first: Chart, second: Chart, one: str, two: str) -> Chart:

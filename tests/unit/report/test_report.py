@@ -20,7 +20,7 @@ from kdbench.config import CodecList, codec_list_settings
 from kdbench.errors import KdbenchError, StoreError
 from kdbench.files import write_json
 from kdbench.records import MEASUREMENT_PROTOCOL, SCHEMA, BDRate, Reconstruction
-from kdbench.report import contents, latex, markdown
+from kdbench.report import contents, latex, markdown, tables
 from kdbench.report.chart import Chart
 from kdbench.report.contents import study_document
 from kdbench.report.document import Crops
@@ -345,7 +345,9 @@ def test_a_comparison_has_the_figures_that_are_asked_for(store: Store) -> None:
     about = comparison(store, STUDY, "other")
     page, paper = (about.document(figures).charts for figures in ("page", "paper"))
     assert [chart.name for chart in page] == [chart.name for chart in paper]
-    assert about.document("none").charts == ()
+    bare = about.document("none")
+    assert bare.charts == ()
+    assert tables.MODEL_NOTE in [*bare.blocks()]
 
     def said(chart: Chart) -> bool:
         return any("encoder" in point.hover for each in chart.series for point in each.points)
@@ -371,9 +373,11 @@ def test_joules_of_two_devices_are_on_no_figure_together(store: Store) -> None:
     assert done is not None
     assert done.energy is not None
     store.save_result("other", 0, replace(done, energy=replace(done.energy, device="gpu")))
-    document = comparison(store, STUDY, "other").document("page")
+    about = comparison(store, STUDY, "other")
+    document = about.document("page")
     assert all("_j_per_mpx" not in chart.name for chart in document.charts)
-    assert "on no figure together" in report_text(document, 100)
+    for said in (report_text(document, 100), printed(about, "text", 100)):
+        assert "on no figure together" in " ".join(said.split())
 
 
 @pytest.mark.parametrize(
