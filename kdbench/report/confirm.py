@@ -51,8 +51,7 @@ def confirm(found: Sequence[FreshSeeds], study: Overview) -> Confirmation:
     """What `found`, trials of `study` trained from fresh seeds, say together."""
     numbers = [each.number for each in found]
     fresh = {each.number: _mean_row(each, study.objectives) for each in found}
-    recorded = objective_rows(study.results, study.objectives)
-    others = {number: row for number, row in recorded.items() if number not in fresh}
+    others = {number: row for number, row in study.rows.items() if number not in fresh}
     rows = others | {number: row for number, row in fresh.items() if row is not None}
     known = [number for number in numbers if number in rows]
     beaten_by = {

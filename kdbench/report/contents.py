@@ -97,13 +97,11 @@ def _front(study: Gathered, figures: Figures) -> Section:
     if "model" in sources_of(found.front_results.values()):
         blocks.append(MODEL_NOTE)
     blocks += energy_again(found)
-    said = hovers(found) if figures == "page" else NOTHING_SAID
     if figures != "none":
+        said = hovers(found) if figures == "page" else NOTHING_SAID
+        solid = front_3d(found, study.codecs, said) if figures == "page" else None
         blocks += front_charts(found, study.codecs, said)
-    if figures == "page":
-        blocks += _drawn(front_3d(found, study.codecs, said))
-    if figures != "none":
-        blocks += _drawn(energy_chart(found, study.codecs, said))
+        blocks += _drawn(solid, energy_chart(found, study.codecs, said))
     return Section(title="Front", blocks=tuple(blocks))
 
 

@@ -5,7 +5,7 @@ from kdbench.files import read_log
 from kdbench.fronts import Landscape, front_at_arrival, why_unsound
 from kdbench.records import WEIGHTS, TrialResult
 from kdbench.report.chart import Axis, Chart, Point, Series
-from kdbench.report.overview import Overview, objective_rows
+from kdbench.report.overview import Overview
 from kdbench.report.units import duration
 from kdbench.store import StoredTrial
 
@@ -35,7 +35,7 @@ def hypervolume_chart(found: Overview) -> Chart | None:
     Raises:
         KdbenchError: A figure that is not finite, or a cost that is not above 0.
     """
-    rows = objective_rows(found.results, found.objectives)
+    rows = found.rows
     if len(rows) < 2:
         return None
     for number, values in rows.items():

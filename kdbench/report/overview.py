@@ -45,7 +45,7 @@ class Overview:
 
     @cached_property
     def by_number(self) -> Mapping[int, StoredTrial]:
-        """Every trial."""
+        """Every trial by its number."""
         return {trial.number: trial for trial in self.trials}
 
     @cached_property
@@ -60,6 +60,11 @@ class Overview:
             number: {name: OBJECTIVES[name](result) for name in self.objectives}
             for number, result in self.results.items()
         }
+
+    @cached_property
+    def rows(self) -> Mapping[int, list[float]]:
+        """The objectives of every complete trial that has them all, by number."""
+        return objective_rows(self.results, self.objectives)
 
     @cached_property
     def energy_origins(self) -> tuple[str, ...]:
@@ -199,8 +204,7 @@ def choose(found: Overview, which: str) -> list[int]:
             fix=f"use best:OBJECTIVE with one of, nearest first: {', '.join(near)}",
         )
     column = found.objectives.index(objective)
-    rows = objective_rows(found.front_results, found.objectives)
-    return [min(found.front, key=lambda number: rows[number][column])]
+    return [min(found.front, key=lambda number: found.rows[number][column])]
 
 
 def _existing(found: Overview, number: int) -> int:
@@ -216,7 +220,7 @@ def _existing(found: Overview, number: int) -> int:
 
 
 def _knee(found: Overview) -> int:
-    rows = objective_rows(found.front_results, found.objectives)
+    rows = {number: found.rows[number] for number in found.front}
     columns = list(zip(*rows.values(), strict=True))
     lows = [min(column) for column in columns]
     spans = [(max(column) - low) or 1.0 for column, low in zip(columns, lows, strict=True)]

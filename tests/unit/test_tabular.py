@@ -35,17 +35,17 @@ def test_the_front_is_what_nothing_beats() -> None:
 
 def test_costs_count_by_their_logarithm_and_the_corner_is_a_tenth_beyond_the_worst() -> None:
     """With e = 2.2, the corner's place: (e - 0)(e - 2) + (e - 2)(2 - 0) + (e - 1)(2 - 1)."""
-    table = staircase().landscape
-    assert table.corner == pytest.approx((2 + 2 * MARGIN, 2 + 2 * MARGIN))
-    assert table.volume == pytest.approx(2.2 * 0.2 + 1.2 * 1 + 0.2 * 1)
-    assert table.volume_of([0]) == pytest.approx(2.2 * 0.2)
-    assert table.volume_of([3]) == pytest.approx(0.7 * 0.7)
-    assert table.volume_of([]) == 0
+    landscape = staircase().landscape
+    assert landscape.corner == pytest.approx((2 + 2 * MARGIN, 2 + 2 * MARGIN))
+    assert landscape.volume == pytest.approx(2.2 * 0.2 + 1.2 * 1 + 0.2 * 1)
+    assert landscape.volume_of([0]) == pytest.approx(2.2 * 0.2)
+    assert landscape.volume_of([3]) == pytest.approx(0.7 * 0.7)
+    assert landscape.volume_of([]) == 0
 
 
 def test_a_row_behind_the_front_adds_nothing() -> None:
-    table = staircase().landscape
-    assert table.volume_of([0, 1, 2]) == pytest.approx(table.volume)
+    landscape = staircase().landscape
+    assert landscape.volume_of([0, 1, 2]) == pytest.approx(landscape.volume)
 
 
 def test_an_axis_that_every_row_shares_does_not_flatten_the_volume() -> None:
